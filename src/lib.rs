@@ -1,0 +1,42 @@
+//! corestub serves crash dumps to stock gdb.
+//!
+//! The rooms, and who may call whom (arrows run downward only):
+//!
+//! ```text
+//!   rsp        frames, acks, sessions; gdbstub behind a front layer. Knows no Linux.
+//!    v
+//!   target     trait Inferior: threads, registers, memory, images, tables   (commands stand beside it)
+//!    v
+//!   linux      the kernel's view of a vmcore      process   one process of a userspace core
+//!    |  \__ unwind    stacks in Rust (ORC)
+//!    |  \__ image     ELF images that are served to gdb
+//!    v
+//!   debuginfo  names, types, unwind rules         memory    page tables: a virtual address space
+//!    v                                             v
+//!   dump       bytes -> physical pages or segments, notes
+//! ```
+//!
+//! The life of one `m` packet: `rsp::front` cuts and checks the frame, gdbstub
+//! parses it, `rsp::stub` asks [`target::Inferior::read_memory`] with the
+//! session's thread, the kernel inferior picks that thread's address space,
+//! [`memory`] walks the dumped page tables, [`dump`] finds the page by rank,
+//! decompresses it into the shared cache, and the bytes go back up. A fault on
+//! the way carries its reason ([`error::ReadFault`]) to `monitor why`.
+//!
+//! An opened dump is an immutable, `Send + Sync` snapshot behind an `Arc`. What
+//! changes (selected thread, last failed read) belongs to one client's session.
+
+pub mod addr;
+pub mod bytes;
+pub mod cli;
+pub mod commands;
+pub mod debuginfo;
+pub mod dump;
+pub mod error;
+pub mod image;
+pub mod linux;
+pub mod memory;
+pub mod process;
+pub mod rsp;
+pub mod target;
+pub mod unwind;

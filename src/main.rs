@@ -1,0 +1,2 @@
+//! The corestub program: parse, log, run, exit code.
+fn main() {}

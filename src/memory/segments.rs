@@ -1,0 +1,1 @@
+//! The segments of a userspace core as an address space. (stub)
