@@ -156,7 +156,11 @@ impl fmt::Display for ReadFault {
         match *self {
             Self::NonCanonical { addr } => write!(f, "{addr:#x} is not a canonical address"),
             Self::NotMapped { addr, level } => {
-                write!(f, "{addr:#x} is not mapped: its {} (level {level}) entry is not present", table(level))
+                write!(
+                    f,
+                    "{addr:#x} is not mapped: its {} (level {level}) entry is not present",
+                    table(level)
+                )
             }
             Self::Swapped { addr, pte } => {
                 write!(f, "the page of {addr:#x} was swapped out (page-table entry {pte:#x})")

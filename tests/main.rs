@@ -1,0 +1,5 @@
+//! One test binary: real dumps through the real program and real gdb.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation, clippy::print_stderr, unreachable_pub)]
+
+mod support;
