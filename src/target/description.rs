@@ -1,0 +1,264 @@
+//! target.xml and the register file: which registers gdb is shown, in which
+//! order and width, and which of them the dump does not hold.
+//!
+//! The order of the registers in the XML is their order in the `g` packet.
+//! gdb requires the x87 registers in `org.gnu.gdb.i386.core`; the other
+//! features are optional (gdb: `gdb/features/i386/64bit-*.xml`).
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+/// Operating system ABI named in target.xml. It decides how gdb finds
+/// libraries: `none` makes it ask `qXfer:libraries`, `GNU/Linux` walk `r_debug`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OsAbi {
+    /// A kernel.
+    None,
+    /// A user process.
+    Linux,
+}
+
+/// Optional groups of registers, beside core, SSE, linux and segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extra {
+    /// `ymm0h`..`ymm15h`.
+    Avx,
+    /// `k0`..`k7`, `zmm0h`.., `xmm16`.., `ymm16h`.., `zmm16h`...
+    Avx512,
+    /// `pkru`.
+    Pkeys,
+    /// Control registers and facts of a kernel task: `cr0 cr2 cr3 cr4 efer cpu task`.
+    System,
+}
+
+/// The registers that are announced, and where each stands in the `g` packet.
+#[derive(Debug, Clone)]
+pub struct Description {
+    xml: String,
+    places: HashMap<String, (usize, usize)>,
+    order: Vec<(String, usize, usize)>,
+    len: usize,
+}
+
+/// General registers in the order of `org.gnu.gdb.i386.core`.
+pub const GENERAL: [&str; 17] = [
+    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15", "rip",
+];
+
+impl Description {
+    /// The description of an x86-64 target.
+    #[must_use]
+    pub fn new(osabi: OsAbi, extras: &[Extra]) -> Self {
+        let mut d = Self { xml: String::new(), places: HashMap::new(), order: Vec::new(), len: 0 };
+        d.xml.push_str("<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target version=\"1.0\">\n<architecture>i386:x86-64</architecture>\n");
+        d.xml.push_str(match osabi {
+            OsAbi::None => "<osabi>none</osabi>\n",
+            OsAbi::Linux => "<osabi>GNU/Linux</osabi>\n",
+        });
+        d.core();
+        d.sse();
+        d.feature("org.gnu.gdb.i386.linux", |d| d.reg("orig_rax", 64, "long", ""));
+        d.feature("org.gnu.gdb.i386.segments", |d| {
+            d.reg("fs_base", 64, "long", "");
+            d.reg("gs_base", 64, "long", "");
+        });
+        for extra in extras {
+            match extra {
+                Extra::Avx => d.feature("org.gnu.gdb.i386.avx", |d| {
+                    (0..16).for_each(|i| d.reg(&format!("ymm{i}h"), 128, "uint128", ""));
+                }),
+                Extra::Avx512 => d.avx512(),
+                Extra::Pkeys => {
+                    d.feature("org.gnu.gdb.i386.pkeys", |d| d.reg("pkru", 32, "i386_pkru_placeholder", ""))
+                }
+                Extra::System => d.system(),
+            }
+        }
+        d.xml.push_str("</target>\n");
+        // gdb knows no special type for pkru in the description; a plain integer does.
+        d.xml = d.xml.replace("i386_pkru_placeholder", "uint32");
+        d
+    }
+
+    fn feature(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
+        let _ = writeln!(self.xml, "<feature name=\"{name}\">");
+        fill(self);
+        self.xml.push_str("</feature>\n");
+    }
+
+    fn reg(&mut self, name: &str, bits: usize, ty: &str, group: &str) {
+        let group = if group.is_empty() { String::new() } else { format!(" group=\"{group}\"") };
+        let _ = writeln!(self.xml, "<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{ty}\"{group}/>");
+        self.places.insert(name.to_owned(), (self.len, bits / 8));
+        self.order.push((name.to_owned(), self.len, bits / 8));
+        self.len += bits / 8;
+    }
+
+    fn core(&mut self) {
+        self.feature("org.gnu.gdb.i386.core", |d| {
+            d.xml.push_str(concat!(
+                "<flags id=\"i386_eflags\" size=\"4\">",
+                "<field name=\"\" start=\"22\" end=\"31\"/>",
+                "<field name=\"CF\" start=\"0\" end=\"0\"/><field name=\"\" start=\"1\" end=\"1\"/>",
+                "<field name=\"PF\" start=\"2\" end=\"2\"/><field name=\"AF\" start=\"4\" end=\"4\"/>",
+                "<field name=\"ZF\" start=\"6\" end=\"6\"/><field name=\"SF\" start=\"7\" end=\"7\"/>",
+                "<field name=\"TF\" start=\"8\" end=\"8\"/><field name=\"IF\" start=\"9\" end=\"9\"/>",
+                "<field name=\"DF\" start=\"10\" end=\"10\"/><field name=\"OF\" start=\"11\" end=\"11\"/>",
+                "<field name=\"NT\" start=\"14\" end=\"14\"/><field name=\"RF\" start=\"16\" end=\"16\"/>",
+                "<field name=\"VM\" start=\"17\" end=\"17\"/><field name=\"AC\" start=\"18\" end=\"18\"/>",
+                "<field name=\"VIF\" start=\"19\" end=\"19\"/><field name=\"VIP\" start=\"20\" end=\"20\"/>",
+                "<field name=\"ID\" start=\"21\" end=\"21\"/></flags>\n",
+            ));
+            for name in GENERAL {
+                let ty = match name {
+                    "rip" => "code_ptr",
+                    "rsp" | "rbp" => "data_ptr",
+                    _ => "int64",
+                };
+                d.reg(name, 64, ty, "");
+            }
+            d.reg("eflags", 32, "i386_eflags", "");
+            for name in ["cs", "ss", "ds", "es", "fs", "gs"] {
+                d.reg(name, 32, "int32", "");
+            }
+            (0..8).for_each(|i| d.reg(&format!("st{i}"), 80, "i387_ext", ""));
+            for name in ["fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"] {
+                d.reg(name, 32, "int", "float");
+            }
+        });
+    }
+
+    fn sse(&mut self) {
+        self.feature("org.gnu.gdb.i386.sse", |d| {
+            d.xml.push_str(concat!(
+                "<vector id=\"v8bf16\" type=\"bfloat16\" count=\"8\"/><vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>",
+                "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/><vector id=\"v16i8\" type=\"int8\" count=\"16\"/>",
+                "<vector id=\"v8i16\" type=\"int16\" count=\"8\"/><vector id=\"v4i32\" type=\"int32\" count=\"4\"/>",
+                "<vector id=\"v2i64\" type=\"int64\" count=\"2\"/>",
+                "<union id=\"vec128\"><field name=\"v8_bfloat16\" type=\"v8bf16\"/><field name=\"v4_float\" type=\"v4f\"/>",
+                "<field name=\"v2_double\" type=\"v2d\"/><field name=\"v16_int8\" type=\"v16i8\"/>",
+                "<field name=\"v8_int16\" type=\"v8i16\"/><field name=\"v4_int32\" type=\"v4i32\"/>",
+                "<field name=\"v2_int64\" type=\"v2i64\"/><field name=\"uint128\" type=\"uint128\"/></union>\n",
+                "<flags id=\"i386_mxcsr\" size=\"4\">",
+                "<field name=\"IE\" start=\"0\" end=\"0\"/><field name=\"DE\" start=\"1\" end=\"1\"/>",
+                "<field name=\"ZE\" start=\"2\" end=\"2\"/><field name=\"OE\" start=\"3\" end=\"3\"/>",
+                "<field name=\"UE\" start=\"4\" end=\"4\"/><field name=\"PE\" start=\"5\" end=\"5\"/>",
+                "<field name=\"DAZ\" start=\"6\" end=\"6\"/><field name=\"IM\" start=\"7\" end=\"7\"/>",
+                "<field name=\"DM\" start=\"8\" end=\"8\"/><field name=\"ZM\" start=\"9\" end=\"9\"/>",
+                "<field name=\"OM\" start=\"10\" end=\"10\"/><field name=\"UM\" start=\"11\" end=\"11\"/>",
+                "<field name=\"PM\" start=\"12\" end=\"12\"/><field name=\"FZ\" start=\"15\" end=\"15\"/></flags>\n",
+            ));
+            (0..16).for_each(|i| d.reg(&format!("xmm{i}"), 128, "vec128", ""));
+            d.reg("mxcsr", 32, "i386_mxcsr", "vector");
+        });
+    }
+
+    fn avx512(&mut self) {
+        self.feature("org.gnu.gdb.i386.avx512", |d| {
+            d.xml.push_str(concat!(
+                "<vector id=\"zv8bf16\" type=\"bfloat16\" count=\"8\"/><vector id=\"zv4f\" type=\"ieee_single\" count=\"4\"/>",
+                "<vector id=\"zv2d\" type=\"ieee_double\" count=\"2\"/><vector id=\"zv16i8\" type=\"int8\" count=\"16\"/>",
+                "<vector id=\"zv8i16\" type=\"int16\" count=\"8\"/><vector id=\"zv4i32\" type=\"int32\" count=\"4\"/>",
+                "<vector id=\"zv2i64\" type=\"int64\" count=\"2\"/>",
+                "<union id=\"zvec128\"><field name=\"v8_bfloat16\" type=\"zv8bf16\"/><field name=\"v4_float\" type=\"zv4f\"/>",
+                "<field name=\"v2_double\" type=\"zv2d\"/><field name=\"v16_int8\" type=\"zv16i8\"/>",
+                "<field name=\"v8_int16\" type=\"zv8i16\"/><field name=\"v4_int32\" type=\"zv4i32\"/>",
+                "<field name=\"v2_int64\" type=\"zv2i64\"/><field name=\"uint128\" type=\"uint128\"/></union>\n",
+                "<vector id=\"zv2ui128\" type=\"uint128\" count=\"2\"/>\n",
+            ));
+            (0..8).for_each(|i| d.reg(&format!("k{i}"), 64, "uint64", ""));
+            (0..16).for_each(|i| d.reg(&format!("zmm{i}h"), 256, "zv2ui128", ""));
+            (16..32).for_each(|i| d.reg(&format!("xmm{i}"), 128, "zvec128", ""));
+            (16..32).for_each(|i| d.reg(&format!("ymm{i}h"), 128, "uint128", ""));
+            (16..32).for_each(|i| d.reg(&format!("zmm{i}h"), 256, "zv2ui128", ""));
+        });
+    }
+
+    fn system(&mut self) {
+        self.feature("org.corestub.system", |d| {
+            for name in ["cr0", "cr2", "cr3", "cr4", "efer"] {
+                d.reg(name, 64, "uint64", "system");
+            }
+            d.reg("cpu", 32, "uint32", "system");
+            d.reg("task", 64, "data_ptr", "system");
+        });
+    }
+
+    /// The target.xml document.
+    #[must_use]
+    pub fn xml(&self) -> &str {
+        &self.xml
+    }
+
+    /// Bytes of the `g` packet before hexadecimal coding.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never true.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Offset and size of a register in the `g` packet.
+    #[must_use]
+    pub fn place(&self, name: &str) -> Option<(usize, usize)> {
+        self.places.get(name).copied()
+    }
+
+    /// Offset and size of register number `n` (the `p` packet's number).
+    #[must_use]
+    pub fn place_of_number(&self, n: usize) -> Option<(usize, usize)> {
+        self.order.get(n).map(|&(_, at, len)| (at, len))
+    }
+
+    /// All registers in order: name, offset, size in bytes.
+    pub fn registers(&self) -> impl Iterator<Item = (&str, usize, usize)> {
+        self.order.iter().map(|(n, at, len)| (n.as_str(), *at, *len))
+    }
+}
+
+/// The bytes of a `g` packet; `None` is a byte that the dump does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegisterFile {
+    bytes: Vec<Option<u8>>,
+}
+
+impl RegisterFile {
+    /// All registers of `description`, unavailable.
+    #[must_use]
+    pub fn unavailable(description: &Description) -> Self {
+        Self { bytes: vec![None; description.len()] }
+    }
+
+    /// Sets a register from little-endian `value`, cut or zero-extended to its
+    /// size. A register that is not announced is ignored.
+    pub fn set(&mut self, description: &Description, name: &str, value: &[u8]) {
+        let Some((at, len)) = description.place(name) else { return };
+        for (i, byte) in self.bytes.iter_mut().skip(at).take(len).enumerate() {
+            *byte = Some(value.get(i).copied().unwrap_or(0));
+        }
+    }
+
+    /// Sets a register of up to 64 bits.
+    pub fn set_u64(&mut self, description: &Description, name: &str, value: u64) {
+        self.set(description, name, &value.to_le_bytes());
+    }
+
+    /// The value of a register of up to 64 bits, if it is known.
+    #[must_use]
+    pub fn u64(&self, description: &Description, name: &str) -> Option<u64> {
+        let (at, len) = description.place(name)?;
+        let bytes = self.bytes.get(at..at + len)?;
+        bytes.iter().take(8).rev().try_fold(0u64, |v, b| b.map(|b| v << 8 | u64::from(b)))
+    }
+
+    /// The bytes in the order of the `g` packet.
+    #[must_use]
+    pub fn bytes(&self) -> &[Option<u8>] {
+        &self.bytes
+    }
+}

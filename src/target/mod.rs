@@ -1,0 +1,150 @@
+//! What gdb can be shown: [`Inferior`], the border between the protocol and the
+//! kernel or process behind it.
+//!
+//! Everything here is `&self`: an inferior is an immutable snapshot shared by
+//! all clients. What one client has selected comes in as an argument.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use crate::addr::VirtAddr;
+use crate::error::ReadFault;
+use crate::image::files::VirtualFile;
+
+pub mod description;
+
+pub use description::{Description, RegisterFile};
+
+/// A thread id of the protocol: positive and below 2^31 (gdb truncates more).
+pub type Tid = u32;
+
+/// One thread, as `info threads` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThreadInfo {
+    /// The protocol's thread id; the task's pid where there is one.
+    pub tid: Tid,
+    /// `comm`, raw (the protocol room escapes it).
+    pub name: String,
+    /// The CPU it is, or was last, on.
+    pub core: Option<u32>,
+    /// What stands behind the name: state, pid, tgid, guesses.
+    pub extra: String,
+}
+
+/// Why a file cannot be opened by a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileError {
+    /// No such file is announced (ENOENT).
+    NotFound,
+    /// It is announced, but may not or cannot be read (EACCES).
+    Denied,
+}
+
+/// What one client's session knows and a command may ask about.
+pub struct CommandContext<'a> {
+    /// The thread that gdb has selected, if it still exists.
+    pub thread: Option<Tid>,
+    /// The address of the last failed read of this session, and why.
+    pub last_fault: Option<(VirtAddr, ReadFault)>,
+    /// True once the client has given the command up; long work polls it.
+    pub cancelled: &'a dyn Fn() -> bool,
+}
+
+/// A stopped, immutable target.
+pub trait Inferior: Send + Sync {
+    /// The protocol's process id. A kernel uses a number above 2^22 so that it
+    /// cannot collide with a task's pid.
+    fn pid(&self) -> u32;
+
+    /// Layout of the register file, and the target.xml that announces it.
+    fn description(&self) -> &Description;
+
+    /// The thread to select at connect: the one that crashed. Cheap: it must
+    /// not need the list of all threads.
+    fn initial_thread(&self) -> Tid;
+
+    /// The signal `?` reports (the Linux number, the same in gdb for the common
+    /// ones): 0 claims none.
+    fn stop_signal(&self) -> u8;
+
+    /// All threads in gdb's order. Made at first use.
+    fn threads(&self) -> &[ThreadInfo];
+
+    /// Whether `tid` exists. Cheap where it can be: gdb asks often.
+    fn thread_exists(&self, tid: Tid) -> bool {
+        tid == self.initial_thread() || self.threads().iter().any(|t| t.tid == tid)
+    }
+
+    /// The registers of a thread, or `None` if there is no such thread. What
+    /// the dump does not hold is unavailable in the register file.
+    fn registers(&self, tid: Tid) -> Option<RegisterFile>;
+
+    /// Reads memory as the thread sees it: as much of `buf` as is readable.
+    fn read_memory(&self, tid: Tid, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault>;
+
+    /// Name of the main image, to be opened by [`Inferior::open_file`].
+    fn exec_file(&self) -> Option<String> {
+        None
+    }
+
+    /// The `<library-list>` document of `qXfer:libraries`.
+    fn libraries(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// The `<library-list-svr4>` document of `qXfer:libraries-svr4`.
+    fn libraries_svr4(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Run-time address of the first PT_LOAD of the main image, for a client
+    /// that loaded its own (`qOffsets` `TextSeg=`).
+    fn text_segment(&self) -> Option<VirtAddr> {
+        None
+    }
+
+    /// The auxiliary vector.
+    fn auxv(&self) -> Option<Arc<[u8]>> {
+        None
+    }
+
+    /// The `siginfo_t` of a thread.
+    fn siginfo(&self, _tid: Tid) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// An `info os` table as an `<osdata>` document; the empty name lists the
+    /// tables.
+    fn osdata(&self, _table: &str) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Address of a thread-local variable: `offset` in the TLS block of the
+    /// module whose `struct link_map` is at `link_map`.
+    fn tls_address(&self, _tid: Tid, _offset: u64, _link_map: VirtAddr) -> Option<VirtAddr> {
+        None
+    }
+
+    /// Text of the VMCOREINFO note (`qXfer:vmcoreinfo`).
+    fn vmcoreinfo(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Opens a file that this inferior announced; anything else is not found.
+    fn open_file(&self, path: &str) -> Result<VirtualFile, FileError>;
+
+    /// Target of a symbolic link (`/proc/PID/exe`, `/proc/PID/cwd`).
+    fn read_link(&self, _path: &str) -> Result<String, FileError> {
+        Err(FileError::NotFound)
+    }
+
+    /// Runs a `monitor` command. Errors of the command itself are text on
+    /// `out`; an `Err` is `out`'s own (the client went away or gave up).
+    fn monitor(&self, context: &CommandContext<'_>, line: &str, out: &mut dyn Write) -> io::Result<()>;
+
+    /// A further inferior for `attach PID` (extended-remote): one user process
+    /// of a kernel dump.
+    fn attach(&self, _pid: u32) -> Option<Arc<dyn Inferior>> {
+        None
+    }
+}
