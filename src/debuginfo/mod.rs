@@ -3,6 +3,10 @@
 //! Symbols: kallsyms of the dump, or vmlinux. Types: BTF of the dump, BTF of
 //! vmlinux, DWARF of vmlinux, in that order. Each source may be absent.
 
+pub mod btf;
+#[cfg(test)]
+pub(crate) mod lab;
+
 /// Where a member lies in its struct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
