@@ -3,9 +3,12 @@
 //! Symbols: kallsyms of the dump, or vmlinux. Types: BTF of the dump, BTF of
 //! vmlinux, DWARF of vmlinux, in that order. Each source may be absent.
 
-pub mod btf;
+pub mod kallsyms;
+pub mod symbols;
+
 #[cfg(test)]
-pub(crate) mod lab;
+#[path = "tests/lab.rs"]
+mod lab;
 
 /// Where a member lies in its struct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

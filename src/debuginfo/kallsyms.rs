@@ -1,0 +1,421 @@
+//! The kernel's own symbol table, decoded out of dumped memory.
+//!
+//! Layout as written by `scripts/kallsyms.c` and read by `kernel/kallsyms.c`:
+//!
+//! * `kallsyms_names`: per symbol a length and so many token numbers. The length is
+//!   one byte; since 6.1 (73bbb94466fd "support big kernel symbols") its top bit
+//!   announces a second byte with seven more bits. Nothing in a dump tells which:
+//!   the release is a hint, and the reading that stays consistent wins.
+//! * `kallsyms_token_index` (256 x u16) into `kallsyms_token_table` (NUL-terminated
+//!   text). The first character of an expanded name is its type.
+//! * addresses, in one of four forms ([`Encoding`]); `_stext`, whose true address
+//!   VMCOREINFO has, decides which.
+//!
+//! VMCOREINFO names these tables since 6.0 (5fd8fea935a1, f09bddbd8661). For older
+//! kernels [`super::kallsyms_scan`] finds them by content.
+
+use super::symbols::{Builder, NAME_MAX, SymbolTable};
+use crate::addr::VirtAddr;
+use crate::bytes;
+use crate::memory::AddressSpace;
+
+/// More symbols than any kernel has; all modules built in make about 400,000.
+const SYMBOLS_MAX: u32 = 4 << 20;
+/// How much is read of a table at a time.
+const CHUNK: usize = 128 << 10;
+
+/// Virtual addresses of the tables; 0 and `None` never mean the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// `kallsyms_names`.
+    pub names: u64,
+    /// `kallsyms_num_syms`, a `u32`.
+    pub num_syms: u64,
+    /// `kallsyms_token_table`.
+    pub token_table: u64,
+    /// `kallsyms_token_index`.
+    pub token_index: u64,
+    /// `kallsyms_addresses`, 64-bit each; until 6.11 and then only in kernels
+    /// without `CONFIG_KALLSYMS_BASE_RELATIVE`.
+    pub addresses: Option<u64>,
+    /// `kallsyms_offsets`, 32-bit each.
+    pub offsets: Option<u64>,
+    /// `kallsyms_relative_base`, one 64-bit address; until 7.0.
+    pub relative_base: Option<u64>,
+}
+
+impl Tables {
+    /// The tables by VMCOREINFO's `SYMBOL(...)` values; `None` before 6.0.
+    #[must_use]
+    pub fn from_lookup(symbol: &dyn Fn(&str) -> Option<u64>) -> Option<Self> {
+        let tables = Self {
+            names: symbol("kallsyms_names")?,
+            num_syms: symbol("kallsyms_num_syms")?,
+            token_table: symbol("kallsyms_token_table")?,
+            token_index: symbol("kallsyms_token_index")?,
+            addresses: symbol("kallsyms_addresses"),
+            offsets: symbol("kallsyms_offsets"),
+            relative_base: symbol("kallsyms_relative_base"),
+        };
+        (tables.addresses.is_some() || tables.offsets.is_some()).then_some(tables)
+    }
+}
+
+/// How symbol addresses are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// 64-bit addresses (removed in 6.11).
+    Absolute,
+    /// `relative_base` + an unsigned 32-bit offset.
+    BaseRelative,
+    /// From 0 on an absolute (per-CPU) address; below, `relative_base - 1 - value`
+    /// (`CONFIG_KALLSYMS_ABSOLUTE_PERCPU`, removed in 6.15).
+    AbsolutePercpu,
+    /// Relative to the entry's own address (since 7.0).
+    PlaceRelative,
+}
+
+impl std::fmt::Display for Encoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Absolute => "absolute",
+            Self::BaseRelative => "base-relative",
+            Self::AbsolutePercpu => "absolute per-CPU",
+            Self::PlaceRelative => "place-relative",
+        })
+    }
+}
+
+/// Decodes the tables. `stext` is the true address of `_stext`; without it the
+/// form of the addresses is judged by plausibility. `release` is a hint only.
+///
+/// A table that is cut short by an unreadable page yields the symbols before it
+/// (its origin and a warning say so) as long as `_stext` is among them.
+///
+/// # Errors
+/// The sentence says which table fails and why.
+pub fn read(
+    space: &dyn AddressSpace,
+    tables: &Tables,
+    stext: Option<u64>,
+    release: &str,
+) -> Result<SymbolTable, String> {
+    let count = space
+        .read_u32(VirtAddr(tables.num_syms))
+        .map_err(|fault| format!("kallsyms_num_syms cannot be read: {fault}"))?;
+    if count == 0 || count > SYMBOLS_MAX {
+        return Err(format!(
+            "kallsyms_num_syms at {:#x} is {count}: not a number of symbols",
+            tables.num_syms
+        ));
+    }
+    let tokens = Tokens::read(space, tables.token_index, tables.token_table)?;
+
+    let long = has_long_names(release);
+    let mut names = Names::decode(space, tables.names, count, &tokens, long);
+    if names.ambiguous || names.trouble.is_some() {
+        let other = Names::decode(space, tables.names, count, &tokens, !long);
+        if (other.len(), names.odd()) > (names.len(), other.odd()) {
+            names = other;
+        }
+    }
+    let Some(stext_at) = names.find(b"_stext").or_else(|| names.find(b"_text")) else {
+        return Err(format!(
+            "kallsyms_names at {:#x}: {}",
+            tables.names,
+            names.trouble.unwrap_or_else(|| format!("no _stext among {count} names"))
+        ));
+    };
+    let wanted = stext.filter(|_| names.find(b"_stext").is_some());
+
+    let raw = Raw::read(space, tables, names.len());
+    let encoding = raw.encoding(tables, stext_at, wanted).ok_or_else(|| {
+        raw.trouble.clone().unwrap_or_else(|| {
+            format!(
+                "no known encoding of kallsyms' addresses gives _stext{}",
+                wanted.map(|a| format!(" = {a:#x}")).unwrap_or_default()
+            )
+        })
+    })?;
+
+    let mut builder = Builder::new(String::new());
+    builder.reserve(names.len());
+    let mut kept = 0_u32;
+    for (at, (kind, name)) in names.iter().enumerate() {
+        let Some(address) = raw.address(encoding, tables, at) else { break };
+        builder.push(address, 0, kind, name);
+        kept += 1;
+    }
+    let mut origin = String::from("kallsyms in the dump");
+    if kept < count {
+        let trouble = names.trouble.or(raw.trouble).unwrap_or_default();
+        tracing::warn!("kallsyms: only {kept} of {count} symbols can be read: {trouble}");
+        origin = format!("{origin} (the first {kept} of {count}: {trouble})");
+    }
+    tracing::debug!("{kept} symbols, {encoding}");
+    builder.origin(origin);
+    Ok(builder.finish())
+}
+
+/// Whether a kernel of that release marks long names: 6.1 and later.
+fn has_long_names(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 1)
+}
+
+/// The 256 tokens, ready to be copied.
+pub(super) struct Tokens {
+    text: Vec<u8>,
+    spans: Vec<(usize, usize)>,
+}
+
+impl Tokens {
+    fn read(space: &dyn AddressSpace, index_at: u64, table_at: u64) -> Result<Self, String> {
+        let index = space
+            .read_vec(VirtAddr(index_at), 512)
+            .map_err(|fault| format!("kallsyms_token_index cannot be read: {fault}"))?;
+        let last = (0..256).filter_map(|i| bytes::u16_at(&index, i * 2)).max().unwrap_or(0);
+        // The last token ends at its NUL; what follows the table does no harm.
+        let mut text = vec![0; usize::from(last) + NAME_MAX];
+        let readable = space
+            .read(VirtAddr(table_at), &mut text)
+            .map_err(|fault| format!("kallsyms_token_table cannot be read: {fault}"))?;
+        text.truncate(readable);
+        Self::new(&index, text).ok_or_else(|| format!("kallsyms_token_table at {table_at:#x} is cut short"))
+    }
+
+    /// From the bytes of both tables.
+    pub(super) fn new(index: &[u8], text: Vec<u8>) -> Option<Self> {
+        let mut spans = Vec::with_capacity(256);
+        for token in 0..256 {
+            let start = usize::from(bytes::u16_at(index, token * 2)?);
+            let len = text.get(start..)?.iter().take(NAME_MAX).position(|&b| b == 0)?;
+            spans.push((start, len));
+        }
+        Some(Self { text, spans })
+    }
+
+    fn get(&self, token: u8) -> &[u8] {
+        let (start, len) = self.spans.get(usize::from(token)).copied().unwrap_or_default();
+        self.text.get(start..start + len).unwrap_or_default()
+    }
+
+    /// Appends the expansion of `code` to `out`; `false` if that is no symbol.
+    pub(super) fn expand(&self, code: &[u8], out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        for &token in code {
+            out.extend_from_slice(self.get(token));
+            if out.len() - start > NAME_MAX {
+                return false;
+            }
+        }
+        match out.get(start..) {
+            Some([kind, name @ ..]) => {
+                is_kind(*kind) && !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic())
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The letters of `nm`.
+fn is_kind(kind: u8) -> bool {
+    b"aAbBcCdDgGiInNpPrRsStTuUvVwW".contains(&kind)
+}
+
+/// The length in front of a name, and its own size.
+pub(super) fn name_length(head: &[u8], long: bool) -> Option<(usize, usize)> {
+    let first = *head.first()?;
+    if long && first & 0x80 != 0 {
+        Some((usize::from(first & 0x7f) | usize::from(*head.get(1)?) << 7, 2))
+    } else {
+        Some((usize::from(first), 1))
+    }
+}
+
+/// Expanded names, each with its kind in front, as far as they could be decoded.
+struct Names {
+    text: Vec<u8>,
+    ends: Vec<u32>,
+    trouble: Option<String>,
+    /// A length with its top bit set was met: it has two readings.
+    ambiguous: bool,
+}
+
+impl Names {
+    fn decode(space: &dyn AddressSpace, at: u64, count: u32, tokens: &Tokens, long: bool) -> Self {
+        let mut names = Self { text: Vec::new(), ends: Vec::new(), trouble: None, ambiguous: false };
+        let mut stream = Stream { space, next: at, buf: Vec::new(), pos: 0, fault: None };
+        for number in 0..count {
+            let head = stream.peek(2);
+            names.ambiguous |= head.first().is_some_and(|first| first & 0x80 != 0);
+            let Some((len, prefix)) = name_length(head, long) else { break };
+            let Some(code) = stream.peek(prefix + len).get(prefix..prefix + len) else { break };
+            let start = names.text.len();
+            let good = len != 0 && tokens.expand(code, &mut names.text);
+            let Some(end) = u32::try_from(names.text.len()).ok().filter(|_| good) else {
+                names.text.truncate(start);
+                names.trouble = Some(format!("name {number} of {count} does not decode"));
+                return names;
+            };
+            names.ends.push(end);
+            stream.pos += prefix + len;
+        }
+        if let Some(fault) = stream.fault.filter(|_| names.ends.len() < count as usize) {
+            names.trouble = Some(format!("name {} of {count} cannot be read: {fault}", names.ends.len()));
+        }
+        names
+    }
+
+    /// How many characters no compiler would emit.
+    fn odd(&self) -> usize {
+        self.text.iter().filter(|&&b| !b.is_ascii_alphanumeric() && !b"_.$".contains(&b)).count()
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Kind and name of each.
+    fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
+        let mut start = 0;
+        self.ends.iter().filter_map(move |&end| {
+            let whole = self.text.get(start..end as usize);
+            start = end as usize;
+            whole?.split_first().map(|(&kind, name)| (kind, name))
+        })
+    }
+
+    fn find(&self, wanted: &[u8]) -> Option<usize> {
+        self.iter().position(|(_, name)| name == wanted)
+    }
+}
+
+/// Forward reads in chunks; the end of the table is not known in advance.
+struct Stream<'a> {
+    space: &'a dyn AddressSpace,
+    next: u64,
+    buf: Vec<u8>,
+    pos: usize,
+    fault: Option<crate::error::ReadFault>,
+}
+
+impl Stream<'_> {
+    /// The next `want` bytes, or as many as are readable; does not consume.
+    fn peek(&mut self, want: usize) -> &[u8] {
+        if self.buf.len() - self.pos.min(self.buf.len()) < want && self.fault.is_none() {
+            self.buf.drain(..self.pos.min(self.buf.len()));
+            self.pos = 0;
+            let old = self.buf.len();
+            self.buf.resize(old + CHUNK.max(want), 0);
+            let got = match self.space.read(VirtAddr(self.next), self.buf.get_mut(old..).unwrap_or_default())
+            {
+                Ok(got) => got,
+                Err(fault) => {
+                    self.fault = Some(fault);
+                    0
+                }
+            };
+            self.buf.truncate(old + got);
+            self.next = self.next.saturating_add(got as u64);
+            if self.buf.len() < want && self.fault.is_none() {
+                return self.peek(want);
+            }
+        }
+        let end = self.buf.len().min(self.pos + want);
+        self.buf.get(self.pos..end).unwrap_or_default()
+    }
+}
+
+/// The undecoded addresses.
+struct Raw {
+    offsets: Vec<u8>,
+    addresses: Vec<u8>,
+    base: Option<u64>,
+    trouble: Option<String>,
+}
+
+impl Raw {
+    fn read(space: &dyn AddressSpace, tables: &Tables, count: usize) -> Self {
+        let mut raw = Self { offsets: Vec::new(), addresses: Vec::new(), base: None, trouble: None };
+        if let Some(at) = tables.relative_base {
+            match space.read_u64(VirtAddr(at)) {
+                Ok(base) => raw.base = Some(base),
+                Err(fault) => raw.trouble = Some(format!("kallsyms_relative_base cannot be read: {fault}")),
+            }
+        }
+        if let Some(at) = tables.offsets {
+            (raw.offsets, raw.trouble) = table(space, "kallsyms_offsets", at, count * 4, raw.trouble);
+        }
+        if let Some(at) = tables.addresses {
+            (raw.addresses, raw.trouble) = table(space, "kallsyms_addresses", at, count * 8, raw.trouble);
+        }
+        raw
+    }
+
+    fn address(&self, encoding: Encoding, tables: &Tables, at: usize) -> Option<u64> {
+        if encoding == Encoding::Absolute {
+            return bytes::u64_at(&self.addresses, at * 8);
+        }
+        let value = bytes::u32_at(&self.offsets, at * 4)?;
+        let signed = i64::from(value.cast_signed());
+        Some(match encoding {
+            Encoding::Absolute => return None,
+            Encoding::BaseRelative => self.base?.wrapping_add(u64::from(value)),
+            Encoding::AbsolutePercpu if signed >= 0 => u64::from(value),
+            Encoding::AbsolutePercpu => self.base?.wrapping_sub(1).wrapping_add_signed(-signed),
+            Encoding::PlaceRelative => {
+                tables.offsets?.wrapping_add(at as u64 * 4).wrapping_add_signed(signed)
+            }
+        })
+    }
+
+    /// The form under which symbol `at` (`_stext`) has its true address.
+    fn encoding(&self, tables: &Tables, at: usize, stext: Option<u64>) -> Option<Encoding> {
+        use Encoding::{Absolute, AbsolutePercpu, BaseRelative, PlaceRelative};
+        [BaseRelative, AbsolutePercpu, PlaceRelative, Absolute].into_iter().find(|&encoding| {
+            self.address(encoding, tables, at).is_some_and(|address| match stext {
+                Some(stext) => address == stext,
+                None => is_text_start(address),
+            })
+        })
+    }
+}
+
+/// Where the x86-64 kernel can start: the image area, page-aligned.
+pub(super) fn is_text_start(address: u64) -> bool {
+    (0xffff_ffff_8000_0000..0xffff_ffff_c000_0000).contains(&address) && address & 0xfff == 0
+}
+
+/// As much of a table as is readable. An earlier trouble is kept.
+fn table(
+    space: &dyn AddressSpace,
+    name: &str,
+    at: u64,
+    len: usize,
+    mut trouble: Option<String>,
+) -> (Vec<u8>, Option<String>) {
+    let mut out = Vec::new();
+    while out.len() < len {
+        let old = out.len();
+        out.resize(len.min(old + CHUNK), 0);
+        let to = out.get_mut(old..).unwrap_or_default();
+        let want = to.len();
+        let got = match space.read(VirtAddr(at.saturating_add(old as u64)), to) {
+            Ok(got) => got,
+            Err(fault) => {
+                trouble.get_or_insert_with(|| format!("{name} cannot be read: {fault}"));
+                0
+            }
+        };
+        out.truncate(old + got);
+        if got == 0 || got < want && out.is_empty() {
+            break;
+        }
+    }
+    (out, trouble)
+}
+
+#[cfg(test)]
+#[path = "tests/kallsyms.rs"]
+mod tests;

@@ -1,0 +1,334 @@
+//! A table of symbols: 160,000 to 250,000 names in a few megabytes.
+//!
+//! It is filled once, from kallsyms or from an ELF `.symtab`, and never changes.
+//! Names lie in one arena, entries are 16 bytes, sorted by address; the index by
+//! name is made at the first lookup by name.
+//!
+//! Several names often share an address. The best one comes first, by the rule
+//! that the kernel itself uses when it sorts kallsyms (`scripts/kallsyms.c`,
+//! `compare_symbols`): strong before weak, real symbols before those of linker
+//! scripts, fewer leading underscores first; so the names here are those that an
+//! oops prints.
+
+use std::sync::OnceLock;
+
+/// The gap behind a symbol is no size above this: nothing in a kernel is larger,
+/// and the next symbol lies in another region.
+const GAP_MAX: u64 = 16 << 20;
+/// Size of a symbol that has no neighbour within [`GAP_MAX`].
+const LAST_SIZE: u32 = 4096;
+/// Names are cut here; the kernel's own limit is 512 (`KSYM_NAME_LEN`).
+pub const NAME_MAX: usize = 1024;
+/// All names together, against hostile tables.
+const ARENA_MAX: usize = 256 << 20;
+
+/// One symbol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Symbol<'a> {
+    /// Where it lies on the dumped machine.
+    pub address: u64,
+    /// Bytes, as the ELF file says, else up to the next symbol (capped).
+    pub size: u64,
+    /// The letter that `nm` and `/proc/kallsyms` print: `T`, `t`, `D`, `A`...
+    pub kind: u8,
+    /// The name.
+    pub name: &'a str,
+}
+
+impl Symbol<'_> {
+    /// Code rather than data.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        matches!(self.kind, b't' | b'T' | b'w' | b'W')
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    address: u64,
+    /// Start of the name in the arena.
+    name: u32,
+    len: u16,
+    kind: u8,
+}
+
+/// All symbols of one image, sorted by address.
+#[derive(Debug)]
+pub struct SymbolTable {
+    origin: String,
+    arena: String,
+    entries: Vec<Entry>,
+    sizes: Vec<u32>,
+    index: OnceLock<Index>,
+}
+
+impl SymbolTable {
+    /// Where the symbols came from, e.g. `kallsyms in the dump`.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// How many symbols there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// No symbol at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All symbols by ascending address; of one address, the best name first.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> {
+        self.entries.iter().zip(&self.sizes).map(|(entry, &size)| self.symbol(entry, size))
+    }
+
+    /// The symbol of that name. Of several, a global one, else the lowest address.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<Symbol<'_>> {
+        let mut first = None;
+        for symbol in self.all_by_name(name) {
+            if symbol.kind.is_ascii_uppercase() {
+                return Some(symbol);
+            }
+            first = first.or(Some(symbol));
+        }
+        first
+    }
+
+    /// Every symbol of that name by ascending address: static functions repeat.
+    pub fn all_by_name<'s>(&'s self, name: &str) -> impl Iterator<Item = Symbol<'s>> {
+        let index = self.index.get_or_init(|| Index::new(self));
+        index
+            .chain(name)
+            .filter_map(|at| self.at(at))
+            .filter(move |symbol| symbol.name == name)
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// The address of the symbol of that name.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.by_name(name).map(|symbol| symbol.address)
+    }
+
+    /// The best symbol at or before `address` that still reaches it, and the
+    /// offset into it. The padding behind an ELF symbol belongs to it.
+    #[must_use]
+    pub fn by_address(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
+        let after = self.entries.partition_point(|entry| entry.address <= address);
+        let found = self.entries.get(after.checked_sub(1)?)?.address;
+        let first = self.entries.partition_point(|entry| entry.address < found);
+        let symbol = self.at(first)?;
+        let reach = match self.entries.get(after).map(|next| next.address - found) {
+            Some(gap) if gap <= GAP_MAX => gap,
+            _ => symbol.size,
+        };
+        let offset = address - found;
+        (offset < reach.max(1)).then_some((symbol, offset))
+    }
+
+    /// Bytes of memory that the table holds.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.arena.capacity()
+            + self.entries.capacity() * size_of::<Entry>()
+            + self.sizes.capacity() * 4
+            + self.index.get().map_or(0, |index| (index.heads.len() + index.next.len()) * 4)
+    }
+
+    fn at(&self, index: usize) -> Option<Symbol<'_>> {
+        Some(self.symbol(self.entries.get(index)?, *self.sizes.get(index)?))
+    }
+
+    fn symbol(&self, entry: &Entry, size: u32) -> Symbol<'_> {
+        Symbol {
+            address: entry.address,
+            size: u64::from(size),
+            kind: entry.kind,
+            name: name_of(&self.arena, entry),
+        }
+    }
+}
+
+fn name_of<'a>(arena: &'a str, entry: &Entry) -> &'a str {
+    let start = entry.name as usize;
+    arena.get(start..start + usize::from(entry.len)).unwrap_or_default()
+}
+
+/// Chained hash index: a table of a million equal names costs a long chain, not
+/// a quadratic build.
+#[derive(Debug)]
+struct Index {
+    /// By hash: 1 + the first entry, 0 for none.
+    heads: Vec<u32>,
+    /// By entry: 1 + the next one of the same bucket.
+    next: Vec<u32>,
+}
+
+impl Index {
+    fn new(table: &SymbolTable) -> Self {
+        let mut index = Self {
+            heads: vec![0; table.entries.len().next_power_of_two().max(2)],
+            next: vec![0; table.entries.len()],
+        };
+        // Backwards, so that each chain ascends.
+        for (at, entry) in table.entries.iter().enumerate().rev() {
+            let bucket = index.bucket(name_of(&table.arena, entry));
+            let head = index.heads.get_mut(bucket);
+            if let (Some(head), Some(next), Ok(link)) = (head, index.next.get_mut(at), u32::try_from(at + 1))
+            {
+                *next = std::mem::replace(head, link);
+            }
+        }
+        index
+    }
+
+    fn bucket(&self, name: &str) -> usize {
+        // FxHash over 8-byte words; the high bits are the good ones.
+        let mut hash = 0_u64;
+        for chunk in name.as_bytes().chunks(8) {
+            let word = chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+            hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+        let bits = self.heads.len().trailing_zeros();
+        usize::try_from(hash >> (64 - bits)).unwrap_or(0)
+    }
+
+    fn chain(&self, name: &str) -> impl Iterator<Item = usize> {
+        let mut link = self.heads.get(self.bucket(name)).copied().unwrap_or(0);
+        std::iter::from_fn(move || {
+            let at = (link as usize).checked_sub(1)?;
+            link = self.next.get(at).copied().unwrap_or(0);
+            Some(at)
+        })
+    }
+}
+
+/// Fills a [`SymbolTable`].
+#[derive(Debug)]
+pub struct Builder {
+    table: SymbolTable,
+}
+
+impl Builder {
+    /// An empty table from `origin`.
+    #[must_use]
+    pub fn new(origin: impl Into<String>) -> Self {
+        Self {
+            table: SymbolTable {
+                origin: origin.into(),
+                arena: String::new(),
+                entries: Vec::new(),
+                sizes: Vec::new(),
+                index: OnceLock::new(),
+            },
+        }
+    }
+
+    /// Makes room for that many symbols.
+    pub fn reserve(&mut self, symbols: usize) {
+        self.table.entries.reserve_exact(symbols);
+        self.table.sizes.reserve_exact(symbols);
+        self.table.arena.reserve_exact(symbols.saturating_mul(26));
+    }
+
+    /// Adds one symbol; `size` 0 stands for "up to the next". Names that are
+    /// empty, longer than [`NAME_MAX`], or past the bounds of the whole are
+    /// dropped: `false`.
+    pub fn push(&mut self, address: u64, size: u64, kind: u8, name: &[u8]) -> bool {
+        let table = &mut self.table;
+        if name.is_empty() || name.len() > NAME_MAX || table.arena.len() + 3 * name.len() > ARENA_MAX {
+            return false;
+        }
+        let start = table.arena.len();
+        match std::str::from_utf8(name) {
+            Ok(name) => table.arena.push_str(name),
+            Err(_) => table.arena.push_str(&String::from_utf8_lossy(name)),
+        }
+        let (Ok(name), Ok(len)) = (u32::try_from(start), u16::try_from(table.arena.len() - start)) else {
+            return false;
+        };
+        table.entries.push(Entry { address, name, len, kind });
+        table.sizes.push(u32::try_from(size).unwrap_or(u32::MAX));
+        true
+    }
+
+    /// Changes the origin after the fact, when more is known.
+    pub fn origin(&mut self, origin: impl Into<String>) {
+        self.table.origin = origin.into();
+    }
+
+    /// The sorted table.
+    #[must_use]
+    pub fn finish(self) -> SymbolTable {
+        let mut table = self.table;
+        sort(&mut table);
+        fill_sizes(&mut table);
+        table.arena.shrink_to_fit();
+        table
+    }
+}
+
+fn sort(table: &mut SymbolTable) {
+    let key = |entry: &Entry, arena: &str| (entry.address, rank(entry.kind, name_of(arena, entry)));
+    if table.entries.is_sorted_by(|a, b| {
+        a.address < b.address || a.address == b.address && key(a, &table.arena).1 <= key(b, &table.arena).1
+    }) {
+        return;
+    }
+    let mut both: Vec<(Entry, u32)> =
+        table.entries.iter().copied().zip(table.sizes.iter().copied()).collect();
+    both.sort_by(|(a, _), (b, _)| {
+        a.address.cmp(&b.address).then_with(|| key(a, &table.arena).1.cmp(&key(b, &table.arena).1))
+    });
+    for (((entry, size), to), to_size) in both.into_iter().zip(&mut table.entries).zip(&mut table.sizes) {
+        *to = entry;
+        *to_size = size;
+    }
+}
+
+/// Lower is better.
+fn rank(kind: u8, name: &str) -> u32 {
+    let weak = matches!(kind, b'w' | b'W' | b'v' | b'V');
+    // Function prefixes for patching; labels of asm and linker script.
+    let prefix = ["__pfx_", "__cfi_"].iter().any(|p| name.starts_with(p));
+    let border = name.starts_with("__start_")
+        || name.starts_with("__stop_")
+        || name.starts_with("__end_")
+        || name.starts_with("__") && (name.ends_with("_start") || name.ends_with("_end"))
+        || matches!(name, "_text" | "_stext" | "_etext" | "_sinittext" | "_einittext" | "_end");
+    let underscores = name.bytes().take_while(|&b| b == b'_').count().min(7);
+    let underscores = u32::try_from(underscores).unwrap_or(7);
+    u32::from(weak) << 8
+        | u32::from(prefix) << 7
+        | u32::from(border) << 6
+        | underscores << 2
+        | u32::from(kind.is_ascii_lowercase())
+}
+
+/// Gives each symbol without a size the gap to the next address.
+fn fill_sizes(table: &mut SymbolTable) {
+    let mut next: Option<u64> = None;
+    let mut current: Option<u64> = None;
+    for (entry, size) in table.entries.iter().zip(&mut table.sizes).rev() {
+        if current != Some(entry.address) {
+            next = current;
+            current = Some(entry.address);
+        }
+        if *size == 0 {
+            *size = match next.map(|next| next - entry.address) {
+                Some(gap) if gap <= GAP_MAX => u32::try_from(gap).unwrap_or(LAST_SIZE),
+                _ => LAST_SIZE,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/symbols.rs"]
+mod tests;

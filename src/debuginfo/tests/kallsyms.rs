@@ -1,0 +1,222 @@
+#![allow(clippy::cast_possible_truncation, clippy::print_stderr, reason = "test data")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::debuginfo::lab::{Flat, Guest, guest_kallsyms, scenarios};
+
+const BASE: u64 = 0xffff_ffff_8200_0000;
+const STEXT: u64 = 0xffff_ffff_8100_0000;
+
+/// Lays out tables as `scripts/kallsyms.c` does, one token per character and a
+/// few for pairs.
+pub(crate) struct Image {
+    bytes: Vec<u8>,
+}
+
+pub(crate) fn image(symbols: &[(u64, u8, &str)], encoding: Encoding, long: bool) -> (Flat, Tables) {
+    let pairs = ["__", "st", "ex"];
+    let mut out = Image { bytes: vec![0; 16] };
+    let num_syms = out.put(&(symbols.len() as u32).to_le_bytes());
+    let mut names = Vec::new();
+    for &(_, kind, name) in symbols {
+        let whole = [&[kind], name.as_bytes()].concat();
+        let (mut code, mut rest) = (Vec::new(), &whole[..]);
+        while let [first, tail @ ..] = rest {
+            match pairs.iter().position(|p| rest.starts_with(p.as_bytes())) {
+                Some(p) => {
+                    code.push(0x80 + p as u8);
+                    rest = &rest[2..];
+                }
+                None => {
+                    code.push(*first);
+                    rest = tail;
+                }
+            }
+        }
+        if long && code.len() > 127 {
+            names.extend([(code.len() & 0x7f) as u8 | 0x80, (code.len() >> 7) as u8]);
+        } else {
+            names.push(u8::try_from(code.len()).unwrap());
+        }
+        names.extend(code);
+    }
+    let names = out.put(&names);
+    let (mut text, mut index) = (Vec::new(), Vec::new());
+    for token in 0..=255_u8 {
+        index.extend((text.len() as u16).to_le_bytes());
+        match pairs.get(usize::from(token).wrapping_sub(0x80)) {
+            Some(pair) => text.extend_from_slice(pair.as_bytes()),
+            None if token.is_ascii_graphic() => text.push(token),
+            None => {}
+        }
+        text.push(0);
+    }
+    let token_table = out.put(&text);
+    let token_index = out.put(&index);
+    let relative_base = out.put(&STEXT.to_le_bytes());
+    let here = BASE + out.bytes.len().next_multiple_of(8) as u64;
+    let mut offsets = Vec::new();
+    let mut addresses = Vec::new();
+    for (i, &(address, ..)) in symbols.iter().enumerate() {
+        let value = match encoding {
+            Encoding::Absolute => 0,
+            Encoding::BaseRelative => address.wrapping_sub(STEXT) as u32,
+            Encoding::AbsolutePercpu if address < 1 << 31 => address as u32,
+            Encoding::AbsolutePercpu => (STEXT as i64 - 1 - address as i64) as u32,
+            Encoding::PlaceRelative => (address.wrapping_sub(here + 4 * i as u64)) as u32,
+        };
+        offsets.extend(value.to_le_bytes());
+        addresses.extend(address.to_le_bytes());
+    }
+    let absolute = encoding == Encoding::Absolute;
+    let offsets = (!absolute).then(|| out.put(&offsets));
+    let addresses = absolute.then(|| out.put(&addresses));
+    let relative_base =
+        (!matches!(encoding, Encoding::Absolute | Encoding::PlaceRelative)).then_some(relative_base);
+    let tables = Tables { names, num_syms, token_table, token_index, addresses, offsets, relative_base };
+    (Flat { base: BASE, bytes: out.bytes }, tables)
+}
+
+impl Image {
+    fn put(&mut self, data: &[u8]) -> u64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        let at = BASE + self.bytes.len() as u64;
+        self.bytes.extend_from_slice(data);
+        at
+    }
+}
+
+fn symbols(percpu: bool) -> Vec<(u64, u8, &'static str)> {
+    let mut all =
+        vec![(STEXT, b'T', "_stext"), (STEXT + 0x40, b't', "next_st"), (STEXT + 0x1234, b'D', "init_task")];
+    if percpu {
+        all.insert(0, (0x1000, b'A', "cpu_debug_store"));
+    }
+    all
+}
+
+fn listed(table: &SymbolTable) -> Vec<(u64, u8, &str)> {
+    table.iter().map(|s| (s.address, s.kind, s.name)).collect()
+}
+
+#[test]
+fn every_encoding_is_told_by_stext() {
+    for (encoding, percpu) in [
+        (Encoding::Absolute, true),
+        (Encoding::BaseRelative, false),
+        (Encoding::AbsolutePercpu, true),
+        (Encoding::PlaceRelative, false),
+    ] {
+        let all = symbols(percpu);
+        let (space, tables) = image(&all, encoding, true);
+        for stext in [Some(STEXT), None] {
+            let table = read(&space, &tables, stext, "6.12.0").unwrap();
+            assert_eq!(listed(&table), all, "{encoding}");
+            assert_eq!(table.origin(), "kallsyms in the dump");
+        }
+        let refused = read(&space, &tables, Some(STEXT + 0x1000), "6.12.0").unwrap_err();
+        assert!(refused.contains("no known encoding"), "{refused}");
+    }
+}
+
+#[test]
+fn long_names_are_told_by_what_decodes() {
+    let name = "a".repeat(200);
+    let mut all = symbols(false);
+    all.push((STEXT + 0x2000, b't', &name));
+    all.push((STEXT + 0x3000, b't', "after"));
+    for long in [false, true] {
+        let (space, tables) = image(&all, Encoding::BaseRelative, long);
+        for release in ["5.14.0-503.el9", "6.1.0", ""] {
+            assert_eq!(
+                listed(&read(&space, &tables, Some(STEXT), release).unwrap()),
+                all,
+                "{long} {release}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_precedes_a_lost_page_is_kept() {
+    let names: Vec<String> = (0..2000).map(|i| format!("function_{i}")).collect();
+    let mut all = symbols(false);
+    all.extend(names.iter().enumerate().map(|(i, n)| (STEXT + 0x2000 + i as u64 * 16, b't', n.as_str())));
+    let (mut space, tables) = image(&all, Encoding::BaseRelative, true);
+    let keep = (tables.offsets.unwrap() - BASE) as usize + 4 * 500;
+    space.bytes.truncate(keep);
+    let table = read(&space, &tables, Some(STEXT), "6.1").unwrap();
+    assert_eq!(listed(&table), all[..500]);
+    assert!(table.origin().contains("the first 500 of 2003"), "{}", table.origin());
+    // A name table that turns to garbage.
+    let (mut space, tables) = image(&all, Encoding::BaseRelative, true);
+    let from = (tables.names - BASE) as usize + 4000;
+    space.bytes[from..from + 100].fill(0);
+    let table = read(&space, &tables, Some(STEXT), "6.1").unwrap();
+    assert!(table.len() > 100 && table.len() < 1000);
+    assert!(table.origin().contains("does not decode"), "{}", table.origin());
+}
+
+#[test]
+fn a_count_from_a_hostile_dump_is_refused() {
+    let (mut space, tables) = image(&symbols(false), Encoding::BaseRelative, true);
+    let at = (tables.num_syms - BASE) as usize;
+    space.bytes[at..at + 4].fill(0xff);
+    assert!(read(&space, &tables, None, "").unwrap_err().contains("not a number of symbols"));
+}
+
+#[test]
+fn the_guests_own_list_is_read_back() {
+    for scenario in scenarios("qemu.elf") {
+        let guest = Guest::open(&scenario);
+        let tables = Tables::from_lookup(&|name| guest.symbol(name)).unwrap();
+        let stext = guest.symbol("_stext");
+        let start = std::time::Instant::now();
+        let table = read(&guest, &tables, stext, guest.get("OSRELEASE").unwrap()).unwrap();
+        let took = start.elapsed();
+        let mut ours: Vec<_> = table.iter().map(|s| (s.address, s.kind, s.name.to_owned())).collect();
+        // The guest also lists the ftrace trampolines and BPF programs of the moment.
+        let mut theirs = guest_kallsyms(&scenario);
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours.len(), theirs.len(), "{}", scenario.display());
+        assert!(ours == theirs, "{}", scenario.display());
+        let start = std::time::Instant::now();
+        let task = table.address("init_task").unwrap();
+        eprintln!(
+            "{}: {} symbols in {took:?}, index {:?}, {} KiB, init_task {task:#x}",
+            scenario.display(),
+            table.len(),
+            start.elapsed(),
+            table.memory() >> 10
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn never_panics(
+        mut noise in proptest::collection::vec((0_usize..4000, any::<u8>()), 0..60),
+        starts in proptest::collection::vec(0_u64..5000, 7),
+        real in any::<bool>(),
+        cut in 0_usize..6000,
+    ) {
+        let names: Vec<String> = (0..60).map(|i| format!("f_{i}")).collect();
+        let mut all = symbols(false);
+        all.extend(names.iter().map(|n| (STEXT, b't', n.as_str())));
+        let (mut space, mut tables) = image(&all, Encoding::AbsolutePercpu, true);
+        if !real {
+            let at = |i: usize| BASE + starts[i];
+            tables = Tables { names: at(0), num_syms: at(1), token_table: at(2), token_index: at(3),
+                addresses: Some(at(4)), offsets: Some(at(5)), relative_base: Some(u64::MAX - starts[6]) };
+        }
+        space.bytes.truncate(cut);
+        noise.retain(|(at, _)| *at < space.bytes.len());
+        for (at, byte) in noise { space.bytes[at] = byte; }
+        let _ = read(&space, &tables, None, "6.1");
+        let _ = read(&space, &tables, Some(STEXT), "5.4");
+    }
+}
