@@ -1,1 +1,4 @@
-//! (stub)
+//! Dump files: bytes to physical pages and notes.
+
+pub mod notes;
+pub mod source;

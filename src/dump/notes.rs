@@ -1,0 +1,332 @@
+//! ELF notes: what the dump tells beside its memory.
+//!
+//! A `PT_NOTE` segment, or the note area of a kdump file, is a row of
+//! `{u32 namesz, u32 descsz, u32 type, name, desc}` with name and descriptor
+//! padded to four bytes (`include/uapi/linux/elf.h`, `Elf64_Nhdr`).
+//!
+//! | name | type | descriptor |
+//! |---|---|---|
+//! | `CORE` | 1 | `struct elf_prstatus` (`include/linux/elfcore.h`): one a CPU in a vmcore, one a thread in a core |
+//! | `VMCOREINFO` | 0 | text, see [`super::vmcoreinfo`] |
+//! | `QEMU` | 0 | `QEMUCPUState` (QEMU `target/i386/arch_dump.c`): one a CPU, whole system state |
+//! | `ERASEINFO` | 0 | makedumpfile: which symbols `--config` wiped |
+//!
+//! Sizes in notes lie in real dumps (a CPU that died while it wrote leaves
+//! zeros) and in hostile ones: [`iter_notes`] stops at the first note that does
+//! not fit, and everything found before it stays.
+
+use crate::bytes::{self, Cursor};
+
+/// `NT_PRSTATUS`.
+pub const NT_PRSTATUS: u32 = 1;
+
+/// One note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Note<'a> {
+    /// The originator, without its NUL: `CORE`, `LINUX`, `VMCOREINFO`, `QEMU`.
+    pub name: &'a [u8],
+    /// What the originator calls it.
+    pub kind: u32,
+    /// The descriptor.
+    pub desc: &'a [u8],
+}
+
+/// The notes in `data`, up to the first that does not fit.
+pub fn iter_notes(data: &[u8]) -> impl Iterator<Item = Note<'_>> {
+    let mut c = Cursor::new(data);
+    std::iter::from_fn(move || next_note(&mut c))
+}
+
+fn next_note<'a>(c: &mut Cursor<'a>) -> Option<Note<'a>> {
+    loop {
+        let namesz = usize::try_from(c.u32().ok()?).ok()?;
+        let descsz = usize::try_from(c.u32().ok()?).ok()?;
+        let kind = c.u32().ok()?;
+        if namesz == 0 && descsz == 0 {
+            // /proc/vmcore pads the notes of a CPU that saved nothing with zeros:
+            // each twelve of them are an empty note. Go on to the next CPU's.
+            continue;
+        }
+        let name = c.take(namesz).ok()?;
+        // The last note may end without its padding.
+        c.align(4).ok().or_else(|| (descsz == 0).then_some(()))?;
+        let desc = c.take(descsz).ok()?;
+        let _ = c.align(4);
+        let name = name.strip_suffix(b"\0").unwrap_or(name);
+        return Some(Note { name, kind, desc });
+    }
+}
+
+/// `struct user_regs_struct` of x86-64 (`arch/x86/include/asm/user_64.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "the registers' own names")]
+pub struct GeneralRegs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub orig_rax: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub eflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub ds: u64,
+    pub es: u64,
+    pub fs: u64,
+    pub gs: u64,
+}
+
+impl GeneralRegs {
+    /// Bytes of the structure.
+    pub const SIZE: usize = 27 * 8;
+
+    /// Decodes the structure at the front of `data`.
+    #[must_use]
+    pub fn parse(data: &[u8]) -> Option<Self> {
+        let mut c = Cursor::new(data.get(..Self::SIZE)?);
+        let mut next = || c.u64().ok();
+        Some(Self {
+            r15: next()?,
+            r14: next()?,
+            r13: next()?,
+            r12: next()?,
+            rbp: next()?,
+            rbx: next()?,
+            r11: next()?,
+            r10: next()?,
+            r9: next()?,
+            r8: next()?,
+            rax: next()?,
+            rcx: next()?,
+            rdx: next()?,
+            rsi: next()?,
+            rdi: next()?,
+            orig_rax: next()?,
+            rip: next()?,
+            cs: next()?,
+            eflags: next()?,
+            rsp: next()?,
+            ss: next()?,
+            fs_base: next()?,
+            gs_base: next()?,
+            ds: next()?,
+            es: next()?,
+            fs: next()?,
+            gs: next()?,
+        })
+    }
+}
+
+/// `struct elf_prstatus`: the registers of one CPU or thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrStatus {
+    /// Process or thread id. In a vmcore that of the task on the CPU, but 0 for
+    /// every idle task, and CPU number + 1 when QEMU wrote it.
+    pub pid: u32,
+    /// `pr_cursig`: the signal that stopped it.
+    pub signal: u16,
+    /// Its registers.
+    pub regs: GeneralRegs,
+}
+
+impl PrStatus {
+    /// Bytes of the structure.
+    pub const SIZE: usize = 336;
+    const CURSIG: usize = 12;
+    const PID: usize = 32;
+    const REGS: usize = 112;
+
+    /// Decodes the descriptor of an `NT_PRSTATUS` note.
+    #[must_use]
+    pub fn parse(desc: &[u8]) -> Option<Self> {
+        Some(Self {
+            pid: bytes::u32_at(desc, Self::PID)?,
+            signal: bytes::u16_at(desc, Self::CURSIG)?,
+            regs: GeneralRegs::parse(desc.get(Self::REGS..)?)?,
+        })
+    }
+}
+
+/// `QEMUCPUSegment`: a segment register with its hidden part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Segment {
+    /// The visible selector.
+    pub selector: u32,
+    /// Limit in bytes.
+    pub limit: u32,
+    /// Descriptor attributes as QEMU keeps them.
+    pub flags: u32,
+    /// Linear base address.
+    pub base: u64,
+}
+
+/// `QEMUCPUState`: the whole system state of one virtual CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the registers' own names")]
+pub struct QemuCpu {
+    /// The structure's version, 1 so far.
+    pub version: u32,
+    /// The general registers with the selectors and the bases of fs and gs;
+    /// `orig_rax` is not in the note and stands at -1 ("not in a system call").
+    pub regs: GeneralRegs,
+    pub cs: Segment,
+    pub ds: Segment,
+    pub es: Segment,
+    pub fs: Segment,
+    pub gs: Segment,
+    pub ss: Segment,
+    pub ldt: Segment,
+    pub tr: Segment,
+    pub gdt: Segment,
+    pub idt: Segment,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    /// `MSR_KERNEL_GS_BASE`, since QEMU 3.0: told by the structure's size.
+    pub kernel_gs_base: Option<u64>,
+}
+
+impl QemuCpu {
+    /// Bytes up to and with the control registers.
+    const WITHOUT_KERNEL_GS: usize = 432;
+
+    /// Decodes the descriptor of a `QEMU` note.
+    #[must_use]
+    pub fn parse(desc: &[u8]) -> Option<Self> {
+        let mut c = Cursor::new(desc);
+        let version = c.u32().ok()?;
+        let size = usize::try_from(c.u32().ok()?).ok()?;
+        if size < Self::WITHOUT_KERNEL_GS {
+            return None;
+        }
+        let mut g = GeneralRegs { orig_rax: u64::MAX, ..GeneralRegs::default() };
+        for reg in [
+            &mut g.rax,
+            &mut g.rbx,
+            &mut g.rcx,
+            &mut g.rdx,
+            &mut g.rsi,
+            &mut g.rdi,
+            &mut g.rsp,
+            &mut g.rbp,
+            &mut g.r8,
+            &mut g.r9,
+            &mut g.r10,
+            &mut g.r11,
+            &mut g.r12,
+            &mut g.r13,
+            &mut g.r14,
+            &mut g.r15,
+            &mut g.rip,
+            &mut g.eflags,
+        ] {
+            *reg = c.u64().ok()?;
+        }
+        let mut segment = || {
+            let (selector, limit, flags, _pad) = (c.u32().ok()?, c.u32().ok()?, c.u32().ok()?, c.u32().ok()?);
+            Some(Segment { selector, limit, flags, base: c.u64().ok()? })
+        };
+        let (cs, ds, es, fs, gs, ss) =
+            (segment()?, segment()?, segment()?, segment()?, segment()?, segment()?);
+        let (ldt, tr, gdt, idt) = (segment()?, segment()?, segment()?, segment()?);
+        (g.cs, g.ds, g.es) = (cs.selector.into(), ds.selector.into(), es.selector.into());
+        (g.fs, g.gs, g.ss) = (fs.selector.into(), gs.selector.into(), ss.selector.into());
+        (g.fs_base, g.gs_base) = (fs.base, gs.base);
+        let (cr0, _cr1, cr2, cr3, cr4) =
+            (c.u64().ok()?, c.u64().ok()?, c.u64().ok()?, c.u64().ok()?, c.u64().ok()?);
+        let kernel_gs_base = (size >= Self::WITHOUT_KERNEL_GS + 8)
+            .then(|| bytes::u64_at(desc, Self::WITHOUT_KERNEL_GS))
+            .flatten();
+        #[rustfmt::skip]
+        return Some(Self {
+            version, regs: g, cs, ds, es, fs, gs, ss, ldt, tr, gdt, idt, cr0, cr2, cr3, cr4, kernel_gs_base,
+        });
+    }
+}
+
+/// The notes of a vmcore, sorted by kind, each kind in the order of the file.
+#[derive(Debug, Clone, Default)]
+pub struct Notes {
+    /// One for each CPU that saved its registers: CPUs that were offline or deaf
+    /// to the NMI leave none, so the index is *not* the CPU number.
+    pub prstatus: Vec<PrStatus>,
+    /// One for each virtual CPU, when QEMU wrote the dump; the index is the CPU number.
+    pub qemu_cpus: Vec<QemuCpu>,
+    /// The first VMCOREINFO text.
+    pub vmcoreinfo: Option<Vec<u8>>,
+    /// Further ones: QEMU adds its guest's to a dump that already has one, and a
+    /// dump of a kdump kernel can hold both kernels'.
+    pub other_vmcoreinfos: Vec<Vec<u8>>,
+    /// makedumpfile's list of what `--config` wiped.
+    pub eraseinfo: Option<String>,
+}
+
+impl Notes {
+    /// Texts longer than this are not VMCOREINFO (the kernel's buffer is one page).
+    pub const TEXT_MAX: usize = 1 << 20;
+    /// More VMCOREINFOs than this are noise.
+    const OTHERS_MAX: usize = 8;
+
+    /// Sorts the notes in `data`, one `PT_NOTE` segment.
+    #[must_use]
+    pub fn parse(data: &[u8]) -> Self {
+        let mut notes = Self::default();
+        notes.add(data);
+        notes
+    }
+
+    /// Adds the notes of a further segment.
+    pub fn add(&mut self, data: &[u8]) {
+        for note in iter_notes(data) {
+            match (note.name, note.kind) {
+                (b"CORE", NT_PRSTATUS) => self.prstatus.extend(PrStatus::parse(note.desc)),
+                (b"QEMU", 0) => self.qemu_cpus.extend(QemuCpu::parse(note.desc)),
+                (b"VMCOREINFO", 0) => self.add_vmcoreinfo(note.desc),
+                (b"ERASEINFO", 0) => self.add_eraseinfo(note.desc),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes a VMCOREINFO text, unless it is there already.
+    pub fn add_vmcoreinfo(&mut self, text: &[u8]) {
+        let text = text.get(..text.len().min(Self::TEXT_MAX)).unwrap_or_default();
+        // Padding after the text is no part of it.
+        let end = text.iter().rposition(|&b| b != 0).map_or(0, |i| i + 1);
+        let text = text.get(..end).unwrap_or_default();
+        match &self.vmcoreinfo {
+            _ if text.is_empty() => {}
+            None => self.vmcoreinfo = Some(text.to_vec()),
+            Some(first) if first == text => {}
+            _ if self.other_vmcoreinfos.len() >= Self::OTHERS_MAX => {}
+            Some(_) => self.other_vmcoreinfos.push(text.to_vec()),
+        }
+    }
+
+    /// Takes makedumpfile's text of erased symbols.
+    pub fn add_eraseinfo(&mut self, text: &[u8]) {
+        let text = bytes::cstr(text.get(..text.len().min(Self::TEXT_MAX)).unwrap_or_default());
+        if !text.is_empty() {
+            self.eraseinfo.get_or_insert_default().push_str(&text);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "notes_tests.rs"]
+mod tests;

@@ -1,0 +1,260 @@
+//! Bytes by range: what every dump format is read from.
+//!
+//! A [`Source`] is a file of known length that is read at offsets, by any number
+//! of clients at once. Plain files are mapped: what is read is then the page
+//! cache's memory, not ours. Files that cannot be mapped (some network and FUSE
+//! file systems) are read with `pread`. [`super::flattened`] is a source over a source.
+
+use std::borrow::Cow;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// A file of known length, read by offset.
+pub trait Source: Send + Sync {
+    /// Where it came from, for messages.
+    fn path(&self) -> &Path;
+
+    /// Bytes in it.
+    fn len(&self) -> u64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads what is there at `offset`, at most `buf.len()` bytes; 0 at the end.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// The bytes themselves, when they are in memory as they are and all there.
+    fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let _ = (offset, len);
+        None
+    }
+
+    /// Fills `buf`, or fails with [`io::ErrorKind::UnexpectedEof`].
+    fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(offset, buf) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    buf = buf.get_mut(n..).unwrap_or_default();
+                    offset = offset.checked_add(n as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// All `len` bytes at `offset`, borrowed if possible. Nothing is allocated
+    /// for a range that does not fit in the file.
+    fn bytes(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
+        if let Some(bytes) = self.slice(offset, len) {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.len()) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buf = vec![0; len];
+        self.read_exact_at(offset, &mut buf)?;
+        Ok(Cow::Owned(buf))
+    }
+
+    /// The bytes at `offset`, at most `len`, fewer where the file ends.
+    fn bytes_up_to(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
+        let there = self.len().saturating_sub(offset);
+        self.bytes(offset.min(self.len()), usize::try_from(there).map_or(len, |there| there.min(len)))
+    }
+}
+
+impl dyn Source {
+    /// Opens the file at `path`: see [`open`].
+    pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
+        open(path)
+    }
+}
+
+/// Opens the file at `path`: mapped if that is possible, else read by `pread`.
+pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
+    let io = |source| Error::io("open", path, source);
+    let meta = std::fs::metadata(path).map_err(io)?;
+    check_file_type(path, &meta)?;
+    let file = File::open(path).map_err(io)?;
+    let meta = file.metadata().map_err(io)?;
+    if meta.len() == 0 {
+        let (what, hint) = ("an empty file", "was the disk full, or the dump still being written?");
+        return Err(Error::Unsupported { path: path.to_owned(), what: what.to_owned(), hint });
+    }
+    let path = path.to_owned();
+    Ok(match map(&file) {
+        Ok(map) => Arc::new(Mapped { path, map }),
+        Err(error) => {
+            tracing::debug!("cannot map {}, reading it by pread: {error}", path.display());
+            Arc::new(Plain { path, len: meta.len(), file })
+        }
+    })
+}
+
+/// Only files: a directory gives EISDIR at a later and odder place, a pipe blocks.
+fn check_file_type(path: &Path, meta: &Metadata) -> Result<()> {
+    let t = meta.file_type();
+    let what = match () {
+        () if t.is_file() => return Ok(()),
+        () if t.is_dir() => "a directory",
+        () if t.is_fifo() || t.is_socket() => "a pipe or socket",
+        () => "a device",
+    };
+    Err(Error::Unsupported {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        hint: "give the dump file itself; copy a live or piped one to a file first",
+    })
+}
+
+/// The tree's only unsafe code.
+#[allow(unsafe_code, reason = "mapping a file is unsafe by nature")]
+fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only and private to us. A dump that shrinks while
+    // it is mapped raises SIGBUS at the next read of the lost part, and one that is
+    // rewritten changes under us: both are accepted, as gdb and crash accept them.
+    unsafe { Mmap::map(file) }
+}
+
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl Source for Mapped {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(copy_at(&self.map, offset, buf))
+    }
+
+    fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let offset = usize::try_from(offset).ok()?;
+        self.map.get(offset..offset.checked_add(len)?)
+    }
+}
+
+struct Plain {
+    path: PathBuf,
+    len: u64,
+    file: File,
+}
+
+impl Source for Plain {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
+    }
+}
+
+/// Bytes in memory as a source: for tests and for texts made up on the way.
+pub struct InMemory {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl InMemory {
+    /// `bytes` under the name `path`.
+    pub fn new(path: impl Into<PathBuf>, bytes: Vec<u8>) -> Self {
+        Self { path: path.into(), bytes }
+    }
+}
+
+impl Source for InMemory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(copy_at(&self.bytes, offset, buf))
+    }
+
+    fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let offset = usize::try_from(offset).ok()?;
+        self.bytes.get(offset..offset.checked_add(len)?)
+    }
+}
+
+/// Copies what `from` has at `offset`; how many bytes.
+fn copy_at(from: &[u8], offset: u64, buf: &mut [u8]) -> usize {
+    let there = usize::try_from(offset).ok().and_then(|o| from.get(o..)).unwrap_or_default();
+    let n = there.len().min(buf.len());
+    if let (Some(to), Some(from)) = (buf.get_mut(..n), there.get(..n)) {
+        to.copy_from_slice(from);
+    }
+    n
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn refused(path: &Path) -> String {
+        let error = open(path).err().unwrap();
+        format!("{error}{}", error.source().map(|s| format!(": {s}")).unwrap_or_default())
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        std::fs::write(&empty, b"").unwrap();
+        assert!(refused(dir.path()).contains("a directory"));
+        assert!(refused(&empty).contains("an empty file"));
+        assert!(refused(&dir.path().join("missing")).contains("No such file"));
+        assert!(refused(Path::new("/dev/null")).contains("a device"));
+    }
+
+    #[test]
+    fn mapped_and_plain_read_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let plain = Plain { path: path.clone(), len: 10, file: File::open(&path).unwrap() };
+        let mapped = open(&path).unwrap();
+        assert_eq!(mapped.slice(8, 2), Some(&b"89"[..]));
+        assert_eq!(mapped.slice(8, 3), None);
+        assert_eq!(mapped.slice(u64::MAX, 1), None);
+        for source in [&plain as &dyn Source, &*mapped] {
+            assert_eq!(&*source.bytes(2, 3).unwrap(), b"234");
+            assert_eq!(&*source.bytes_up_to(8, 30).unwrap(), b"89");
+            assert_eq!(&*source.bytes_up_to(80, 30).unwrap(), b"");
+            assert!(source.bytes(8, 3).is_err());
+            assert!(source.bytes(u64::MAX, 2).is_err());
+            let mut buf = [0; 4];
+            assert_eq!(source.read_at(8, &mut buf).unwrap(), 2);
+            assert_eq!(source.read_at(10, &mut buf).unwrap(), 0);
+        }
+    }
+}
