@@ -4,6 +4,8 @@
 //! vmlinux, DWARF of vmlinux, in that order. Each source may be absent.
 
 pub mod btf;
+pub mod build_id;
+pub mod elf;
 pub mod kallsyms;
 pub mod orc;
 pub mod symbols;
@@ -14,6 +16,8 @@ mod lab;
 #[cfg(test)]
 #[path = "tests/vmlinux.rs"]
 pub(crate) mod vmlinux;
+
+pub use build_id::BuildId;
 
 /// Where a member lies in its struct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
