@@ -25,6 +25,16 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// Clients cannot be listened for.
+    #[error("cannot listen on {endpoint} ({hint})")]
+    Listen {
+        /// Address and port, or path.
+        endpoint: String,
+        /// What to do next.
+        hint: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The bytes contradict the format.
     #[error("{}: malformed {format} at offset {offset:#x}: expected {wanted}, found {found}", path.display())]
     Malformed {

@@ -3,4 +3,5 @@
 #![allow(clippy::cast_possible_truncation, clippy::print_stderr, unreachable_pub)]
 
 mod dump;
+mod rsp;
 mod support;

@@ -58,10 +58,10 @@ impl Description {
         });
         d.core();
         d.sse();
-        d.feature("org.gnu.gdb.i386.linux", |d| d.reg("orig_rax", 64, "long", ""));
+        d.feature("org.gnu.gdb.i386.linux", |d| d.reg("orig_rax", 64, "int64", ""));
         d.feature("org.gnu.gdb.i386.segments", |d| {
-            d.reg("fs_base", 64, "long", "");
-            d.reg("gs_base", 64, "long", "");
+            d.reg("fs_base", 64, "int64", "");
+            d.reg("gs_base", 64, "int64", "");
         });
         for extra in extras {
             match extra {
