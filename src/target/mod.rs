@@ -12,6 +12,8 @@ use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 
 pub mod description;
+pub mod kernel;
+mod threads;
 
 pub use description::{Description, RegisterFile};
 

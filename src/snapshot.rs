@@ -1,0 +1,60 @@
+//! An opened dump of either kind, as the program's verbs take it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::commands::Subject;
+use crate::dump::{self, Kind, Vmcore};
+use crate::error::Result;
+use crate::linux::{self, Kernel};
+use crate::process::{self, Process};
+use crate::target::Inferior;
+use crate::target::kernel::KernelInferior;
+use crate::target::process::ProcessInferior;
+
+/// What the user says beside the name of the dump.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// For a vmcore.
+    pub kernel: linux::Options,
+    /// For a userspace core.
+    pub process: process::Options,
+}
+
+/// An opened dump.
+#[derive(Clone)]
+pub enum Snapshot {
+    /// A vmcore.
+    Kernel(Arc<Kernel>),
+    /// A userspace core.
+    Process(Arc<Process>),
+}
+
+impl Snapshot {
+    /// Opens the dump in `paths` (several are the pieces of a split vmcore).
+    pub fn open(paths: &[PathBuf], options: Options) -> Result<Self> {
+        let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
+        match dump::sniff(first)? {
+            Kind::Vmcore => Kernel::open(Vmcore::open(paths)?, options.kernel).map(Arc::new).map(Self::Kernel),
+            Kind::Core => Process::open(first, &options.process).map(Arc::new).map(Self::Process),
+        }
+    }
+
+    /// For the commands.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Kernel(kernel) => Subject::Kernel(kernel),
+            Self::Process(process) => Subject::Process(process),
+        }
+    }
+
+    /// For gdb.
+    #[must_use]
+    pub fn inferior(&self) -> Arc<dyn Inferior> {
+        match self {
+            Self::Kernel(kernel) => Arc::new(KernelInferior::new(kernel.clone())),
+            Self::Process(process) => Arc::new(ProcessInferior::new(process.clone())),
+        }
+    }
+}
