@@ -11,7 +11,7 @@ use crate::addr::{PhysAddr, VirtAddr};
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
-use crate::debuginfo::symbols::SymbolTable;
+use crate::debuginfo::symbols::{Symbol, SymbolTable};
 use crate::debuginfo::{Types, kallsyms};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
@@ -21,12 +21,14 @@ use crate::memory::paging::PageTables;
 
 pub mod kaslr;
 pub mod layout;
+pub mod modules;
 pub mod percpu;
 pub mod registers;
 pub mod tasks;
 pub mod utsname;
 
 pub use layout::Layout;
+pub use modules::Module;
 pub use registers::TaskRegisters;
 pub use tasks::{Task, TaskList};
 pub use utsname::Utsname;
@@ -62,6 +64,8 @@ pub struct Kernel {
     percpu: percpu::PerCpu,
     tasks: OnceLock<TaskList>,
     panic_task: OnceLock<Option<Arc<Task>>>,
+    modules: OnceLock<Vec<Module>>,
+    module_symbols: OnceLock<Vec<SymbolTable>>,
     spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
 }
 
@@ -112,6 +116,8 @@ impl Kernel {
             percpu,
             tasks: OnceLock::new(),
             panic_task: OnceLock::new(),
+            modules: OnceLock::new(),
+            module_symbols: OnceLock::new(),
             spaces: Mutex::new(HashMap::new()),
         })
     }
@@ -209,6 +215,42 @@ impl Kernel {
     #[must_use]
     pub fn panic_task(&self) -> Option<&Arc<Task>> {
         self.panic_task.get_or_init(|| tasks::panicked(self).map(Arc::new)).as_ref()
+    }
+
+    /// All modules, the newest first. Read at first use.
+    #[must_use]
+    pub fn modules(&self) -> &[Module] {
+        self.modules.get_or_init(|| modules::collect(self))
+    }
+
+    /// The symbols of each module, in the order of [`Kernel::modules`].
+    #[must_use]
+    pub fn module_symbols(&self) -> &[SymbolTable] {
+        self.module_symbols
+            .get_or_init(|| self.modules().iter().map(|module| modules::symbols(self, module)).collect())
+    }
+
+    /// The module in whose memory `addr` lies, with its symbols.
+    #[must_use]
+    pub fn module_at(&self, addr: VirtAddr) -> Option<(&Module, &SymbolTable)> {
+        let i = self.modules().iter().position(|m| m.contains(addr))?;
+        Some((self.modules().get(i)?, self.module_symbols().get(i)?))
+    }
+
+    /// The symbol that holds `addr`, the offset into it, and the module it
+    /// belongs to (`None`: the kernel itself).
+    #[must_use]
+    pub fn symbolise(&self, addr: VirtAddr) -> Option<(Symbol<'_>, u64, Option<&Module>)> {
+        if let Some((module, symbols)) = self.module_at(addr) {
+            return symbols.by_address(addr.0).map(|(s, offset)| (s, offset, Some(module)));
+        }
+        self.symbols.by_address(addr.0).map(|(s, offset)| (s, offset, None))
+    }
+
+    /// The BTF of each module that carries one: name, address, bytes.
+    #[must_use]
+    pub fn module_btf(&self) -> Vec<(String, VirtAddr, u64)> {
+        modules::btf(self)
     }
 
     /// The first run-time address of the kernel image.
