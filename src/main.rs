@@ -18,10 +18,10 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let mut program = Cli::command();
     for c in COMMANDS {
-        let command = clap::Command::new(c.name).about(c.summary).after_help(c.help).override_usage(format!(
-            "corestub {} [OPTIONS] DUMP... {}",
-            c.name, c.usage
-        ));
+        let command = clap::Command::new(c.name)
+            .about(c.summary)
+            .after_help(c.help)
+            .override_usage(format!("corestub {} [OPTIONS] DUMP... {}", c.name, c.usage));
         program = program.subcommand(Once::augment_args(command));
     }
     program.build();

@@ -13,7 +13,8 @@ use crate::{commands, dump};
 /// Other command lines are left alone.
 #[must_use]
 pub fn regroup(program: &clap::Command, argv: Vec<OsString>) -> Vec<OsString> {
-    let Some(at) = argv.iter().skip(1).position(|w| !w.to_string_lossy().starts_with('-')).map(|i| i + 1) else {
+    let Some(at) = argv.iter().skip(1).position(|w| !w.to_string_lossy().starts_with('-')).map(|i| i + 1)
+    else {
         return argv;
     };
     let name = argv.get(at).map(|w| w.to_string_lossy().into_owned()).unwrap_or_default();
@@ -26,7 +27,11 @@ pub fn regroup(program: &clap::Command, argv: Vec<OsString>) -> Vec<OsString> {
         let (flag, inline) = text.split_once('=').map_or((text.as_str(), false), |(f, _)| (f, true));
         let arg = sub.get_arguments().find(|a| {
             a.get_long().is_some_and(|l| flag.strip_prefix("--") == Some(l))
-                || a.get_short().is_some_and(|s| s == 'v' && flag.trim_start_matches('-').chars().all(|c| c == 'v') && flag.starts_with("-v"))
+                || a.get_short().is_some_and(|s| {
+                    s == 'v'
+                        && flag.trim_start_matches('-').chars().all(|c| c == 'v')
+                        && flag.starts_with("-v")
+                })
         });
         match arg {
             Some(arg) => {
@@ -54,7 +59,8 @@ pub fn regroup(program: &clap::Command, argv: Vec<OsString>) -> Vec<OsString> {
 #[must_use]
 pub fn dumps_and_arguments(words: &[String]) -> (Vec<PathBuf>, Vec<String>) {
     let is_file = |w: &&String| !w.starts_with('-') && PathBuf::from(w).is_file();
-    let first = words.iter().position(|w| is_file(&w)).or_else(|| words.iter().position(|w| !w.starts_with('-')));
+    let first =
+        words.iter().position(|w| is_file(&w)).or_else(|| words.iter().position(|w| !w.starts_with('-')));
     let Some(first) = first else { return (Vec::new(), words.to_vec()) };
     let more = words
         .iter()

@@ -18,7 +18,10 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
     if let Some(name) = request.args.first() {
         let c = find(name).ok_or_else(|| CommandError::Failed(format!("no command {name}")))?;
         writeln!(out, "{} {}\n    {}", c.name, c.usage, c.summary)?;
-        return Ok(if c.help.is_empty() { () } else { writeln!(out, "\n{}", c.help)? });
+        if !c.help.is_empty() {
+            writeln!(out, "\n{}", c.help)?;
+        }
+        return Ok(());
     }
     for c in COMMANDS {
         let fits = match subject {
@@ -29,6 +32,9 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
             writeln!(out, "{:<30} {}", format!("{} {}", c.name, c.usage), c.summary)?;
         }
     }
-    writeln!(out, "\nIn gdb: `monitor COMMAND`; in a shell: `corestub COMMAND DUMP`, with --json for machines.")?;
+    writeln!(
+        out,
+        "\nIn gdb: `monitor COMMAND`; in a shell: `corestub COMMAND DUMP`, with --json for machines."
+    )?;
     Ok(())
 }

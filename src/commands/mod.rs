@@ -90,8 +90,8 @@ pub fn run(
     request: &Request<'_>,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    let command = find(name)
-        .ok_or_else(|| CommandError::Failed(format!("no command {name}; `help` lists them")))?;
+    let command =
+        find(name).ok_or_else(|| CommandError::Failed(format!("no command {name}; `help` lists them")))?;
     let (fits, other) = match subject {
         Subject::Kernel(_) => (command.kernel, "a process core"),
         Subject::Process(_) => (command.process, "a vmcore"),

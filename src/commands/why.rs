@@ -25,7 +25,9 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
         (None, Some((addr, fault))) => {
             return Ok(writeln!(out, "{addr}: {fault}")?);
         }
-        (None, None) => return Ok(writeln!(out, "no read has failed in this session; why ADDRESS asks for one")?),
+        (None, None) => {
+            return Ok(writeln!(out, "no read has failed in this session; why ADDRESS asks for one")?);
+        }
     };
     match subject {
         Subject::Kernel(kernel) => {

@@ -60,9 +60,9 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     let proof = |tables: &PageTables| {
         let Some(at) = vmcoreinfo.symbol("init_uts_ns") else { return true };
         let mut head = [0; 64];
-        tables.read(VirtAddr(at), &mut head).is_ok_and(|n| {
-            head.get(..n).unwrap_or_default().windows(5).any(|w| w == b"Linux")
-        })
+        tables
+            .read(VirtAddr(at), &mut head)
+            .is_ok_and(|n| head.get(..n).unwrap_or_default().windows(5).any(|w| w == b"Linux"))
     };
     let mut found = (hinted, tables(hinted));
     if !proof(&found.1) && options.phys_base.is_none() {
@@ -93,7 +93,10 @@ fn vmcoreinfo(dump: &Arc<Vmcore>, options: &Options) -> Result<Arc<VmcoreInfo>> 
     if let Some(own) = dump.vmcoreinfo() {
         return Ok(Arc::new(own.clone()));
     }
-    tracing::warn!("no VMCOREINFO note in {}; looking for the kernel's own copy in memory", dump.path().display());
+    tracing::warn!(
+        "no VMCOREINFO note in {}; looking for the kernel's own copy in memory",
+        dump.path().display()
+    );
     search(dump).map(Arc::new).ok_or_else(|| no_vmcoreinfo(dump.path()))
 }
 
@@ -137,7 +140,9 @@ fn search(dump: &Arc<Vmcore>) -> Option<VmcoreInfo> {
 }
 
 fn translates(dump: &Arc<Vmcore>, info: &VmcoreInfo) -> bool {
-    let (Some(top), Some(base)) = (info.symbol("swapper_pg_dir"), info.number("phys_base")) else { return false };
+    let (Some(top), Some(base)) = (info.symbol("swapper_pg_dir"), info.number("phys_base")) else {
+        return false;
+    };
     let levels = if info.number("pgtable_l5_enabled").unwrap_or(0) != 0 { 5 } else { 4 };
     let root = PhysAddr(top.wrapping_sub(KERNEL_MAP).wrapping_add_signed(base));
     let sme_mask = info.number("sme_mask").map_or(0, i64::cast_unsigned);

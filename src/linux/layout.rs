@@ -155,10 +155,9 @@ impl Layout {
             pid_map_head: types
                 .field("pid_namespace", "idr.idr_rt.xa_head")
                 .or_else(|| types.field("pid_namespace", "idr.idr_rt.rnode")),
-            xa_node: types
-                .field("xa_node", "shift")
-                .zip(types.field("xa_node", "slots"))
-                .or_else(|| types.field("radix_tree_node", "shift").zip(types.field("radix_tree_node", "slots"))),
+            xa_node: types.field("xa_node", "shift").zip(types.field("xa_node", "slots")).or_else(|| {
+                types.field("radix_tree_node", "shift").zip(types.field("radix_tree_node", "slots"))
+            }),
             switch_frame,
             pt_regs_size: types.size_of("pt_regs").unwrap_or(21 * 8),
             stack_padding: if types.size_of("fred_frame").is_some() { 16 } else { 0 },
@@ -176,7 +175,9 @@ impl Layout {
             return 'I';
         }
         // TASK_RTLOCK_WAIT (5.16) and TASK_FROZEN (6.1) are shown as D.
-        if exit_state == 0 && ((self.version >= (5, 16) && state & 0x1000 != 0) || (self.version >= (6, 1) && state & 0x8000 != 0))
+        if exit_state == 0
+            && ((self.version >= (5, 16) && state & 0x1000 != 0)
+                || (self.version >= (6, 1) && state & 0x8000 != 0))
         {
             return 'D';
         }

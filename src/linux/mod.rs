@@ -303,7 +303,7 @@ impl Kernel {
         let by_symbols = || {
             [("__start_init_task", "__end_init_task"), ("__start_init_stack", "__end_init_stack")]
                 .iter()
-                .find_map(|(a, b)| Some(self.symbol(b)?.0.checked_sub(self.symbol(a)?.0)?))
+                .find_map(|(a, b)| self.symbol(b)?.0.checked_sub(self.symbol(a)?.0))
         };
         let plausible = |n: &u64| n.is_power_of_two() && (0x1000..=0x40000).contains(n);
         by_symbols().filter(plausible).or(self.layout.thread_size.filter(plausible)).unwrap_or(0x4000)
@@ -348,10 +348,10 @@ fn unreachable_types(dump: &Vmcore) -> Result<&'static dyn Types> {
 fn check_build_id(vmlinux: &Vmlinux, vmcoreinfo: &VmcoreInfo) -> Result<()> {
     let (Some(found), Some(wanted)) = (vmlinux.build_id(), vmcoreinfo.build_id()) else { return Ok(()) };
     let found = crate::debuginfo::BuildId::from(found).to_string();
-    if found.eq_ignore_ascii_case(wanted) {
+    if found.eq_ignore_ascii_case(&wanted) {
         return Ok(());
     }
-    Err(Error::WrongBuildId { path: vmlinux.path().to_owned(), wanted: wanted.to_owned(), found })
+    Err(Error::WrongBuildId { path: vmlinux.path().to_owned(), wanted, found })
 }
 
 fn symbols(
@@ -363,7 +363,7 @@ fn symbols(
 ) -> Result<SymbolTable> {
     let release = vmcoreinfo.release().unwrap_or_default();
     let stext = vmcoreinfo.symbol("_stext");
-    let own = kallsyms::Tables::from_vmcoreinfo(vmcoreinfo)
+    let own = kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
         .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned())
         .and_then(|t| kallsyms::read(tables, &t, stext, release));
     let why = match own {
@@ -371,7 +371,10 @@ fn symbols(
         Err(why) => why,
     };
     if let Some(vmlinux) = vmlinux {
-        tracing::info!("kallsyms of the dump not usable ({why}); symbols are those of {}", vmlinux.path().display());
+        tracing::info!(
+            "kallsyms of the dump not usable ({why}); symbols are those of {}",
+            vmlinux.path().display()
+        );
         return vmlinux.symbols(slide);
     }
     Err(Error::Missing {
@@ -409,5 +412,5 @@ fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, S
     let len = stop.checked_sub(start).filter(|n| (24..BTF_MAX).contains(n)).ok_or("its bounds contradict")?;
     let len = usize::try_from(len).map_err(|e| e.to_string())?;
     let bytes = space.read_vec(VirtAddr(start), len).map_err(|fault| fault.to_string())?;
-    Btf::parse(bytes, "BTF in the dump".to_owned())
+    Btf::parse(bytes, "BTF in the dump").map_err(|e| e.to_string())
 }

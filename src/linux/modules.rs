@@ -232,7 +232,9 @@ fn ranges(view: &View<'_>) -> Vec<Range> {
 fn sections(view: &View<'_>) -> Vec<Section> {
     let kernel = view.kernel;
     let types = kernel.types();
-    let Some(attrs) = view.value("sect_attrs").filter(|&p| p >= kernel.user_limit()) else { return Vec::new() };
+    let Some(attrs) = view.value("sect_attrs").filter(|&p| p >= kernel.user_limit()) else {
+        return Vec::new();
+    };
     let text = |at: Option<u64>| kernel.space().read_cstr(VirtAddr(at?), 128).ok().filter(|s| !s.is_empty());
     let mut out = Vec::new();
     if let (Some(n), Some(array), Some(size)) = (
@@ -255,7 +257,9 @@ fn sections(view: &View<'_>) -> Vec<Section> {
     let list = ["grp.bin_attrs", "grp.bin_attrs_new"].iter().find_map(|p| sect_attrs.value(p));
     for i in 0..list.map_or(0, |_| MAX_SECTIONS) {
         let slot = VirtAddr(list.unwrap_or(0).wrapping_add(i * 8));
-        let Some(attr) = kernel.space().read_u64(slot).ok().filter(|&p| p >= kernel.user_limit()) else { break };
+        let Some(attr) = kernel.space().read_u64(slot).ok().filter(|&p| p >= kernel.user_limit()) else {
+            break;
+        };
         let attr = View { kernel, ty: "bin_attribute", base: VirtAddr(attr) };
         if let (Some(name), Some(address)) = (text(attr.value("attr.name")), attr.value("private")) {
             out.push(Section { name, address: VirtAddr(address) });
@@ -270,7 +274,7 @@ fn build_id(kernel: &Kernel, module: &Module) -> Option<Vec<u8>> {
     const NT_GNU_BUILD_ID: u32 = 3;
     let parse = |bytes: &[u8]| {
         let note = iter_notes(bytes).next()?;
-        (note.ty == NT_GNU_BUILD_ID && (4..=64).contains(&note.desc.len())).then(|| note.desc.to_vec())
+        (note.kind == NT_GNU_BUILD_ID && (4..=64).contains(&note.desc.len())).then(|| note.desc.to_vec())
     };
     if let Some(at) = module.section(".note.gnu.build-id") {
         let mut bytes = [0; 80];
@@ -308,9 +312,7 @@ pub fn symbols(kernel: &Kernel, module: &Module) -> SymbolTable {
     let mut entries = vec![0; count * 24];
     let Ok(got) = kernel.space().read(VirtAddr(symtab), &mut entries) else { return table.finish() };
     // The type letters, since 5.2; before, `st_info` was overwritten with them.
-    let letters = view
-        .value("typetab")
-        .and_then(|at| kernel.space().read_vec(VirtAddr(at), count).ok());
+    let letters = view.value("typetab").and_then(|at| kernel.space().read_vec(VirtAddr(at), count).ok());
     let mut strings = vec![0; usize::try_from(end_of_range(module, strtab)).unwrap_or(0)];
     let read = kernel.space().read(VirtAddr(strtab), &mut strings).unwrap_or(0);
     strings.truncate(read);

@@ -23,15 +23,13 @@ impl PerCpu {
     pub(super) fn read(space: &dyn AddressSpace, symbols: &SymbolTable) -> Self {
         let at = |name: &str| symbols.by_name(name).map(|s| VirtAddr(s.address));
         let ids = at("nr_cpu_ids").and_then(|a| space.read_u32(a).ok()).unwrap_or(1).clamp(1, MAX_CPUS);
-        let word = |name: &str, i: u32| {
-            at(name)?.checked_add(u64::from(i) * 8).and_then(|a| space.read_u64(a).ok())
-        };
+        let word =
+            |name: &str, i: u32| at(name)?.checked_add(u64::from(i) * 8).and_then(|a| space.read_u64(a).ok());
         let offsets = (0..ids).map_while(|i| word("__per_cpu_offset", i)).collect();
         // cpu_online_bits until 4.4, then __cpu_online_mask.
         let mask = ["__cpu_online_mask", "cpu_online_bits"].into_iter().find(|n| at(n).is_some());
-        let online = |cpu: u32| {
-            mask.and_then(|m| word(m, cpu / 64)).is_none_or(|bits| bits >> (cpu % 64) & 1 != 0)
-        };
+        let online =
+            |cpu: u32| mask.and_then(|m| word(m, cpu / 64)).is_none_or(|bits| bits >> (cpu % 64) & 1 != 0);
         Self { online: (0..ids).filter(|&cpu| online(cpu)).collect(), offsets }
     }
 

@@ -111,7 +111,7 @@ pub fn of(kernel: &Kernel, task: &Task) -> TaskRegisters {
     if task.on_cpu
         && let Some(q) = kernel.dump().notes().qemu_cpus.get(task.cpu as usize)
     {
-        for (name, value) in [("cr0", q.cr0()), ("cr2", q.cr2()), ("cr3", q.cr3()), ("cr4", q.cr4())] {
+        for (name, value) in [("cr0", q.cr0), ("cr2", q.cr2), ("cr3", q.cr3), ("cr4", q.cr4)] {
             regs.push(name, Some(value));
         }
     }
@@ -142,9 +142,8 @@ pub fn user(kernel: &Kernel, task: &Task) -> Option<TaskRegisters> {
     let mut regs = pt_regs(kernel, at)?;
     let layout = &kernel.layout().task;
     for (name, field) in [("fs_base", layout.fsbase), ("gs_base", layout.gsbase)] {
-        let value = field
-            .and_then(|f| task.addr.checked_add(f.offset))
-            .and_then(|a| kernel.space().read_u64(a).ok());
+        let value =
+            field.and_then(|f| task.addr.checked_add(f.offset)).and_then(|a| kernel.space().read_u64(a).ok());
         regs.push(name, value);
     }
     Some(regs)
@@ -190,8 +189,7 @@ fn switched_out(kernel: &Kernel, task: &Task) -> TaskRegisters {
     let mut values = Vec::with_capacity(10);
     let mut source = Source::SwitchFrame;
     if let Some(frame) = kernel.layout().switch_frame {
-        let Ok(bytes) =
-            kernel.space().read_vec(sp, usize::try_from(frame.size.min(256)).unwrap_or_default())
+        let Ok(bytes) = kernel.space().read_vec(sp, usize::try_from(frame.size.min(256)).unwrap_or_default())
         else {
             return TaskRegisters::nowhere("its stack is not in the dump");
         };
@@ -215,9 +213,8 @@ fn switched_out(kernel: &Kernel, task: &Task) -> TaskRegisters {
     }
     let layout = &kernel.layout().task;
     for (name, field) in [("fs_base", layout.fsbase), ("gs_base", layout.gsbase)] {
-        let value = field
-            .and_then(|f| task.addr.checked_add(f.offset))
-            .and_then(|a| kernel.space().read_u64(a).ok());
+        let value =
+            field.and_then(|f| task.addr.checked_add(f.offset)).and_then(|a| kernel.space().read_u64(a).ok());
         if let Some(value) = value {
             values.push((name, value));
         }
@@ -256,6 +253,6 @@ fn crash_note(kernel: &Kernel, cpu: u32) -> Option<GeneralRegs> {
     let notes = VirtAddr(kernel.space().read_u64(kernel.symbol("crash_notes")?).ok()?);
     let bytes = kernel.space().read_vec(kernel.percpu().address(notes, cpu)?, 512).ok()?;
     iter_notes(&bytes)
-        .find(|note| note.ty == NT_PRSTATUS)
+        .find(|note| note.kind == NT_PRSTATUS)
         .and_then(|note| note.desc.get(PR_REG..).and_then(GeneralRegs::parse))
 }

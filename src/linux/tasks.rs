@@ -135,7 +135,7 @@ fn field(kernel: &Kernel, base: VirtAddr, field: Field) -> Option<u64> {
 pub fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Task> {
     let layout = kernel.layout();
     let l = &layout.task;
-    if addr.0 < kernel.user_limit() || addr.0 % 8 != 0 {
+    if addr.0 < kernel.user_limit() || !addr.0.is_multiple_of(8) {
         return None;
     }
     let number = |f: Field| field(kernel, addr, f);
@@ -147,7 +147,7 @@ pub fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Task> {
     let mut comm = [0; 16];
     kernel.space().read_exact(addr.checked_add(l.comm.offset)?, &mut comm).ok()?;
     let stack = number(l.stack)?;
-    if stack != 0 && (stack < kernel.user_limit() || stack % 4096 != 0) {
+    if stack != 0 && (stack < kernel.user_limit() || !stack.is_multiple_of(4096)) {
         return None;
     }
     let (raw_state, exit_state) = (number(l.state)?, number(l.exit_state)?);
@@ -331,7 +331,8 @@ fn task_list(kernel: &Kernel, found: &mut Found) {
     let Some(init) = kernel.symbol("init_task") else { return };
     let mut leaders = vec![];
     let Some(head) = init.checked_add(l.task.tasks.offset) else { return };
-    let end = follow(kernel, head, &mut |link| leaders.push(VirtAddr(link.0.wrapping_sub(l.task.tasks.offset))));
+    let end =
+        follow(kernel, head, &mut |link| leaders.push(VirtAddr(link.0.wrapping_sub(l.task.tasks.offset))));
     if let Err(why) = end {
         found.remarks.push(format!("task list: {why}"));
     }

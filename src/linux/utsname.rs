@@ -25,8 +25,7 @@ const FIELD: usize = 65;
 /// Reads it; what cannot be read stays as VMCOREINFO says, or empty.
 pub(super) fn read(kernel: &Kernel) -> Utsname {
     let info = kernel.vmcoreinfo();
-    let mut out =
-        Utsname { release: info.release().unwrap_or_default().to_owned(), ..Utsname::default() };
+    let mut out = Utsname { release: info.release().unwrap_or_default().to_owned(), ..Utsname::default() };
     let offset = info
         .offset("uts_namespace.name")
         .or_else(|| kernel.types().field("uts_namespace", "name").map(|f| f.offset))

@@ -254,8 +254,7 @@ mod tests {
             &[(1, 0, 0x2003 | sme), (2, 0, 0x3003 | sme), (3, 0, 0x4003 | sme), (4, 0, 0x9003 | sme)],
             &[(9, 7)],
         );
-        let tables =
-            PageTables::new(memory, PhysAddr(0x1000 | sme), Paging { levels: 4, sme_mask: sme });
+        let tables = PageTables::new(memory, PhysAddr(0x1000 | sme), Paging { levels: 4, sme_mask: sme });
         assert_eq!(tables.translate(VirtAddr(0x10)), Ok(PhysAddr(0x9010)));
     }
 
