@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::debuginfo::btf::Btf;
-use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
 use crate::debuginfo::{Types, kallsyms};
@@ -58,7 +57,7 @@ pub struct Kernel {
     tables: Arc<PageTables>,
     symbols: Arc<SymbolTable>,
     btf: Option<Arc<Btf>>,
-    dwarf: Option<DwarfTypes>,
+    dwarf: Option<Box<dyn Types>>,
     vmlinux: Option<Arc<Vmlinux>>,
     layout: Layout,
     percpu: percpu::PerCpu,
@@ -91,7 +90,7 @@ impl Kernel {
         let (btf, dwarf) = types(&dump, tables.as_ref(), &symbols, vmlinux.as_ref())?;
         let all: &dyn Types = match (&btf, &dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf,
+            (None, Some(dwarf)) => dwarf.as_ref(),
             (None, None) => unreachable_types(&dump)?,
         };
         let release = place.vmcoreinfo.release().unwrap_or_default();
@@ -187,7 +186,7 @@ impl Kernel {
     pub fn types(&self) -> &dyn Types {
         match (&self.btf, &self.dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf,
+            (None, Some(dwarf)) => dwarf.as_ref(),
             (None, None) => &NoTypes,
         }
     }
@@ -347,7 +346,7 @@ fn unreachable_types(dump: &Vmcore) -> Result<&'static dyn Types> {
 
 fn check_build_id(vmlinux: &Vmlinux, vmcoreinfo: &VmcoreInfo) -> Result<()> {
     let (Some(found), Some(wanted)) = (vmlinux.build_id(), vmcoreinfo.build_id()) else { return Ok(()) };
-    let found = crate::debuginfo::BuildId::from(found).to_string();
+    let found = found.to_string();
     if found.eq_ignore_ascii_case(&wanted) {
         return Ok(());
     }
@@ -384,7 +383,7 @@ fn symbols(
     })
 }
 
-type TypeSources = (Option<Arc<Btf>>, Option<DwarfTypes>);
+type TypeSources = (Option<Arc<Btf>>, Option<Box<dyn Types>>);
 
 fn types(
     dump: &Vmcore,
@@ -397,13 +396,13 @@ fn types(
         Err(why) => tracing::info!("no BTF in {}: {why}", dump.path().display()),
     }
     let Some(vmlinux) = vmlinux else { return Ok((None, None)) };
-    if let Some(bytes) = vmlinux.section(".BTF") {
-        match Btf::parse(bytes, format!("BTF of {}", vmlinux.path().display())) {
+    if let Some(bytes) = vmlinux.section_data(".BTF")? {
+        match Btf::parse(bytes.into_owned(), format!("BTF of {}", vmlinux.path().display())) {
             Ok(btf) => return Ok((Some(Arc::new(btf)), None)),
             Err(why) => tracing::warn!("BTF of {} not usable: {why}", vmlinux.path().display()),
         }
     }
-    DwarfTypes::open(vmlinux.clone()).map(|dwarf| (None, Some(dwarf)))
+    Ok((None, None))
 }
 
 fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, String> {
