@@ -87,8 +87,13 @@ pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
     let io = |source| Error::io("open", path, source);
     let meta = std::fs::metadata(path).map_err(io)?;
     check_file_type(path, &meta)?;
-    let file = File::open(path).map_err(io)?;
-    let meta = file.metadata().map_err(io)?;
+    from_file(path, File::open(path).map_err(io)?)
+}
+
+/// The open `file`, known as `path` (it may have no name of its own any more).
+pub fn from_file(path: &Path, file: File) -> Result<Arc<dyn Source>> {
+    let meta = file.metadata().map_err(|source| Error::io("open", path, source))?;
+    check_file_type(path, &meta)?;
     if meta.len() == 0 {
         let (what, hint) = ("an empty file", "was the disk full, or the dump still being written?");
         return Err(Error::Unsupported { path: path.to_owned(), what: what.to_owned(), hint });

@@ -1,4 +1,315 @@
-//! One user process: threads, mappings, link map, TLS. (stub)
+//! One user process, as a userspace core shows it.
+//!
+//! ```text
+//!  core_file   ELF header, segments, notes      compressed  systemd's .zst and .lz4
+//!  notes       what the notes hold              registers   x87 .. AVX-512 out of XSAVE
+//!  files       mapped files: found, proven      elf         reads ELF from files and from memory
+//!  image       programs and libraries in memory link_map    the dynamic linker's list, TLS
+//!  procfs      /proc/PID as gdb wants it        signal      siginfo in words
+//! ```
+//!
+//! Memory is the core, and where the core has nothing the mapped file, but only
+//! if its build-id proves that it is the file that was mapped (see [`files`]).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::addr::VirtAddr;
+use crate::dump::notes::{GeneralRegs, PrStatus};
+use crate::dump::source;
+use crate::error::{Error, ReadFault, Result};
+use crate::memory::AddressSpace;
+use crate::memory::segments::{Backing, FileRange, Segments, Stored};
+
+pub mod compressed;
+pub mod core_file;
+pub mod elf;
+pub mod files;
+pub mod image;
+pub mod link_map;
+pub mod notes;
+pub mod procfs;
+pub mod registers;
+pub mod signal;
+
+use core_file::{CoreFile, ThreadNotes};
+use files::MappedFile;
+use image::Image;
+use link_map::LinkMap;
+use notes::FileNote;
+
+/// Where mapped files and their debug files are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The root of the dead process's file system; without it, our own.
+    pub sysroot: Option<PathBuf>,
+    /// Folders with `.build-id` trees, such as `/usr/lib/debug`.
+    pub debug_dirs: Vec<PathBuf>,
+}
 
 /// An opened userspace core.
-pub struct Process;
+pub struct Process {
+    core: CoreFile,
+    options: Arc<Options>,
+    memory: Segments,
+    private_memory: bool,
+    files: Vec<Arc<MappedFile>>,
+    /// Start, and places in `files` and its ranges, in the order of the addresses.
+    by_address: Vec<(u64, usize, usize)>,
+    images: OnceLock<Vec<Image>>,
+    link_map: OnceLock<Vec<LinkMap>>,
+}
+
+/// Whether the file at `path` looks like a core of a user process (rather than a
+/// vmcore): compressed as systemd does it, or with notes that only those have.
+pub fn is_process_core(path: &Path) -> Result<bool> {
+    let source = source::open(path)?;
+    let head = source.bytes_up_to(0, 64).map_err(|e| Error::io("read", path, e))?.into_owned();
+    if compressed::is_compressed(&head) {
+        return Ok(true);
+    }
+    if !head.starts_with(b"\x7fELF") || head.get(16) != Some(&4) {
+        return Ok(false);
+    }
+    match CoreFile::parse(path, source) {
+        Ok(core) => Ok(core.psinfo.is_some() || !core.auxv.is_empty() || !core.files.is_empty()),
+        // A 32-bit process's core is no vmcore: say what it is, not that it is none.
+        Err(Error::Unsupported { .. }) => Ok(true),
+        Err(_) => Ok(false),
+    }
+}
+
+impl Process {
+    /// Opens the core at `path`.
+    pub fn open(path: &Path, options: &Options) -> Result<Self> {
+        Ok(Self::new(CoreFile::open(path)?, options))
+    }
+
+    /// The process in an opened core.
+    #[must_use]
+    pub fn new(core: CoreFile, options: &Options) -> Self {
+        let options = Arc::new(options.clone());
+        let stored = Arc::new(Stored::new(Arc::clone(&core.source), core.segments.clone()));
+        let private_memory = holds_private_memory(&core, &stored);
+        let files = group_by_name(&core.files, &stored, &options, private_memory);
+        let range = |file: &Arc<MappedFile>, note: &FileNote| FileRange {
+            start: note.start,
+            end: note.end,
+            offset: note.offset,
+            file: Arc::clone(file) as Arc<dyn Backing>,
+        };
+        let ranges = files.iter().flat_map(|f| f.ranges.iter().map(move |r| range(f, r))).collect();
+        let memory = Segments::new(stored, ranges);
+        let places = |(i, file): (usize, &Arc<MappedFile>)| -> Vec<_> {
+            file.ranges.iter().enumerate().map(|(j, r)| (r.start, i, j)).collect()
+        };
+        let mut by_address: Vec<_> = files.iter().enumerate().flat_map(places).collect();
+        by_address.sort_unstable();
+        Self {
+            by_address,
+            core,
+            options,
+            memory,
+            private_memory,
+            files,
+            images: OnceLock::new(),
+            link_map: OnceLock::new(),
+        }
+    }
+
+    /// The core's headers and notes.
+    #[must_use]
+    pub fn core(&self) -> &CoreFile {
+        &self.core
+    }
+
+    /// Where files are looked for.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The process's memory.
+    #[must_use]
+    pub fn memory(&self) -> &Segments {
+        &self.memory
+    }
+
+    /// The mapped files, in the order in which `NT_FILE` names them first.
+    #[must_use]
+    pub fn files(&self) -> &[Arc<MappedFile>] {
+        &self.files
+    }
+
+    /// The file mapped at `addr`, and the mapping.
+    #[must_use]
+    pub fn file_at(&self, addr: u64) -> Option<(&Arc<MappedFile>, &FileNote)> {
+        let after = self.by_address.partition_point(|&(start, ..)| start <= addr);
+        let &(_, file, range) = self.by_address.get(after.checked_sub(1)?)?;
+        let file = self.files.get(file)?;
+        file.ranges.get(range).filter(|r| addr < r.end).map(|r| (file, r))
+    }
+
+    /// The first address above `addr` at which a file mapping starts.
+    #[must_use]
+    pub fn next_file_mapping(&self, addr: u64) -> Option<u64> {
+        let after = self.by_address.partition_point(|&(start, ..)| start <= addr);
+        self.by_address.get(after).map(|&(start, ..)| start)
+    }
+
+    /// The process id; when the core does not tell it, the first thread's.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        let told = self.core.psinfo.as_ref().map(|p| p.pid).filter(|&pid| pid != 0 && pid <= 0x7fff_ffff);
+        told.or_else(|| self.core.threads.first().map(|t| t.tid)).unwrap_or(1)
+    }
+
+    /// The threads, the one that died first.
+    #[must_use]
+    pub fn threads(&self) -> &[ThreadNotes] {
+        &self.core.threads
+    }
+
+    /// The thread with this id.
+    #[must_use]
+    pub fn thread(&self, tid: u32) -> Option<&ThreadNotes> {
+        self.core.threads.iter().find(|t| t.tid == tid)
+    }
+
+    /// The thread's name: the core has only that of the process's first thread.
+    #[must_use]
+    pub fn thread_name(&self, tid: u32) -> Option<&str> {
+        self.core.psinfo.as_ref().filter(|p| p.pid == tid).map(|p| p.name.as_str())
+    }
+
+    /// The thread's general registers.
+    #[must_use]
+    pub fn general_regs(&self, thread: &ThreadNotes) -> Option<GeneralRegs> {
+        Some(PrStatus::parse(&self.core.note(&thread.prstatus))?.regs)
+    }
+
+    /// An entry of the auxiliary vector.
+    #[must_use]
+    pub fn auxv_entry(&self, key: u64) -> Option<u64> {
+        notes::auxv_entry(&self.core.auxv, key)
+    }
+
+    /// Programs and libraries in memory.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        self.images.get_or_init(|| image::find(self))
+    }
+
+    /// The program or library that covers `addr`.
+    #[must_use]
+    pub fn image_at(&self, addr: u64) -> Option<&Image> {
+        if let Some((file, _)) = self.file_at(addr) {
+            return self.images().iter().find(|i| i.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file)));
+        }
+        self.images().iter().find(|i| i.start <= addr && addr < i.end)
+    }
+
+    /// The main program: the one whose program headers the kernel named.
+    #[must_use]
+    pub fn program(&self) -> Option<&Image> {
+        const AT_PHDR: u64 = 3;
+        const AT_ENTRY: u64 = 9;
+        [AT_PHDR, AT_ENTRY].iter().find_map(|&key| self.image_at(self.auxv_entry(key)?))
+    }
+
+    /// The dynamic linker's list of loaded objects.
+    #[must_use]
+    pub fn link_map(&self) -> &[LinkMap] {
+        self.link_map.get_or_init(|| link_map::walk(self))
+    }
+
+    /// Whether the core holds what the process wrote to private mappings.
+    #[must_use]
+    pub fn holds_private_memory(&self) -> bool {
+        self.private_memory
+    }
+
+    /// Why `addr` can or cannot be read, in full.
+    #[must_use]
+    pub fn explain(&self, addr: u64) -> String {
+        let mut probe = [0];
+        let readable = self.memory.read_run(VirtAddr(addr), &mut probe);
+        let stored = self.memory.stored().read_run(addr, &mut probe).is_ok();
+        let mapping = self.file_at(addr).map(|(file, range)| {
+            (
+                file,
+                format!(
+                    "{addr:#x} maps {} at file offset {:#x}",
+                    file.name,
+                    range.offset + (addr - range.start)
+                ),
+            )
+        });
+        match (readable, mapping) {
+            (Ok(_), Some((_, text))) if stored => format!("{text}; the byte is in the core"),
+            (Ok(_), Some((file, text))) => {
+                let path = file.proven().map(|f| f.path.display().to_string()).unwrap_or_default();
+                let id = file.expected().map(elf::hex).unwrap_or_default();
+                format!(
+                    "{text}; the core left it out, and {path} supplies it (build-id {id}, as in the core)"
+                )
+            }
+            (Ok(_), None) => format!("{addr:#x} is in the core, in a mapping without a file"),
+            (Err(ReadFault::NotInCore { .. }), Some((file, text))) => {
+                let expected = file.expected().map_or_else(
+                    || "the core does not hold its build-id".to_owned(),
+                    |id| format!("expected build-id {}", elf::hex(id)),
+                );
+                let why = match file.lookup() {
+                    files::Lookup::Refused(why) => why.to_string(),
+                    files::Lookup::HeaderOnly(f) => {
+                        format!("{} has no build-id and so is not proven to be it", f.path.display())
+                    }
+                    files::Lookup::Proven(f) if !self.holds_private_memory() => format!(
+                        "{} is that file, but the core was written without private memory, and the process may have changed this page",
+                        f.path.display()
+                    ),
+                    files::Lookup::Proven(f) => format!("{} ends before this offset", f.path.display()),
+                };
+                format!("{text}; the core left it out; {expected}; {why}")
+            }
+            (Err(ReadFault::NotInCore { .. }), None) => format!(
+                "{addr:#x} is in a mapping without a file that the core left out (never touched, or excluded by coredump_filter or MADV_DONTDUMP)"
+            ),
+            (Err(fault), _) => fault.to_string(),
+        }
+    }
+}
+
+/// Whether the core was written with private anonymous memory (bit 0 of
+/// `coredump_filter`), which includes every private file page that the process
+/// changed. If not, a writable file mapping that the core lacks may have been
+/// changed, and the file is no substitute for it. Told by the stack.
+fn holds_private_memory(core: &CoreFile, stored: &Stored) -> bool {
+    let regs = core.threads.first().and_then(|t| PrStatus::parse(&core.note(&t.prstatus)));
+    regs.and_then(|s| stored.segment(s.regs.rsp)).is_none_or(|stack| stack.stored > 0)
+}
+
+/// One [`MappedFile`] for each name.
+fn group_by_name(
+    notes: &[FileNote],
+    stored: &Arc<Stored>,
+    options: &Arc<Options>,
+    private_memory: bool,
+) -> Vec<Arc<MappedFile>> {
+    let mut order: Vec<&[u8]> = Vec::new();
+    let mut groups: std::collections::HashMap<&[u8], Vec<FileNote>> = std::collections::HashMap::new();
+    for note in notes {
+        let group = groups.entry(&note.name).or_default();
+        if group.is_empty() {
+            order.push(&note.name);
+        }
+        group.push(note.clone());
+    }
+    let file = |name: &[u8]| {
+        let mut ranges = groups.remove(name)?;
+        ranges.sort_by_key(|r| r.start);
+        Some(Arc::new(MappedFile::new(ranges, Arc::clone(stored), Arc::clone(options), private_memory)))
+    };
+    order.into_iter().filter_map(file).collect()
+}

@@ -1,0 +1,387 @@
+//! Mapped files: the files of `NT_FILE`, searched on the disk and trusted only
+//! when proven.
+//!
+//! A core is written by the process that died, and its names lead anywhere. So a
+//! file is opened only if it is a regular one, read only if it is an ELF file
+//! that belongs to the core, and is memory only if its build-id equals the one that
+//! the core holds in the first page of the mapping. A file without a build-id
+//! cannot be proven: gdb may have its symbols if its ELF header page equals the
+//! core's, but its bytes are not presented as the process's memory.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::{fmt, io};
+
+use super::Options;
+use super::elf::{self, Bytes, Header};
+use super::notes::FileNote;
+use crate::addr::PAGE_SIZE;
+use crate::memory::segments::{Backing, Stored};
+
+/// `O_NONBLOCK` and `O_NOCTTY` (`include/uapi/asm-generic/fcntl.h`): no wait for the writer of a
+/// FIFO that took the file's place, no terminal.
+const OPEN_FLAGS: i32 = 0o4000 | 0o400;
+
+/// Why no file supplies a mapping's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The name is not one that a regular file on a disk has.
+    Name(&'static str),
+    /// No candidate exists.
+    Missing,
+    /// The best candidate is not a regular file.
+    NotRegular(PathBuf, &'static str),
+    /// It is there and cannot be opened.
+    Unreadable(PathBuf, io::ErrorKind),
+    /// Its build-id is another.
+    OtherBuildId(PathBuf, Vec<u8>),
+    /// It has no build-id, the core's mapping has.
+    NoBuildId(PathBuf),
+    /// The core does not hold the build-id of the mapping, so nothing is proof.
+    Unproven(PathBuf),
+    /// The core holds no ELF header for it: a data file, which nothing can prove.
+    NotElf,
+}
+
+/// Whether a file was found, and how good the proof is.
+pub enum Lookup {
+    /// The file with the core's build-id.
+    Proven(FoundFile),
+    /// Neither side has a build-id; the ELF header pages are equal.
+    HeaderOnly(FoundFile),
+    /// None.
+    Refused(Refusal),
+}
+
+/// An opened file.
+pub struct FoundFile {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where it was found.
+    pub path: PathBuf,
+    /// Its length when it was opened.
+    pub len: u64,
+}
+
+/// One file that the process had mapped.
+pub struct MappedFile {
+    /// The name in the core, as text; control characters and broken UTF-8 are replaced.
+    pub name: String,
+    /// Its mappings, in the order of their addresses.
+    pub ranges: Vec<FileNote>,
+    stored: Arc<Stored>,
+    options: Arc<Options>,
+    private_memory: bool,
+    raw_name: Vec<u8>,
+    expected: OnceLock<Option<Vec<u8>>>,
+    lookup: OnceLock<Lookup>,
+    phdrs: OnceLock<Vec<elf::Phdr>>,
+}
+
+impl MappedFile {
+    /// The file with these mappings, all of the same name. `private_memory` tells
+    /// whether the core holds what the process wrote to private mappings.
+    #[must_use]
+    pub fn new(
+        ranges: Vec<FileNote>,
+        stored: Arc<Stored>,
+        options: Arc<Options>,
+        private_memory: bool,
+    ) -> Self {
+        let raw_name = ranges.first().map(|r| r.name.clone()).unwrap_or_default();
+        let name = printable(&String::from_utf8_lossy(&raw_name));
+        let (expected, lookup) = (OnceLock::new(), OnceLock::new());
+        Self {
+            name,
+            ranges,
+            stored,
+            options,
+            private_memory,
+            raw_name,
+            expected,
+            lookup,
+            phdrs: OnceLock::new(),
+        }
+    }
+
+    /// The lowest mapping of the file's start.
+    #[must_use]
+    pub fn first(&self) -> Option<&FileNote> {
+        self.ranges.iter().find(|r| r.offset == 0)
+    }
+
+    /// Fills `buf` with the file's content as far as the core itself holds it.
+    #[must_use]
+    pub fn read_stored(&self, offset: u64, buf: &mut [u8]) -> bool {
+        // The same place may be mapped twice and be written to: prefer the read-only view.
+        let mut views: Vec<_> = self
+            .ranges
+            .iter()
+            .filter(|r| offset >= r.offset && offset - r.offset < r.end - r.start)
+            .map(|r| r.start + (offset - r.offset))
+            .collect();
+        views.sort_by_key(|&at| self.stored.segment(at).is_some_and(|s| s.writable()));
+        views.into_iter().any(|at| self.stored.read(at, buf))
+    }
+
+    /// The mapping as the core holds it, readable by file offset.
+    #[must_use]
+    pub fn in_core(&self) -> impl Bytes {
+        |offset: u64, buf: &mut [u8]| self.read_stored(offset, buf)
+    }
+
+    /// Whether the core shows an ELF header at the file's start.
+    #[must_use]
+    pub fn is_elf(&self) -> bool {
+        Header::read(&self.in_core()).is_some()
+    }
+
+    /// The build-id in the core.
+    #[must_use]
+    pub fn expected(&self) -> Option<&[u8]> {
+        self.expected.get_or_init(|| elf::build_id(&self.in_core())).as_deref()
+    }
+
+    /// Finds the file; the search is made once.
+    #[must_use]
+    pub fn lookup(&self) -> &Lookup {
+        self.lookup.get_or_init(|| self.search())
+    }
+
+    /// The file whose bytes are the mapping's.
+    #[must_use]
+    pub fn proven(&self) -> Option<&FoundFile> {
+        match self.lookup() {
+            Lookup::Proven(found) => Some(found),
+            _ => None,
+        }
+    }
+
+    /// The file that may be served for its symbols.
+    #[must_use]
+    pub fn served(&self) -> Option<&FoundFile> {
+        match self.lookup() {
+            Lookup::Proven(found) | Lookup::HeaderOnly(found) => Some(found),
+            Lookup::Refused(_) => None,
+        }
+    }
+
+    fn search(&self) -> Lookup {
+        if !self.is_elf() {
+            let hostile = clean_name(&self.raw_name).err();
+            return Lookup::Refused(hostile.map_or(Refusal::NotElf, Refusal::Name));
+        }
+        let expected = self.expected();
+        let mut refusal = None;
+        match clean_name(&self.raw_name) {
+            Ok(name) => {
+                let candidate = match &self.options.sysroot {
+                    Some(root) => resolve_within(root, &name),
+                    None => Some(name),
+                };
+                if let Some(path) = candidate {
+                    match self.examine(&path) {
+                        Lookup::Refused(why) => refusal = Some(why),
+                        found => return found,
+                    }
+                }
+            }
+            Err(why) => refusal = Some(Refusal::Name(why)),
+        }
+        if let Some(id) = expected {
+            for path in self.options.debug_dirs.iter().filter_map(|dir| build_id_path(dir, id, "")) {
+                if let found @ Lookup::Proven(_) = self.examine(&path) {
+                    return found;
+                }
+            }
+        }
+        Lookup::Refused(refusal.unwrap_or(Refusal::Missing))
+    }
+
+    fn examine(&self, path: &Path) -> Lookup {
+        let found = match open_regular(path) {
+            Ok(found) => found,
+            Err(refusal) => return Lookup::Refused(refusal),
+        };
+        let id = elf::build_id(&*found.file);
+        match (self.expected(), id) {
+            (Some(wanted), Some(id)) if wanted == id => Lookup::Proven(found),
+            (Some(_), Some(id)) => Lookup::Refused(Refusal::OtherBuildId(found.path, id)),
+            (Some(_), None) => Lookup::Refused(Refusal::NoBuildId(found.path)),
+            (None, None) if self.same_header(&found) => Lookup::HeaderOnly(found),
+            (None, _) => Lookup::Refused(Refusal::Unproven(found.path)),
+        }
+    }
+
+    /// Whether `offset` lies in a part of the file that the linker loads writable:
+    /// the process may have changed it (relocations at least).
+    fn maybe_written(&self, found: &FoundFile, offset: u64) -> bool {
+        let phdrs = self
+            .phdrs
+            .get_or_init(|| Header::read(&*found.file).map(|h| h.phdrs(&*found.file)).unwrap_or_default());
+        let page = offset & !(PAGE_SIZE - 1);
+        let writable = phdrs.iter().filter(|p| p.kind == elf::PT_LOAD && p.flags & 2 != 0);
+        writable.into_iter().any(|p| {
+            page.saturating_add(PAGE_SIZE) > p.offset
+                && p.offset.checked_add(p.filesz).is_none_or(|end| page < end)
+        })
+    }
+
+    /// Whether the file's first page is the one in the core.
+    fn same_header(&self, found: &FoundFile) -> bool {
+        let len = usize::try_from(found.len.min(PAGE_SIZE)).unwrap_or(0);
+        let (mut ours, mut theirs) = (vec![0; len], vec![0; len]);
+        len >= 64 && self.read_stored(0, &mut ours) && found.file.fill(0, &mut theirs) && ours == theirs
+    }
+}
+
+impl Backing for MappedFile {
+    fn read_mapped(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
+        let found = self.proven()?;
+        if !self.private_memory && self.maybe_written(found, offset) {
+            return None;
+        }
+        read_page_padded(found, offset, buf)
+    }
+}
+
+/// Reads as a mapping shows the file: zeros from its end to the end of the page,
+/// nothing after (there the process had SIGBUS).
+fn read_page_padded(found: &FoundFile, offset: u64, buf: &mut [u8]) -> Option<usize> {
+    let in_file = usize::try_from(found.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+    if in_file > 0 {
+        return found.file.fill(offset, buf.get_mut(..in_file)?).then_some(in_file);
+    }
+    let end = found.len.checked_next_multiple_of(PAGE_SIZE)?;
+    let pad = usize::try_from(end.saturating_sub(offset)).unwrap_or(0).min(buf.len());
+    buf.get_mut(..pad)?.fill(0);
+    (pad > 0).then_some(pad)
+}
+
+/// The name as a path, or why it is not looked for.
+fn clean_name(raw: &[u8]) -> Result<PathBuf, &'static str> {
+    let text = std::str::from_utf8(raw).map_err(|_| "it is not UTF-8")?;
+    // The kernel's mark of a file that was removed, or replaced by an upgrade.
+    let text = text.strip_suffix(" (deleted)").unwrap_or(text);
+    if text.chars().any(char::is_control) {
+        return Err("it has control characters");
+    }
+    if text.len() > 4095 {
+        return Err("it is longer than a path can be");
+    }
+    let path = Path::new(text);
+    if !path.is_absolute() || text.starts_with("//") {
+        return Err("it is not an absolute path");
+    }
+    if path.components().any(|c| matches!(c, Component::ParentDir)) {
+        return Err("it has a `..`");
+    }
+    let no_disk = ["/dev", "/proc", "/sys"].iter().any(|dir| path.starts_with(dir));
+    if no_disk || ["/memfd:", "/SYSV"].iter().any(|mark| text.starts_with(mark)) {
+        return Err("it is not a file on a disk");
+    }
+    Ok(path.to_owned())
+}
+
+/// `path` under `root`, symbolic links followed as the dead machine would have:
+/// an absolute one starts at `root` again, and nothing climbs above it.
+fn resolve_within(root: &Path, path: &Path) -> Option<PathBuf> {
+    let mut todo: Vec<PathBuf> = vec![path.to_owned()];
+    let mut inside: Vec<std::ffi::OsString> = Vec::new();
+    let mut links = 0;
+    while let Some(next) = todo.pop() {
+        let mut parts = next.components();
+        let Some(part) = parts.next() else { continue };
+        let rest = parts.as_path().to_owned();
+        if !rest.as_os_str().is_empty() {
+            todo.push(rest);
+        }
+        match part {
+            Component::RootDir => inside.clear(),
+            Component::ParentDir => drop(inside.pop()),
+            Component::Normal(name) => {
+                inside.push(name.to_owned());
+                let here = root.join(inside.iter().collect::<PathBuf>());
+                if let Ok(target) = fs::read_link(&here) {
+                    links += 1;
+                    if links > 40 {
+                        return None;
+                    }
+                    inside.pop();
+                    todo.push(target);
+                }
+            }
+            Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(root.join(inside.iter().collect::<PathBuf>()))
+}
+
+/// Opens a regular file and nothing else: looked at before it is opened, since
+/// opening a device may already do something, and again after.
+pub fn open_regular(path: &Path) -> Result<FoundFile, Refusal> {
+    let refused = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Refusal::Missing,
+        kind => Refusal::Unreadable(path.to_owned(), kind),
+    };
+    let kind = |meta: &fs::Metadata| {
+        use std::os::unix::fs::FileTypeExt;
+        let t = meta.file_type();
+        match () {
+            () if t.is_file() => None,
+            () if t.is_dir() => Some("a directory"),
+            () if t.is_fifo() => Some("a FIFO"),
+            () if t.is_socket() => Some("a socket"),
+            () => Some("a device"),
+        }
+    };
+    let before = fs::metadata(path).map_err(refused)?;
+    if let Some(what) = kind(&before) {
+        return Err(Refusal::NotRegular(path.to_owned(), what));
+    }
+    let file = OpenOptions::new().read(true).custom_flags(OPEN_FLAGS).open(path).map_err(refused)?;
+    let after = file.metadata().map_err(refused)?;
+    if kind(&after).is_some() || (before.dev(), before.ino()) != (after.dev(), after.ino()) {
+        return Err(Refusal::NotRegular(path.to_owned(), "a file that changed while it was opened"));
+    }
+    Ok(FoundFile { file: Arc::new(file), path: path.to_owned(), len: after.len() })
+}
+
+/// `DIR/.build-id/xx/yyyySUFFIX`.
+#[must_use]
+pub fn build_id_path(dir: &Path, id: &[u8], suffix: &str) -> Option<PathBuf> {
+    let (first, rest) = id.split_first()?;
+    Some(dir.join(format!(".build-id/{first:02x}/{}{suffix}", elf::hex(rest))))
+}
+
+/// `text` with control characters replaced: a name in a core may try to talk to
+/// the terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(why) => write!(f, "the name is not looked for: {why}"),
+            Self::Missing => write!(f, "the file is not found"),
+            Self::NotRegular(path, what) => write!(f, "{} is {what}", path.display()),
+            Self::Unreadable(path, kind) => write!(f, "{} cannot be opened: {kind}", path.display()),
+            Self::OtherBuildId(path, id) => write!(f, "{} has build-id {}", path.display(), elf::hex(id)),
+            Self::NoBuildId(path) => write!(f, "{} has no build-id", path.display()),
+            Self::Unproven(path) => {
+                write!(f, "{} is not proven: the core does not hold the mapping's build-id", path.display())
+            }
+            Self::NotElf => {
+                write!(f, "the core holds no ELF header for it, so no file can be proven to be it")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

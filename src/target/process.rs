@@ -1,0 +1,300 @@
+//! A userspace core as an inferior.
+//!
+//! gdb is told `<osabi>GNU/Linux</osabi>`, an exec-file and the auxiliary vector,
+//! and then finds the load addresses and walks `r_debug` itself, as it does for a
+//! live process. Files are served from an allow-list: what the core had mapped and
+//! is there with the right build-id, under the name that the core or the dynamic
+//! linker gives it, and the debug files that belong to those.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use crate::addr::VirtAddr;
+use crate::error::ReadFault;
+use crate::image::files::VirtualFile;
+use crate::memory::AddressSpace;
+use crate::process::files::{self, FoundFile, MappedFile};
+use crate::process::{Process, elf, link_map, procfs, registers, signal};
+use crate::target::description::{Description, OsAbi};
+use crate::target::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
+
+/// A process of a core, for gdb.
+pub struct ProcessInferior {
+    process: Arc<Process>,
+    description: Description,
+    xsave_layout: Option<Vec<u8>>,
+    threads: OnceLock<Vec<ThreadInfo>>,
+    index: OnceLock<HashMap<Tid, usize>>,
+    names: OnceLock<HashMap<String, Arc<MappedFile>>>,
+    build_ids: OnceLock<HashMap<String, Vec<u8>>>,
+}
+
+impl ProcessInferior {
+    /// Presents `process`.
+    #[must_use]
+    pub fn new(process: Arc<Process>) -> Self {
+        let core = process.core();
+        let first = core.threads.first().and_then(|t| t.xstate.as_ref()).map(|at| core.note(at));
+        let extras = first.map(|area| registers::extras(&area)).unwrap_or_default();
+        let xsave_layout = core.xsave_layout.as_ref().map(|at| core.note(at));
+        Self {
+            description: Description::new(OsAbi::Linux, &extras),
+            xsave_layout,
+            process,
+            threads: OnceLock::new(),
+            index: OnceLock::new(),
+            names: OnceLock::new(),
+            build_ids: OnceLock::new(),
+        }
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    fn position(&self, tid: Tid) -> Option<usize> {
+        let threads = self.process.threads();
+        let index =
+            self.index.get_or_init(|| threads.iter().enumerate().rev().map(|(i, t)| (t.tid, i)).collect());
+        index.get(&tid).copied()
+    }
+
+    /// The names under which mapped files are served.
+    fn names(&self) -> &HashMap<String, Arc<MappedFile>> {
+        self.names.get_or_init(|| {
+            let mut names = HashMap::new();
+            // The linker's names lead through links that the core does not tell:
+            // each stands for the file that is mapped where its object lies.
+            for object in self.process.link_map().iter().filter(|o| !o.name.is_empty()) {
+                if let Some((file, _)) = self.process.file_at(object.dynamic) {
+                    names.insert(object.name.clone(), Arc::clone(file));
+                }
+            }
+            for file in self.process.files() {
+                if let Some(plain) = file.name.strip_suffix(" (deleted)") {
+                    names.entry(plain.to_owned()).or_insert_with(|| Arc::clone(file));
+                }
+            }
+            names.extend(self.process.files().iter().map(|f| (f.name.clone(), Arc::clone(f))));
+            names
+        })
+    }
+
+    /// Build-ids whose debug files may be asked for: those of the mapped files and,
+    /// in hexadecimal, of what their debug files share (dwz).
+    fn build_ids(&self) -> &HashMap<String, Vec<u8>> {
+        self.build_ids.get_or_init(|| {
+            let own: Vec<_> = self.process.files().iter().filter_map(|f| f.expected()).collect();
+            let mut ids: HashMap<_, _> = own.iter().map(|id| (elf::hex(id), id.to_vec())).collect();
+            for id in own {
+                let shared = self.debug_file(id, ".debug").and_then(|f| elf::alt_debug_build_id(&*f.file));
+                if let Some(shared) = shared {
+                    ids.insert(elf::hex(&shared), shared);
+                }
+            }
+            ids
+        })
+    }
+
+    fn debug_file(&self, id: &[u8], suffix: &str) -> Option<FoundFile> {
+        let dirs = self.process.options().debug_dirs.iter();
+        dirs.filter_map(|dir| files::open_regular(&files::build_id_path(dir, id, suffix)?).ok())
+            .find(|found| elf::build_id(&*found.file).as_deref() == Some(id))
+    }
+
+    /// `ANYWHERE/.build-id/xx/yyyy.debug`, of a build-id of ours.
+    fn open_by_build_id(&self, path: &str) -> Option<FoundFile> {
+        let (_, id) = path.rsplit_once("/.build-id/")?;
+        let (id, suffix) = id.strip_suffix(".debug").map_or((id, ""), |id| (id, ".debug"));
+        let id = self.build_ids().get(&id.replacen('/', "", 1))?;
+        self.debug_file(id, suffix)
+    }
+
+    /// The names that gdb makes of `.gnu_debuglink`: beside the file, in `.debug`
+    /// beside it, and below a debug folder.
+    fn open_by_debug_link(&self, path: &str) -> Option<FoundFile> {
+        let (dir, base) = path.rsplit_once('/')?;
+        if !self.debug_links().contains(base) {
+            return None;
+        }
+        let own_dirs = self.names().iter().filter_map(|(name, file)| Some((name.rsplit_once('/')?.0, file)));
+        for (own, mapped) in own_dirs {
+            let (Some(id), Some(_)) = (mapped.expected(), mapped.served()) else { continue };
+            if !(dir == own || dir.strip_suffix("/.debug") == Some(own) || dir.ends_with(own)) {
+                continue;
+            }
+            let candidates = self.debug_link_places(own, base);
+            let found = candidates.iter().filter_map(|p| files::open_regular(p).ok());
+            let mut proven = found.filter(|f| elf::build_id(&*f.file).as_deref() == Some(id));
+            if let Some(found) = proven.next() {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    fn debug_links(&self) -> std::collections::HashSet<String> {
+        let served = self.process.files().iter().filter_map(|f| f.served());
+        served.filter_map(|f| elf::debug_link(&*f.file)).collect()
+    }
+
+    fn debug_link_places(&self, dir: &str, base: &str) -> Vec<PathBuf> {
+        let options = self.process.options();
+        let root = options.sysroot.as_deref().unwrap_or(Path::new("/"));
+        let relative = dir.trim_start_matches('/');
+        let beside = [root.join(relative).join(base), root.join(relative).join(".debug").join(base)];
+        let below = options.debug_dirs.iter().map(|d| d.join(relative).join(base));
+        beside.into_iter().chain(below).collect()
+    }
+
+    /// A file of `/proc/PID`, or nothing if there is no such one.
+    fn open_proc(&self, path: &str) -> Option<VirtualFile> {
+        let name = path.strip_prefix("/proc/")?.strip_prefix(&self.process.pid().to_string())?;
+        let name = name.strip_prefix('/')?;
+        // /proc/PID/task/TID/x is what /proc/PID/x is.
+        let name = match name.strip_prefix("task/") {
+            Some(rest) => {
+                let (tid, name) = rest.split_once('/')?;
+                self.position(tid.parse().ok()?)?;
+                name
+            }
+            None => name,
+        };
+        let bytes = match name {
+            "maps" => procfs::maps(&self.process).into_bytes(),
+            "smaps" => procfs::smaps(&self.process).into_bytes(),
+            "cmdline" => procfs::cmdline(&self.process),
+            "stat" => procfs::stat(&self.process).into_bytes(),
+            "status" => procfs::status(&self.process).into_bytes(),
+            "auxv" => self.process.core().auxv.clone(),
+            _ => return None,
+        };
+        Some(VirtualFile::from_bytes(bytes))
+    }
+}
+
+fn served(found: &FoundFile) -> VirtualFile {
+    VirtualFile::Disk(Arc::clone(&found.file), found.len)
+}
+
+impl Inferior for ProcessInferior {
+    fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn initial_thread(&self) -> Tid {
+        self.process.threads().first().map_or(1, |t| t.tid)
+    }
+
+    fn stop_signal(&self) -> u8 {
+        let first = self.process.threads().first();
+        first.map_or(0, |t| u8::try_from(t.signal).unwrap_or(0))
+    }
+
+    fn threads(&self) -> &[ThreadInfo] {
+        self.threads.get_or_init(|| {
+            let info = |(i, t): (usize, &crate::process::core_file::ThreadNotes)| ThreadInfo {
+                tid: t.tid,
+                name: self.process.thread_name(t.tid).unwrap_or_default().to_owned(),
+                core: None,
+                extra: match (i, t.signal) {
+                    (0, signal) if signal != 0 => signal::name(signal.into()),
+                    _ => String::new(),
+                },
+            };
+            // A hostile core may name a thread twice: gdb would be confused.
+            let all = self.process.threads().iter().enumerate();
+            all.filter(|(i, t)| self.position(t.tid) == Some(*i)).map(info).collect()
+        })
+    }
+
+    fn thread_exists(&self, tid: Tid) -> bool {
+        self.position(tid).is_some()
+    }
+
+    fn registers(&self, tid: Tid) -> Option<RegisterFile> {
+        let thread = self.process.threads().get(self.position(tid)?)?;
+        let (core, d) = (self.process.core(), &self.description);
+        let mut file = RegisterFile::unavailable(d);
+        if let Some(regs) = self.process.general_regs(thread) {
+            registers::set_general(&mut file, d, &regs);
+        }
+        match (&thread.xstate, &thread.fpregs) {
+            (Some(at), _) => {
+                let area = core.note(at);
+                let layout = registers::Layout::of(area.len(), self.xsave_layout.as_deref());
+                registers::set_xsave(&mut file, d, &area, layout);
+            }
+            (None, Some(at)) => registers::set_fxsave(&mut file, d, &core.note(at)),
+            (None, None) => {}
+        }
+        Some(file)
+    }
+
+    fn read_memory(&self, _tid: Tid, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        self.process.memory().read(addr, buf)
+    }
+
+    fn exec_file(&self) -> Option<String> {
+        let file = self.process.program()?.file.as_ref()?;
+        file.served()?;
+        Some(file.name.strip_suffix(" (deleted)").unwrap_or(&file.name).to_owned())
+    }
+
+    fn text_segment(&self) -> Option<VirtAddr> {
+        let program = self.process.program()?;
+        let first = program.phdrs.iter().find(|p| p.kind == elf::PT_LOAD)?;
+        Some(VirtAddr(program.at(first.vaddr)))
+    }
+
+    fn auxv(&self) -> Option<Arc<[u8]>> {
+        let auxv = &self.process.core().auxv;
+        (!auxv.is_empty()).then(|| auxv.as_slice().into())
+    }
+
+    fn siginfo(&self, tid: Tid) -> Option<Vec<u8>> {
+        let thread = self.process.threads().get(self.position(tid)?)?;
+        let raw = self.process.core().note(thread.siginfo.as_ref()?);
+        (!raw.is_empty()).then_some(raw)
+    }
+
+    fn tls_address(&self, tid: Tid, offset: u64, link_map: VirtAddr) -> Option<VirtAddr> {
+        let thread = self.process.threads().get(self.position(tid)?)?;
+        link_map::tls_address(&self.process, thread, offset, link_map.0).map(VirtAddr)
+    }
+
+    fn open_file(&self, path: &str) -> Result<VirtualFile, FileError> {
+        if let Some(file) = self.open_proc(path) {
+            return Ok(file);
+        }
+        if let Some(mapped) = self.names().get(path) {
+            return mapped.served().map(served).ok_or(FileError::NotFound);
+        }
+        let debug = self.open_by_build_id(path).or_else(|| self.open_by_debug_link(path));
+        debug.as_ref().map(served).ok_or(FileError::NotFound)
+    }
+
+    fn read_link(&self, path: &str) -> Result<String, FileError> {
+        let proc = format!("/proc/{}/", self.process.pid());
+        match path.strip_prefix(&proc) {
+            Some("exe") => {
+                let program = self.process.program().and_then(|i| i.file.as_ref());
+                program.map(|f| f.name.clone()).ok_or(FileError::NotFound)
+            }
+            _ => Err(FileError::NotFound),
+        }
+    }
+
+    fn monitor(&self, context: &CommandContext<'_>, line: &str, out: &mut dyn Write) -> io::Result<()> {
+        let _ = (context, line);
+        writeln!(out, "no commands yet")
+    }
+}
