@@ -25,6 +25,16 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// Clients cannot be listened for.
+    #[error("cannot listen on {endpoint} ({hint})")]
+    Listen {
+        /// Address and port, or path.
+        endpoint: String,
+        /// What to do next.
+        hint: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The bytes contradict the format.
     #[error("{}: malformed {format} at offset {offset:#x}: expected {wanted}, found {found}", path.display())]
     Malformed {
@@ -127,6 +137,11 @@ pub enum ReadFault {
         /// The physical address, or the virtual address in a userspace core.
         addr: u64,
     },
+    /// The dump is split, and the piece with this page was not given.
+    OtherPiece {
+        /// The physical address.
+        phys: u64,
+    },
     /// The page is in the dump, but its bytes do not decode.
     Corrupt {
         /// The physical address.
@@ -176,6 +191,9 @@ impl fmt::Display for ReadFault {
             }
             Self::Truncated { addr } => {
                 write!(f, "the dump file is truncated: the page of {addr:#x} is lost")
+            }
+            Self::OtherPiece { phys } => {
+                write!(f, "the page at physical {phys:#x} is in a piece of the split dump that was not given")
             }
             Self::Corrupt { phys } => {
                 write!(f, "the page at physical {phys:#x} is in the dump, but does not decompress")

@@ -2,6 +2,7 @@
 //!
 //! A command is one function from a snapshot and its arguments to text, and to
 //! a serialisable value for `--json`. This is the table; each command has a file.
+//! Names are crash's where crash has one.
 
 use std::io::{self, Write};
 
@@ -9,7 +10,12 @@ use crate::addr::VirtAddr;
 use crate::error::ReadFault;
 use crate::linux::Kernel;
 use crate::process::Process;
-use crate::target::Tid;
+use crate::target::{CommandContext, Tid};
+
+mod help;
+mod ps;
+mod sys;
+mod why;
 
 /// What a command looks at.
 #[derive(Clone, Copy)]
@@ -28,6 +34,8 @@ pub struct Request<'a> {
     pub json: bool,
     /// The thread that gdb has selected.
     pub thread: Option<Tid>,
+    /// The `task_struct` of that thread, in a vmcore.
+    pub task: Option<VirtAddr>,
     /// The address of the session's last failed read, and why.
     pub last_fault: Option<(VirtAddr, ReadFault)>,
     /// True once the caller has given up; long work polls it.
@@ -67,4 +75,70 @@ pub struct Command {
 }
 
 /// All commands, in the order in which `help` lists them.
-pub const COMMANDS: &[Command] = &[];
+pub const COMMANDS: &[Command] = &[help::COMMAND, sys::COMMAND, ps::COMMAND, why::COMMAND];
+
+/// The command of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|c| c.name == name)
+}
+
+/// Runs a command by name.
+pub fn run(
+    subject: Subject<'_>,
+    name: &str,
+    request: &Request<'_>,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    let command =
+        find(name).ok_or_else(|| CommandError::Failed(format!("no command {name}; `help` lists them")))?;
+    let (fits, other) = match subject {
+        Subject::Kernel(_) => (command.kernel, "a process core"),
+        Subject::Process(_) => (command.process, "a vmcore"),
+    };
+    if !fits {
+        return Err(CommandError::Failed(format!("{name} works on {other} only")));
+    }
+    (command.run)(subject, request, out)
+}
+
+/// Runs the line of a `monitor` command. Whatever goes wrong in it is text.
+pub fn monitor(
+    subject: Subject<'_>,
+    context: &CommandContext<'_>,
+    task: Option<VirtAddr>,
+    line: &str,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let name = words.next().unwrap_or_else(|| "help".to_owned());
+    let mut args: Vec<String> = words.collect();
+    let before = args.len();
+    args.retain(|a| a != "--json");
+    let request = Request {
+        json: args.len() != before,
+        args: &args,
+        thread: context.thread,
+        task,
+        last_fault: context.last_fault,
+        cancelled: context.cancelled,
+    };
+    match run(subject, &name, &request, out) {
+        Ok(()) => Ok(()),
+        Err(CommandError::Failed(why)) => writeln!(out, "{name}: {why}"),
+        Err(CommandError::Output(e)) => Err(e),
+    }
+}
+
+/// Writes `value` as JSON, with a newline.
+pub(crate) fn json(value: &impl serde::Serialize, out: &mut dyn Write) -> Result<(), CommandError> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}
+
+/// Reads an address as people type it: `0x` and hexadecimal digits, or the
+/// digits alone as crash takes them.
+pub(crate) fn parse_address(text: &str) -> Option<VirtAddr> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    u64::from_str_radix(digits, 16).ok().map(VirtAddr)
+}

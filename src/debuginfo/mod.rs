@@ -3,12 +3,21 @@
 //! Symbols: kallsyms of the dump, or vmlinux. Types: BTF of the dump, BTF of
 //! vmlinux, DWARF of vmlinux, in that order. Each source may be absent.
 
+pub mod btf;
+pub mod build_id;
+pub mod elf;
 pub mod kallsyms;
+pub mod orc;
 pub mod symbols;
 
 #[cfg(test)]
 #[path = "tests/lab.rs"]
 mod lab;
+#[cfg(test)]
+#[path = "tests/vmlinux.rs"]
+pub(crate) mod vmlinux;
+
+pub use build_id::BuildId;
 
 /// Where a member lies in its struct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

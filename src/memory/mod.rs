@@ -7,7 +7,9 @@ use crate::addr::VirtAddr;
 use crate::bytes;
 use crate::error::ReadFault;
 
+pub mod paging;
 pub mod segments;
+mod tlb;
 
 /// One virtual address space.
 pub trait AddressSpace: Send + Sync {

@@ -29,6 +29,8 @@ pub enum Extra {
     Pkeys,
     /// Control registers and facts of a kernel task: `cr0 cr2 cr3 cr4 efer cpu task`.
     System,
+    /// `user_rax`..: the registers of user mode of a kernel task.
+    User,
 }
 
 /// The registers that are announced, and where each stands in the `g` packet.
@@ -58,10 +60,10 @@ impl Description {
         });
         d.core();
         d.sse();
-        d.feature("org.gnu.gdb.i386.linux", |d| d.reg("orig_rax", 64, "long", ""));
+        d.feature("org.gnu.gdb.i386.linux", |d| d.reg("orig_rax", 64, "int64", ""));
         d.feature("org.gnu.gdb.i386.segments", |d| {
-            d.reg("fs_base", 64, "long", "");
-            d.reg("gs_base", 64, "long", "");
+            d.reg("fs_base", 64, "int64", "");
+            d.reg("gs_base", 64, "int64", "");
         });
         for extra in extras {
             match extra {
@@ -73,6 +75,7 @@ impl Description {
                     d.feature("org.gnu.gdb.i386.pkeys", |d| d.reg("pkru", 32, "i386_pkru_placeholder", ""))
                 }
                 Extra::System => d.system(),
+                Extra::User => d.user(),
             }
         }
         d.xml.push_str("</target>\n");
@@ -182,6 +185,22 @@ impl Description {
             }
             d.reg("cpu", 32, "uint32", "system");
             d.reg("task", 64, "data_ptr", "system");
+        });
+    }
+
+    fn user(&mut self) {
+        self.feature("org.corestub.user", |d| {
+            for name in GENERAL.iter().chain(&["orig_rax", "fs_base", "gs_base"]) {
+                let ty = match *name {
+                    "rip" => "code_ptr",
+                    "rsp" | "rbp" => "data_ptr",
+                    _ => "uint64",
+                };
+                d.reg(&format!("user_{name}"), 64, ty, "user");
+            }
+            d.reg("user_eflags", 32, "i386_eflags", "user");
+            d.reg("user_cs", 32, "uint32", "user");
+            d.reg("user_ss", 32, "uint32", "user");
         });
     }
 

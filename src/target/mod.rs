@@ -12,7 +12,9 @@ use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 
 pub mod description;
+pub mod kernel;
 pub mod process;
+mod threads;
 
 pub use description::{Description, RegisterFile};
 
@@ -91,6 +93,17 @@ pub trait Inferior: Send + Sync {
     /// The `<library-list>` document of `qXfer:libraries`.
     fn libraries(&self) -> Option<Arc<str>> {
         None
+    }
+
+    /// Whether [`Inferior::libraries`] will give a document. Asked at connect:
+    /// an inferior whose list takes time to make answers this without it.
+    fn has_libraries(&self) -> bool {
+        self.libraries().is_some()
+    }
+
+    /// Whether [`Inferior::libraries_svr4`] will give a document.
+    fn has_libraries_svr4(&self) -> bool {
+        self.libraries_svr4().is_some()
     }
 
     /// The `<library-list-svr4>` document of `qXfer:libraries-svr4`.

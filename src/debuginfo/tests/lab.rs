@@ -126,3 +126,17 @@ pub(crate) fn guest_kallsyms(scenario: &Path) -> Vec<(u64, u8, String)> {
         })
         .collect()
 }
+
+/// Files of the lab's `root-KVER` trees (unpacked Debian packages) by path.
+pub(crate) fn lab_files(paths: &[&str]) -> Vec<PathBuf> {
+    let lab = std::env::var_os("CORESTUB_LAB").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/corestub/lab"),
+        PathBuf::from,
+    );
+    let mut found = Vec::new();
+    for root in std::fs::read_dir(lab).into_iter().flatten().flatten() {
+        found.extend(paths.iter().map(|path| root.path().join(path)).filter(|path| path.is_file()));
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,663 @@
+//! BTF, the kernel's own description of its types.
+//!
+//! Layout: `Documentation/bpf/btf.rst`, `include/uapi/linux/btf.h`. Split BTF
+//! (modules) continues the type ids and string offsets of its base.
+//!
+//! Nothing is built up front but one offset per type: a kernel has 126,000 of
+//! them and a session asks for a few hundred. Names are found through a sorted
+//! table of hashes, made when the first name is asked for.
+//!
+//! The bytes come out of a dump and may be anything. [`Btf::parse`] checks that
+//! every record lies inside; references between types are checked where they
+//! are followed, and every walk has a bound.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use crate::bytes::{u16_at, u32_at};
+use crate::debuginfo::{Field, Types};
+use crate::error::{Error, Result};
+
+#[cfg(test)]
+#[path = "tests/btf.rs"]
+mod tests;
+
+/// Longest chain of typedefs and qualifiers that is followed.
+const MAX_CHAIN: usize = 64;
+/// Deepest nesting of anonymous members.
+const MAX_NESTING: usize = 32;
+/// Members looked at while one name is searched through anonymous members:
+/// contradictory input must not fan out.
+const MAX_MEMBERS: usize = 1 << 20;
+/// Most types (the kernel has 2^17; libbpf's bound on the section is larger).
+const MAX_TYPES: usize = 1 << 22;
+
+/// Number of a type. 0 is `void`.
+pub type TypeId = u32;
+
+/// What a type record describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names of btf.rst")]
+pub enum Kind {
+    Int,
+    Ptr,
+    Array,
+    Struct,
+    Union,
+    Enum,
+    Fwd,
+    Typedef,
+    Volatile,
+    Const,
+    Restrict,
+    Func,
+    FuncProto,
+    Var,
+    Datasec,
+    Float,
+    DeclTag,
+    TypeTag,
+    Enum64,
+}
+
+impl Kind {
+    fn from_number(n: u32) -> Option<Self> {
+        const KINDS: [Kind; 19] = [
+            Kind::Int,
+            Kind::Ptr,
+            Kind::Array,
+            Kind::Struct,
+            Kind::Union,
+            Kind::Enum,
+            Kind::Fwd,
+            Kind::Typedef,
+            Kind::Volatile,
+            Kind::Const,
+            Kind::Restrict,
+            Kind::Func,
+            Kind::FuncProto,
+            Kind::Var,
+            Kind::Datasec,
+            Kind::Float,
+            Kind::DeclTag,
+            Kind::TypeTag,
+            Kind::Enum64,
+        ];
+        KINDS.get(usize::try_from(n.checked_sub(1)?).ok()?).copied()
+    }
+
+    /// Bytes that follow the 12 of the record.
+    fn extra(self, vlen: usize) -> usize {
+        match self {
+            Self::Int | Self::Var | Self::DeclTag => 4,
+            Self::Array => 12,
+            Self::Struct | Self::Union | Self::Datasec | Self::Enum64 => 12 * vlen,
+            Self::Enum | Self::FuncProto => 8 * vlen,
+            _ => 0,
+        }
+    }
+
+    /// A struct or a union.
+    #[must_use]
+    pub fn is_composite(self) -> bool {
+        matches!(self, Self::Struct | Self::Union)
+    }
+
+    /// A typedef, qualifier or tag: has the layout of the type it names.
+    #[must_use]
+    pub fn is_transparent(self) -> bool {
+        matches!(self, Self::Typedef | Self::Volatile | Self::Const | Self::Restrict | Self::TypeTag)
+    }
+}
+
+/// One type record.
+#[derive(Debug, Clone, Copy)]
+pub struct Type<'a> {
+    btf: &'a Btf,
+    /// Its number.
+    pub id: TypeId,
+    /// What it is.
+    pub kind: Kind,
+    /// `kind_flag`: bit-field members, signed enum, union `Fwd`.
+    pub flag: bool,
+    name_off: u32,
+    size_or_type: u32,
+    extra: &'a [u8],
+}
+
+/// A member of a struct or union.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// Empty if anonymous.
+    pub name: &'a str,
+    /// Its type.
+    pub type_id: TypeId,
+    /// Offset in bits from the start of the struct.
+    pub bit_offset: u32,
+    /// Width, if it is a bit-field.
+    pub bits: Option<u8>,
+}
+
+/// A constant of an enumeration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enumerator<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its value; read as unsigned if `signed` is false.
+    pub value: i64,
+    /// Whether the enumeration is signed.
+    pub signed: bool,
+}
+
+/// A parameter of a function prototype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Param<'a> {
+    /// May be empty.
+    pub name: &'a str,
+    /// Its type; 0 in last place stands for `...`.
+    pub type_id: TypeId,
+}
+
+/// Element type and count of an array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Array {
+    /// Type of an element.
+    pub element: TypeId,
+    /// Type of the index.
+    pub index: TypeId,
+    /// Number of elements; 0 for a flexible array.
+    pub len: u32,
+}
+
+/// A variable of a data section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SectionVar {
+    /// The `Var` record.
+    pub type_id: TypeId,
+    /// Offset in the section.
+    pub offset: u32,
+    /// Size in bytes.
+    pub size: u32,
+}
+
+impl<'a> Type<'a> {
+    /// Its name, empty if it has none.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.btf.string(self.name_off)
+    }
+
+    /// Size in bytes, of the kinds that carry one.
+    #[must_use]
+    pub fn size(&self) -> Option<u32> {
+        match self.kind {
+            Kind::Int
+            | Kind::Struct
+            | Kind::Union
+            | Kind::Enum
+            | Kind::Enum64
+            | Kind::Float
+            | Kind::Datasec => Some(self.size_or_type),
+            _ => None,
+        }
+    }
+
+    /// The type it refers to, of the kinds that refer to one: pointee, aliased
+    /// type, return type of a prototype, prototype of a function, type of a
+    /// variable.
+    #[must_use]
+    pub fn target(&self) -> Option<TypeId> {
+        match self.kind {
+            Kind::Ptr
+            | Kind::Typedef
+            | Kind::Volatile
+            | Kind::Const
+            | Kind::Restrict
+            | Kind::Func
+            | Kind::FuncProto
+            | Kind::Var
+            | Kind::DeclTag
+            | Kind::TypeTag => Some(self.size_or_type),
+            _ => None,
+        }
+    }
+
+    /// Members of a struct or union; of anything else none.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = Member<'a>> + use<'a> {
+        let (btf, flag) = (self.btf, self.flag);
+        let extra = if self.kind.is_composite() { self.extra } else { &[] };
+        extra.chunks_exact(12).map(move |m| {
+            let word = word(m, 8);
+            let (bit_offset, width) = if flag { (word & 0xff_ffff, word >> 24) } else { (word, 0) };
+            Member {
+                name: btf.string(self::word(m, 0)),
+                type_id: self::word(m, 4),
+                bit_offset,
+                bits: u8::try_from(width).ok().filter(|w| *w > 0),
+            }
+        })
+    }
+
+    /// Constants of an enumeration (32 or 64 bits); of anything else none.
+    pub fn enumerators(&self) -> impl ExactSizeIterator<Item = Enumerator<'a>> + use<'a> {
+        let (btf, signed) = (self.btf, self.flag);
+        let (extra, step) = match self.kind {
+            Kind::Enum => (self.extra, 8),
+            Kind::Enum64 => (self.extra, 12),
+            _ => (Default::default(), 8),
+        };
+        extra.chunks_exact(step).map(move |e| {
+            let low = word(e, 4);
+            let value = if step == 12 {
+                (u64::from(low) | u64::from(word(e, 8)) << 32).cast_signed()
+            } else if signed {
+                i64::from(low.cast_signed())
+            } else {
+                i64::from(low)
+            };
+            Enumerator { name: btf.string(word(e, 0)), value, signed }
+        })
+    }
+
+    /// Parameters of a prototype; of anything else none.
+    pub fn params(&self) -> impl ExactSizeIterator<Item = Param<'a>> + use<'a> {
+        let btf = self.btf;
+        let extra = if self.kind == Kind::FuncProto { self.extra } else { &[] };
+        extra.chunks_exact(8).map(move |p| Param { name: btf.string(word(p, 0)), type_id: word(p, 4) })
+    }
+
+    /// Element type and count, of an array.
+    #[must_use]
+    pub fn array(&self) -> Option<Array> {
+        (self.kind == Kind::Array).then(|| Array {
+            element: word(self.extra, 0),
+            index: word(self.extra, 4),
+            len: word(self.extra, 8),
+        })
+    }
+
+    /// Variables of a data section; of anything else none.
+    pub fn section_vars(&self) -> impl ExactSizeIterator<Item = SectionVar> + use<'a> {
+        let extra = if self.kind == Kind::Datasec { self.extra } else { &[] };
+        extra.chunks_exact(12).map(|v| SectionVar {
+            type_id: word(v, 0),
+            offset: word(v, 4),
+            size: word(v, 8),
+        })
+    }
+
+    /// Encoding of an `Int`.
+    #[must_use]
+    pub fn int(&self) -> Option<IntEncoding> {
+        (self.kind == Kind::Int).then(|| {
+            let word = word(self.extra, 0);
+            let [bits, _, offset, flags] = word.to_le_bytes();
+            IntEncoding { signed: flags & 1 != 0, char: flags & 2 != 0, bool: flags & 4 != 0, offset, bits }
+        })
+    }
+}
+
+/// Encoding of an `Int`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IntEncoding {
+    /// `BTF_INT_SIGNED`.
+    pub signed: bool,
+    /// `BTF_INT_CHAR` (pahole does not set it).
+    pub char: bool,
+    /// `BTF_INT_BOOL`.
+    pub bool: bool,
+    /// First bit of the value (old pahole's way to write bit-fields).
+    pub offset: u8,
+    /// Width of the value.
+    pub bits: u8,
+}
+
+fn word(bytes: &[u8], offset: usize) -> u32 {
+    u32_at(bytes, offset).unwrap_or(0)
+}
+
+/// A parsed `.BTF` section.
+pub struct Btf {
+    bytes: Arc<[u8]>,
+    base: Option<Arc<Btf>>,
+    origin: String,
+    /// The string section in `bytes`.
+    strings: std::ops::Range<usize>,
+    first_string: u32,
+    first_id: TypeId,
+    /// Where each own type stands in `bytes`.
+    offsets: Vec<u32>,
+    /// Hash of the name and id of each own named type that has a layout.
+    names: OnceLock<Vec<(u32, TypeId)>>,
+}
+
+impl std::fmt::Debug for Btf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Btf")
+            .field("origin", &self.origin)
+            .field("first_id", &self.first_id)
+            .field("types", &self.offsets.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Btf {
+    /// Parses the kernel's BTF. `origin` names the source, for messages.
+    pub fn parse(bytes: impl Into<Arc<[u8]>>, origin: impl Into<String>) -> Result<Self> {
+        Self::scan(bytes.into(), None, origin.into())
+    }
+
+    /// Parses a module's BTF, which continues `base`.
+    pub fn split(base: &Arc<Self>, bytes: impl Into<Arc<[u8]>>, origin: impl Into<String>) -> Result<Self> {
+        Self::scan(bytes.into(), Some(Arc::clone(base)), origin.into())
+    }
+
+    fn scan(bytes: Arc<[u8]>, base: Option<Arc<Self>>, origin: String) -> Result<Self> {
+        let bad = |offset: usize, wanted, found: String| Error::Malformed {
+            path: PathBuf::from(&origin),
+            format: "BTF",
+            offset: offset as u64,
+            wanted,
+            found,
+        };
+        let short = || bad(0, "a header of 24 bytes", format!("{} bytes", bytes.len()));
+        let magic = u16_at(&bytes, 0).ok_or_else(short)?;
+        if magic != 0xeb9f {
+            return Err(bad(0, "the magic number 0xeb9f", format!("{magic:#x}")));
+        }
+        let version = *bytes.get(2).ok_or_else(short)?;
+        if version != 1 {
+            return Err(bad(2, "version 1", version.to_string()));
+        }
+        let header = |at| u32_at(&bytes, at).ok_or_else(short);
+        let header_len = header(4)? as usize;
+        let section = |offset: u32, len: u32, wanted| {
+            let start = header_len.checked_add(offset as usize);
+            let end = start.and_then(|s| s.checked_add(len as usize));
+            match (start, end) {
+                (Some(s), Some(e)) if header_len >= 24 && e <= bytes.len() => Ok(s..e),
+                _ => Err(bad(8, wanted, format!("{offset:#x} + {len:#x} of {:#x}", bytes.len()))),
+            }
+        };
+        let types = section(header(8)?, header(12)?, "types inside the section")?;
+        let strings = section(header(16)?, header(20)?, "strings inside the section")?;
+
+        let mut offsets = Vec::with_capacity((types.len() / 24).min(MAX_TYPES));
+        let mut at = types.start;
+        while at < types.end {
+            if offsets.len() >= MAX_TYPES {
+                return Err(bad(at, "at most 2^22 types", "more".into()));
+            }
+            let info = u32_at(&bytes, at.saturating_add(4)).unwrap_or(0);
+            let number = info >> 24 & 0x1f;
+            let kind = Kind::from_number(number)
+                .ok_or_else(|| bad(at, "a kind from 1 to 19", number.to_string()))?;
+            let end = at + 12 + kind.extra((info & 0xffff) as usize);
+            if end > types.end {
+                return Err(bad(
+                    at,
+                    "a record inside the type section",
+                    format!("one that ends at {end:#x}"),
+                ));
+            }
+            offsets.push(
+                u32::try_from(at).map_err(|_| bad(at, "a section below 4 GiB", "a larger one".into()))?,
+            );
+            at = end;
+        }
+        let (first_id, first_string) =
+            base.as_ref().map_or((1, 0), |b| (b.end_id(), b.first_string.saturating_add(b.string_bytes())));
+        if u32::try_from(offsets.len()).ok().and_then(|n| first_id.checked_add(n)).is_none() {
+            return Err(bad(0, "type ids below 2^32", "more".into()));
+        }
+        Ok(Self { bytes, base, origin, strings, first_string, first_id, offsets, names: OnceLock::new() })
+    }
+
+    fn string_bytes(&self) -> u32 {
+        u32::try_from(self.strings.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The base of split BTF.
+    #[must_use]
+    pub fn base(&self) -> Option<&Arc<Self>> {
+        self.base.as_ref()
+    }
+
+    /// First id of this BTF itself: 1, or the first that its base does not have.
+    #[must_use]
+    pub fn first_id(&self) -> TypeId {
+        self.first_id
+    }
+
+    /// One past the last id.
+    #[must_use]
+    pub fn end_id(&self) -> TypeId {
+        self.first_id.saturating_add(u32::try_from(self.offsets.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The ids of this BTF itself, without its base.
+    #[must_use]
+    pub fn own_ids(&self) -> std::ops::Range<TypeId> {
+        self.first_id..self.end_id()
+    }
+
+    /// The types of this BTF itself, without its base.
+    pub fn own_types(&self) -> impl Iterator<Item = Type<'_>> {
+        self.own_ids().filter_map(|id| self.get(id))
+    }
+
+    /// A type by number, from the base where that has it. `None` for 0 (`void`)
+    /// and for numbers that do not exist.
+    #[must_use]
+    pub fn get(&self, id: TypeId) -> Option<Type<'_>> {
+        let Some(own) = id.checked_sub(self.first_id) else {
+            return self.base.as_ref()?.get(id);
+        };
+        let at = *self.offsets.get(own as usize)? as usize;
+        let record = self.bytes.get(at..)?;
+        let info = u32_at(record, 4)?;
+        let kind = Kind::from_number(info >> 24 & 0x1f)?;
+        let extra = record.get(12..12 + kind.extra((info & 0xffff) as usize))?;
+        Some(Type {
+            btf: self,
+            id,
+            kind,
+            flag: info >> 31 != 0,
+            name_off: u32_at(record, 0)?,
+            size_or_type: u32_at(record, 8)?,
+            extra,
+        })
+    }
+
+    /// The string at an offset; empty where there is none or it is no text.
+    fn string(&self, offset: u32) -> &str {
+        std::str::from_utf8(self.string_bytes_at(offset)).unwrap_or_default()
+    }
+
+    fn string_bytes_at(&self, offset: u32) -> &[u8] {
+        let Some(own) = offset.checked_sub(self.first_string) else {
+            return self.base.as_ref().map_or(&[], |b| b.string_bytes_at(offset));
+        };
+        let rest =
+            self.bytes.get(self.strings.clone()).and_then(|s| s.get(own as usize..)).unwrap_or_default();
+        let end = rest.iter().take(4096).position(|&b| b == 0).unwrap_or(0);
+        rest.get(..end).unwrap_or_default()
+    }
+
+    /// The ids of the types of this name and kind, this BTF's own before its
+    /// base's, in the order of their numbers.
+    pub fn named<'a>(&'a self, name: &'a str, kind: Kind) -> impl Iterator<Item = TypeId> + 'a {
+        std::iter::successors(Some(self), |b| b.base.as_deref()).flat_map(move |b| b.own_named(name, kind))
+    }
+
+    fn own_named<'a>(&'a self, name: &'a str, kind: Kind) -> impl Iterator<Item = TypeId> + 'a {
+        let hash = hash(name.as_bytes());
+        let index = self.names.get_or_init(|| self.index());
+        let start = index.partition_point(|(h, _)| *h < hash);
+        let rest = index.get(start..).unwrap_or_default();
+        rest.iter()
+            .take_while(move |(h, _)| *h == hash)
+            .filter_map(|(_, id)| self.get(*id))
+            .filter(move |t| t.kind == kind && t.name() == name)
+            .map(|t| t.id)
+    }
+
+    fn index(&self) -> Vec<(u32, TypeId)> {
+        let mut index: Vec<_> = self
+            .own_types()
+            .filter(|t| t.name_off != 0)
+            .map(|t| (hash(self.string_bytes_at(t.name_off)), t.id))
+            .collect();
+        index.sort_unstable();
+        index
+    }
+
+    /// The type that C calls by this name: `struct X`, `union X`, `enum X`, or a
+    /// bare name, which may be any of them, a typedef or a base type.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<TypeId> {
+        let (kinds, name): (&[Kind], &str) = if let Some(n) = name.strip_prefix("struct ") {
+            (&[Kind::Struct], n)
+        } else if let Some(n) = name.strip_prefix("union ") {
+            (&[Kind::Union], n)
+        } else if let Some(n) = name.strip_prefix("enum ") {
+            (&[Kind::Enum, Kind::Enum64], n)
+        } else {
+            (
+                &[Kind::Struct, Kind::Typedef, Kind::Union, Kind::Enum, Kind::Enum64, Kind::Int, Kind::Float],
+                name,
+            )
+        };
+        let name = name.trim();
+        if name.is_empty() {
+            return None;
+        }
+        kinds.iter().find_map(|k| self.named(name, *k).next())
+    }
+
+    /// The type behind typedefs, qualifiers and tags. `None` if there is none,
+    /// it is `void`, or the chain does not end.
+    #[must_use]
+    pub fn strip(&self, id: TypeId) -> Option<Type<'_>> {
+        let mut t = self.get(id)?;
+        for _ in 0..MAX_CHAIN {
+            if !t.kind.is_transparent() {
+                return Some(t);
+            }
+            t = self.get(t.size_or_type)?;
+        }
+        None
+    }
+
+    /// Size of a type in bytes. `None` for `void`, functions, declarations and
+    /// contradictions.
+    #[must_use]
+    pub fn size(&self, id: TypeId) -> Option<u64> {
+        let mut id = id;
+        let mut count: u64 = 1;
+        for _ in 0..MAX_CHAIN {
+            let t = self.strip(id)?;
+            match t.kind {
+                Kind::Array => {
+                    let a = t.array()?;
+                    count = count.checked_mul(u64::from(a.len))?;
+                    id = a.element;
+                }
+                Kind::Ptr => return count.checked_mul(8),
+                Kind::Var => id = t.size_or_type,
+                _ => return count.checked_mul(u64::from(t.size()?)),
+            }
+        }
+        None
+    }
+
+    /// A member by path from a type: its offset in bits, type, and width if it
+    /// is a bit-field.
+    #[must_use]
+    pub fn member(&self, id: TypeId, path: &str) -> Option<Located> {
+        let mut at = Located { bit_offset: 0, type_id: id, bits: None };
+        let mut budget = MAX_MEMBERS;
+        for part in path.split('.') {
+            let found = self.step(at.type_id, part, MAX_NESTING, &mut budget)?;
+            at = Located { bit_offset: at.bit_offset.checked_add(found.bit_offset)?, ..found };
+        }
+        Some(at)
+    }
+
+    fn step(&self, id: TypeId, name: &str, depth: usize, budget: &mut usize) -> Option<Located> {
+        let t = self.strip(id)?;
+        let depth = depth.checked_sub(1)?;
+        // Own members before those of anonymous ones: cheap, and C forbids both.
+        for m in t.members() {
+            *budget = budget.checked_sub(1)?;
+            if !name.is_empty() && m.name == name {
+                let bits = m.bits.or_else(|| self.old_bit_field(m.type_id));
+                return Some(Located { bit_offset: u64::from(m.bit_offset), type_id: m.type_id, bits });
+            }
+        }
+        for m in t.members().filter(|m| m.name.is_empty()) {
+            if let Some(found) = self.step(m.type_id, name, depth, budget) {
+                let bit_offset = found.bit_offset.checked_add(u64::from(m.bit_offset))?;
+                return Some(Located { bit_offset, ..found });
+            }
+        }
+        None
+    }
+
+    /// Without `kind_flag`, a bit-field is a member whose `Int` is narrower than
+    /// its bytes.
+    fn old_bit_field(&self, id: TypeId) -> Option<u8> {
+        let t = self.strip(id)?;
+        let int = t.int()?;
+        (u32::from(int.bits) < t.size()?.saturating_mul(8) && !int.bool).then_some(int.bits)
+    }
+}
+
+/// A member that a path led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Located {
+    /// From the start of the outermost struct.
+    pub bit_offset: u64,
+    /// Its type.
+    pub type_id: TypeId,
+    /// Width, if it is a bit-field.
+    pub bits: Option<u8>,
+}
+
+/// FNV-1a: short names, no key needed (a bad table only costs this dump time:
+/// a run of equal hashes is walked once per lookup).
+fn hash(name: &[u8]) -> u32 {
+    name.iter().fold(0x811c_9dc5, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193))
+}
+
+impl Types for Btf {
+    fn size_of(&self, name: &str) -> Option<u64> {
+        self.size(self.find(name)?)
+    }
+
+    fn field(&self, name: &str, path: &str) -> Option<Field> {
+        let m = self.member(self.find(name)?, path)?;
+        let bits = match m.bits {
+            None => None,
+            Some(width) => Some((u8::try_from(m.bit_offset % 8).ok()?, width)),
+        };
+        // A flexible array ends the struct and has no size of its own.
+        let size = self.size(m.type_id).unwrap_or(0);
+        Some(Field { offset: m.bit_offset / 8, size, bits })
+    }
+
+    fn enumerator(&self, name: &str) -> Option<i64> {
+        std::iter::successors(Some(self), |b| b.base.as_deref()).find_map(|b| {
+            b.own_types().flat_map(|t| t.enumerators()).find(|e| e.name == name).map(|e| e.value)
+        })
+    }
+
+    fn array_len(&self, name: &str, path: &str) -> Option<u64> {
+        let m = self.member(self.find(name)?, path)?;
+        Some(u64::from(self.strip(m.type_id)?.array()?.len))
+    }
+
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+}

@@ -1,0 +1,110 @@
+//! Build-ids: which bytes belong together.
+//!
+//! The linker hashes what it links into an ELF note (`GNU`, `NT_GNU_BUILD_ID`);
+//! image, debug file and dump of one build carry the same one.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::dump::notes::iter_notes;
+
+/// `NT_GNU_BUILD_ID`.
+const NT_GNU_BUILD_ID: u32 = 3;
+/// Longest id that is believed: `ld --build-id=0x...` allows any, hashes give 20.
+const LEN_MAX: usize = 64;
+
+/// A build-id, printed in hex.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BuildId(Vec<u8>);
+
+impl BuildId {
+    /// From its bytes; `None` for lengths that no linker writes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (2..=LEN_MAX).contains(&bytes.len()).then(|| Self(bytes.to_vec()))
+    }
+
+    /// The build-id among ELF notes, e.g. the bytes of `.notes`.
+    #[must_use]
+    pub fn from_notes(notes: &[u8]) -> Option<Self> {
+        iter_notes(notes)
+            .find(|note| note.kind == NT_GNU_BUILD_ID && note.name == b"GNU")
+            .and_then(|note| Self::new(note.desc))
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// `xx/yyyy.debug`: where debug files lie below a `.build-id` folder.
+    #[must_use]
+    pub fn debug_path(&self) -> PathBuf {
+        let hex = self.to_string();
+        let (head, tail) = hex.split_at_checked(2).unwrap_or_default();
+        PathBuf::from(head).join(format!("{tail}.debug"))
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What is not a build-id in hex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a build-id: expected 4 to 128 hex digits")]
+pub struct NotABuildId;
+
+impl FromStr for BuildId {
+    type Err = NotABuildId;
+
+    fn from_str(text: &str) -> Result<Self, NotABuildId> {
+        let digits = text.as_bytes();
+        let value = |digit: &u8| char::from(*digit).to_digit(16).and_then(|v| u8::try_from(v).ok());
+        let bytes: Option<Vec<u8>> = digits
+            .chunks(2)
+            .map(|pair| match pair {
+                [high, low] => Some(value(high)? << 4 | value(low)?),
+                _ => None,
+            })
+            .collect();
+        bytes.and_then(|bytes| Self::new(&bytes)).ok_or(NotABuildId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        let id: BuildId = "3b43fad5034874490492495d552c0af6a5fab235".parse().unwrap();
+        assert_eq!(id.to_string(), "3b43fad5034874490492495d552c0af6a5fab235");
+        assert_eq!(id.debug_path(), PathBuf::from("3b/43fad5034874490492495d552c0af6a5fab235.debug"));
+        for bad in ["", "3b", "3b4", "3b4g", "../../etc/passwd", "é3b43"] {
+            assert_eq!(bad.parse::<BuildId>(), Err(NotABuildId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn found_among_other_notes() {
+        let mut notes = Vec::new();
+        for (name, kind, desc) in [
+            (&b"Xen\0"[..], 3, &b"abcd"[..]),
+            (b"GNU\0", 5, b"pppp"),
+            (b"GNU\0", 3, &[0xab, 0xcd, 0xef, 0x01]),
+        ] {
+            for n in [name.len(), desc.len(), kind] {
+                notes.extend(u32::try_from(n).unwrap().to_le_bytes());
+            }
+            notes.extend_from_slice(name);
+            notes.extend_from_slice(desc);
+        }
+        assert_eq!(BuildId::from_notes(&notes).unwrap().to_string(), "abcdef01");
+        assert_eq!(BuildId::from_notes(&notes[..20]), None);
+    }
+}

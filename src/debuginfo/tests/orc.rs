@@ -1,0 +1,137 @@
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::debuginfo::vmlinux;
+
+fn row(sp: i16, bp: i16, flags: u16) -> [u8; 6] {
+    let [a, b] = sp.to_le_bytes();
+    let [c, d] = bp.to_le_bytes();
+    let [e, f] = flags.to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+/// Two sections at 0x1000 from (address, row).
+fn sections(rows: &[(u64, [u8; 6])]) -> (Vec<u8>, Vec<u8>) {
+    let ip = rows.iter().enumerate().flat_map(|(i, (at, _))| {
+        let here = 0x1000 + 4 * i as i64;
+        i32::try_from(at.cast_signed() - here).unwrap().to_le_bytes()
+    });
+    (ip.collect(), rows.iter().flat_map(|(_, r)| *r).collect())
+}
+
+fn one(layout: Layout, r: [u8; 6]) -> OrcEntry {
+    let (ip, entries) = sections(&[(0x2000, r)]);
+    OrcTable::parse(layout, &ip, 0x1000, &entries, 0x2010, "t").unwrap().lookup(0x2000)
+}
+
+#[test]
+fn each_layout_reads_its_flags() {
+    let call = OrcEntry {
+        sp_base: Base::Sp,
+        sp_offset: 16,
+        bp_base: Base::PrevSp,
+        bp_offset: -16,
+        kind: Kind::Call,
+        signal: false,
+    };
+    assert_eq!(one(Layout::V4_14, row(16, -16, 0x015)), call);
+    assert_eq!(one(Layout::V6_3, row(16, -16, 0x015)), call);
+    assert_eq!(one(Layout::V6_4, row(16, -16, 0x215)), call);
+    assert_eq!(one(Layout::V7_1, row(16, -16, 0x283)), call);
+
+    let regs = OrcEntry { bp_base: Base::Undefined, bp_offset: 0, kind: Kind::Regs, signal: true, ..call };
+    assert_eq!(one(Layout::V4_14, row(16, 0, 0x105)), regs);
+    assert_eq!(one(Layout::V6_3, row(16, 0, 0x505)), regs);
+    assert_eq!(one(Layout::V6_4, row(16, 0, 0xb05)), regs);
+    assert_eq!(one(Layout::V6_4, row(16, 0, 0xc05)), OrcEntry { kind: Kind::RegsPartial, ..regs });
+
+    for (layout, end) in [(Layout::V4_14, 0x400), (Layout::V6_3, 0x800), (Layout::V6_4, 0x100)] {
+        assert_eq!(one(layout, row(0, 0, end)).kind, Kind::End, "{layout:?}");
+        assert_eq!(one(layout, row(0, 0, 0)), OrcEntry::UNDEFINED, "{layout:?}");
+        assert_eq!(one(layout, row(0, 0, 0xf)), OrcEntry::UNDEFINED, "{layout:?}");
+    }
+}
+
+#[test]
+fn the_release_decides_where_there_is_no_header() {
+    let by = |r| Layout::detect(None, r).unwrap();
+    assert_eq!(by("4.18.0-553.el8.x86_64"), Layout::V4_14);
+    assert_eq!(by("5.14.0-503.11.1.el9_5.x86_64"), Layout::V4_14);
+    assert_eq!(by("5.14.0-570.12.1.el9_6.x86_64"), Layout::V6_4);
+    assert_eq!(by("6.1.0-56-cloud-amd64"), Layout::V4_14);
+    assert_eq!(by("6.3.4"), Layout::V6_3);
+    assert_eq!(by("7.0.1"), Layout::V6_4);
+    assert_eq!(by("7.1"), Layout::V7_1);
+    assert_eq!(by("6.12.117+deb12-cloud-amd64"), Layout::V6_4);
+    assert!(Layout::detect(Some(&[7; 20]), "6.12").unwrap_err().to_string().contains("0707"));
+}
+
+#[test]
+fn unsorted_rows_are_sorted_and_end_marks_yield() {
+    let call = row(8, 0, 0x205);
+    let (ip, entries) = sections(&[
+        (0x3000, call),
+        (0x2000, row(24, 0, 0x205)),
+        (0x2800, row(0, 0, 0)),
+        (0x3000, row(0, 0, 0)),
+        (0x3800, row(0, 0, 0)),
+    ]);
+    let t = OrcTable::parse(Layout::V6_4, &ip, 0x1000, &entries, 0x3800, "t").unwrap();
+    assert_eq!(t.lookup(0x2000).sp_offset, 24);
+    assert_eq!(t.lookup(0x27ff).sp_offset, 24);
+    assert_eq!(t.lookup(0x2800), OrcEntry::UNDEFINED);
+    assert_eq!(t.lookup(0x3000).sp_offset, 8);
+    assert_eq!(t.lookup(0x1fff), OrcEntry::UNDEFINED);
+    assert_eq!(t.lookup(0x3800), OrcEntry::UNDEFINED);
+    let ranges: Vec<_> = t.rows().map(|r| r.range).collect();
+    assert_eq!(ranges, [0x2000..0x2800, 0x2800..0x3000, 0x3000..0x3800]);
+}
+
+#[test]
+fn sections_that_do_not_match_are_refused() {
+    let text = |ip: &[u8], e: &[u8]| OrcTable::parse(Layout::V6_4, ip, 0, e, 0, "t").unwrap_err().to_string();
+    assert!(text(&[0; 8], &[0; 6]).contains("4 bytes of address for every 6 of entry, found 8 and 6"));
+    assert!(text(&[0; 3], &[]).contains("found 3 and 0"));
+}
+
+#[test]
+fn the_kernels_own() {
+    for (release, path) in vmlinux::all() {
+        let t = vmlinux::orc(&release, &path);
+        assert!(t.starts.is_sorted());
+        let mut kinds: HashMap<_, usize> = HashMap::new();
+        let mut bases: HashMap<_, usize> = HashMap::new();
+        for r in t.rows.iter().map(|r| unpack(*r)) {
+            *kinds.entry(r.kind).or_default() += 1;
+            *bases.entry(r.sp_base).or_default() += 1;
+        }
+        if release.starts_with("6.1.") {
+            // Counted by a reader of its own (in Python).
+            assert_eq!(t.len(), 368_456);
+            assert_eq!((kinds[&Kind::Regs], kinds[&Kind::RegsPartial], kinds[&Kind::End]), (188, 778, 81));
+            assert_eq!((bases[&Base::SpIndirect], bases[&Base::R10], bases[&Base::Sp]), (37, 228, 322_092));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn noise_never_panics(
+        rows in prop::collection::vec((any::<i32>(), any::<[u8; 6]>()), 0..40),
+        at in any::<u64>(), end in any::<u64>(), pc in any::<u64>(), layout in 0..4usize,
+    ) {
+        let layout = [Layout::V4_14, Layout::V6_3, Layout::V6_4, Layout::V7_1][layout];
+        let ip: Vec<u8> = rows.iter().flat_map(|(d, _)| d.to_le_bytes()).collect();
+        let entries: Vec<u8> = rows.iter().flat_map(|(_, r)| *r).collect();
+        if let Ok(t) = OrcTable::parse(layout, &ip, at, &entries, end, "t") {
+            let _ = t.lookup(pc);
+            for r in t.rows() {
+                prop_assert!(r.range.start < r.range.end);
+                prop_assert_eq!(t.lookup(r.range.start), r.entry);
+                prop_assert_eq!(t.lookup(r.range.end - 1), r.entry);
+            }
+        }
+    }
+}

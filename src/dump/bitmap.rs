@@ -1,0 +1,181 @@
+//! A bitmap in a file, with rank: how many bits are set before a place.
+//!
+//! kdump files store a descriptor for each dumped page and no index: the place of
+//! a page's descriptor is the number of dumped pages before it. The rank of every
+//! 4,096th bit is counted once, at the first question; the rest is one popcount
+//! over at most 512 bytes.
+
+use std::sync::OnceLock;
+
+use super::source::Source;
+
+/// Bytes between two counted places.
+const BLOCK: u64 = 512;
+/// How much of a bitmap that cannot be mapped is read at once.
+const CHUNK: u64 = 1 << 20;
+
+/// A bitmap of page frames in a file.
+pub(super) struct Bitmap {
+    /// Offset in the file.
+    offset: u64,
+    /// How many bits count.
+    bits: u64,
+    /// Set bits before each block; `None` when the bitmap cannot be read.
+    ranks: OnceLock<Option<Vec<u64>>>,
+}
+
+impl Bitmap {
+    /// The `bits` bits at `offset`.
+    pub(super) fn new(offset: u64, bits: u64) -> Self {
+        Self { offset, bits, ranks: OnceLock::new() }
+    }
+
+    /// Bit `n`; `None` when the file ends before it.
+    pub(super) fn bit(&self, source: &dyn Source, n: u64) -> Option<bool> {
+        if n >= self.bits {
+            return Some(false);
+        }
+        let mut byte = [0];
+        source.read_exact_at(self.offset.checked_add(n / 8)?, &mut byte).ok()?;
+        let [byte] = byte;
+        Some(byte >> (n % 8) & 1 == 1)
+    }
+
+    /// How many bits before bit `n` are set; `None` when the file ends before it.
+    pub(super) fn rank(&self, source: &dyn Source, n: u64) -> Option<u64> {
+        let n = n.min(self.bits);
+        let block = n / 8 / BLOCK;
+        let ranks = self.ranks.get_or_init(|| self.count(source)).as_ref()?;
+        let before = *ranks.get(usize::try_from(block).ok()?)?;
+        let whole = usize::try_from(n / 8 - block * BLOCK).ok()?;
+        let part = source.bytes(self.offset.checked_add(block * BLOCK)?, whole).ok()?;
+        let mut rank = before + ones(&part);
+        if !n.is_multiple_of(8) {
+            let mut byte = [0];
+            source.read_exact_at(self.offset.checked_add(n / 8)?, &mut byte).ok()?;
+            let [byte] = byte;
+            rank += u64::from((byte & ((1 << (n % 8)) - 1)).count_ones());
+        }
+        Some(rank)
+    }
+
+    /// The rank at the front of each block that is in the file.
+    fn count(&self, source: &dyn Source) -> Option<Vec<u64>> {
+        let len = self.bits.div_ceil(8).min(source.len().saturating_sub(self.offset));
+        let mut ranks = Vec::with_capacity(usize::try_from(len / BLOCK).ok()? + 1);
+        let mut rank = 0;
+        for start in (0..len).step_by(usize::try_from(CHUNK).ok()?) {
+            let n = usize::try_from(CHUNK.min(len - start)).ok()?;
+            let chunk = source.bytes(self.offset.checked_add(start)?, n).ok()?;
+            for block in chunk.chunks(usize::try_from(BLOCK).ok()?) {
+                ranks.push(rank);
+                rank += ones(block);
+            }
+        }
+        if len.is_multiple_of(BLOCK) {
+            ranks.push(rank);
+        }
+        Some(ranks)
+    }
+
+    /// Runs of set bits, as `(first, count)`; at most `max`, the last of which
+    /// then reaches to the end of the last run (so nothing that is set is left out).
+    pub(super) fn runs(&self, source: &dyn Source, max: usize) -> Vec<(u64, u64)> {
+        let mut runs = Vec::new();
+        let mut open: Option<u64> = None;
+        let mut close = |open: &mut Option<u64>, end: u64| {
+            let Some(first) = open.take() else { return };
+            if runs.len() < max {
+                runs.push((first, end - first));
+            } else if let Some((first, count)) = runs.last_mut() {
+                *count = end - *first;
+            }
+        };
+        let len = self.bits.div_ceil(8).min(source.len().saturating_sub(self.offset));
+        let mut at = 0;
+        while at < len {
+            let n = usize::try_from(CHUNK.min(len - at)).unwrap_or(0);
+            let Ok(chunk) = source.bytes(self.offset.saturating_add(at), n) else { break };
+            for (i, word) in chunk.chunks(8).enumerate() {
+                let first = (at + i as u64 * 8) * 8;
+                let bits = (word.len() as u64 * 8).min(self.bits.saturating_sub(first));
+                let mut padded = [0; 8];
+                if let Some(to) = padded.get_mut(..word.len()) {
+                    to.copy_from_slice(word);
+                }
+                let word = u64::from_le_bytes(padded);
+                match (word, &open) {
+                    (0, None) => {}
+                    (u64::MAX, Some(_)) if bits == 64 => {}
+                    _ => {
+                        for bit in 0..bits {
+                            match (word >> bit & 1 == 1, open) {
+                                (true, None) => open = Some(first + bit),
+                                (false, Some(_)) => close(&mut open, first + bit),
+                                _ => {}
+                            }
+                        }
+                    }
+                }
+            }
+            at += n as u64;
+        }
+        close(&mut open, self.bits.min(len.saturating_mul(8)));
+        runs
+    }
+}
+
+/// Set bits in `data`.
+fn ones(data: &[u8]) -> u64 {
+    let (words, rest) = data.as_chunks::<8>();
+    let in_words: u32 = words.iter().map(|w| u64::from_le_bytes(*w).count_ones()).sum();
+    u64::from(in_words + rest.iter().map(|b| b.count_ones()).sum::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::cast_possible_truncation, reason = "sizes of test data")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dump::source::InMemory;
+
+    proptest! {
+        #[test]
+        fn rank_and_runs_agree_with_counting(
+            data in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 1..1500),
+            offset in 0usize..20, bits in 0u64..26000, at in 0u64..27000, max in 1usize..2000,
+        ) {
+            let offset = offset.min(data.len() - 1);
+            let source = InMemory::new("m", data.clone());
+            let map = Bitmap::new(offset as u64, bits);
+            let there = ((data.len() - offset) * 8) as u64;
+            let bit = |n: u64| n < bits.min(there) && data[offset + (n / 8) as usize] >> (n % 8) & 1 == 1;
+            if at < bits.min(there) {
+                prop_assert_eq!(map.bit(&source, at), Some(bit(at)));
+                prop_assert_eq!(map.rank(&source, at), Some((0..at).filter(|&n| bit(n)).count() as u64));
+            } else {
+                let _ = (map.bit(&source, at), map.rank(&source, at));
+            }
+            let runs = map.runs(&source, max);
+            prop_assert!(runs.len() <= max);
+            prop_assert!(runs.windows(2).all(|w| w[0].0 + w[0].1 < w[1].0));
+            let mut covered = vec![false; bits as usize + 70];
+            for &(first, count) in &runs {
+                covered[first as usize..(first + count) as usize].fill(true);
+            }
+            for (n, covered) in covered.into_iter().enumerate() {
+                let set = bit(n as u64);
+                prop_assert!(covered == set || covered && runs.len() == max, "bit {} of {:?}", n, runs);
+            }
+        }
+    }
+
+    #[test]
+    fn the_rank_at_the_very_end_counts_all() {
+        let source = InMemory::new("m", vec![0xff; 1024]);
+        assert_eq!(Bitmap::new(0, 8192).rank(&source, 8192), Some(8192));
+        assert_eq!(Bitmap::new(0, 8192).rank(&source, 8191), Some(8191));
+    }
+}

@@ -1,0 +1,296 @@
+//! Compressed kdump files, as `makedumpfile -l|-c|-p|-z|-d` and QEMU write them.
+//!
+//! ```text
+//!  block 0     header            version, machine, block size, how many pages
+//!  block 1..   sub-header        grows with the version: notes, split, 64-bit frame numbers
+//!  ..          bitmap 1          one bit a page: the machine has it
+//!  ..          bitmap 2          one bit a page: the dump has it
+//!  ..          page descriptors  24 bytes for each dumped page, in order
+//!  ..          page data         each page compressed alone
+//! ```
+//!
+//! A block is `block_size` bytes, the dumped machine's page. All fields are in
+//! the dumped machine's byte order and word size: here little-endian, 64 bits.
+//! Sources: makedumpfile `diskdump_mod.h` and `IMPLEMENTATION`, crash `diskdump.h`,
+//! libkdumpfile `diskdump.c`.
+//!
+//! A dump that was cut short (disk full, time-out of the kdump kernel) keeps its
+//! bitmaps and loses the tail: descriptors there are zero or past the end.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::bitmap::Bitmap;
+use super::codec::{Codec, Decoders};
+use super::kdump_header::{DESCRIPTOR_BYTES, Header};
+use super::notes::Notes;
+use super::page_cache::{PAGE_BYTES, PageCache};
+use super::source::Source;
+use crate::addr::{PAGE_SIZE, PhysAddr};
+use crate::bytes;
+use crate::error::{Error, ReadFault, Result};
+
+/// A kdump file, or the pieces of a split one.
+pub(super) struct Kdump {
+    /// By first page frame; at least one.
+    pieces: Vec<Piece>,
+    /// Page frames of the machine.
+    max_pfn: u64,
+    cache: PageCache,
+    decoders: Decoders,
+}
+
+/// One file.
+struct Piece {
+    source: Arc<dyn Source>,
+    header: Header,
+    /// The machine's pages; the same bits as `dumped` when the file has one bitmap.
+    present: Bitmap,
+    /// The pages in the dump (in all pieces of it).
+    dumped: Bitmap,
+    /// The page frames whose descriptors are here.
+    pfns: std::ops::Range<u64>,
+}
+
+/// Where the bytes of a page are.
+struct Stored {
+    piece: usize,
+    offset: u64,
+    size: usize,
+    codec: Codec,
+}
+
+impl Kdump {
+    /// Opens the files in `sources`: one dump, or any of the pieces of one.
+    pub(super) fn open(sources: Vec<Arc<dyn Source>>) -> Result<Self> {
+        let mut pieces = sources.into_iter().map(Piece::open).collect::<Result<Vec<_>>>()?;
+        pieces.sort_by_key(|p| p.pfns.start);
+        check_pieces(&pieces)?;
+        let max_pfn = pieces.iter().map(|p| p.header.max_pfn).max().unwrap_or(0);
+        Ok(Self { pieces, max_pfn, cache: PageCache::default(), decoders: Decoders::default() })
+    }
+
+    /// The header of the first piece.
+    pub(super) fn header(&self) -> Option<&Header> {
+        self.pieces.first().map(|p| &p.header)
+    }
+
+    /// The notes; every piece repeats them.
+    pub(super) fn notes(&self) -> Notes {
+        self.pieces.first().map(|p| p.header.notes(&*p.source)).unwrap_or_default()
+    }
+
+    /// `kdump-compressed v6 (zstd)`. The header does not name the codec: the first
+    /// compressed page in the file does.
+    pub(super) fn format(&self) -> String {
+        let Some(piece) = self.pieces.first() else { return String::new() };
+        let header = &piece.header;
+        let magic = if header.diskdump { "diskdump" } else { "kdump-compressed" };
+        let split = match self.pieces.len() {
+            1 if !header.split => String::new(),
+            n => format!(", {n} piece{} of a split dump", if n == 1 { "" } else { "s" }),
+        };
+        format!("{magic} v{} ({}{split})", header.version, piece.codec().name())
+    }
+
+    /// What is missing, if something is.
+    pub(super) fn incomplete(&self) -> Option<String> {
+        let mut lacks: Vec<String> = self.pieces.iter().filter_map(Piece::incomplete).collect();
+        // Split pieces cover the frames without gaps.
+        let mut next = 0;
+        for piece in self.pieces.iter().filter(|p| p.header.split) {
+            if piece.pfns.start > next {
+                lacks.push(format!(
+                    "the piece of page frames {next:#x}..{:#x} was not given",
+                    piece.pfns.start
+                ));
+            }
+            next = piece.pfns.end;
+        }
+        if next > 0 && next < self.max_pfn {
+            lacks.push(format!("the piece of page frames {next:#x}..{:#x} was not given", self.max_pfn));
+        }
+        (!lacks.is_empty()).then(|| lacks.join("; "))
+    }
+
+    /// The machine's memory in coarse ranges of bytes.
+    pub(super) fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
+        let Some(piece) = self.pieces.first() else { return Vec::new() };
+        let runs = piece.present.runs(&*piece.source, max);
+        runs.into_iter().map(|(pfn, n)| (PhysAddr(pfn * PAGE_SIZE), n * PAGE_SIZE)).collect()
+    }
+
+    /// See [`super::PhysicalMemory::read_phys`].
+    pub(super) fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let within = usize::try_from(addr.page_offset()).unwrap_or(0);
+        let n = buf.len().min(PAGE_BYTES - within);
+        let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
+        let stored = self.find(addr)?;
+        let (truncated, corrupt) =
+            (ReadFault::Truncated { addr: addr.0 }, ReadFault::Corrupt { phys: addr.0 });
+        let source = &*self.pieces.get(stored.piece).ok_or(truncated)?.source;
+        if stored.codec == Codec::Raw {
+            let at = stored.offset.checked_add(within as u64).ok_or(truncated)?;
+            source.read_exact_at(at, buf).map_err(|_| truncated)?;
+            return Ok(n);
+        }
+        let page = self.cache.page((stored.piece, stored.offset), |page| {
+            let data = source.bytes(stored.offset, stored.size).map_err(|_| truncated)?;
+            self.decoders.decode(stored.codec, &data, page).ok_or(corrupt)
+        })?;
+        buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
+        Ok(n)
+    }
+
+    fn find(&self, addr: PhysAddr) -> Result<Stored, ReadFault> {
+        let pfn = addr.pfn().0;
+        if pfn >= self.max_pfn {
+            return Err(ReadFault::NoMemory { phys: addr.0 });
+        }
+        let truncated = ReadFault::Truncated { addr: addr.0 };
+        let after = self.pieces.partition_point(|p| p.pfns.start <= pfn);
+        let holder = after.checked_sub(1).and_then(|i| Some((i, self.pieces.get(i)?)));
+        let Some((index, piece)) = holder.filter(|(_, p)| p.pfns.contains(&pfn)) else {
+            // Every piece has the bitmaps of the whole dump.
+            let any = self.pieces.first().ok_or(truncated)?;
+            any.must_hold(pfn, addr)?;
+            return Err(ReadFault::OtherPiece { phys: addr.0 });
+        };
+        piece.must_hold(pfn, addr)?;
+        let (offset, size, flags) = piece.descriptor(pfn).ok_or(truncated)?;
+        let end = offset.checked_add(size.into()).ok_or(truncated)?;
+        if offset == 0 || end > piece.source.len() {
+            return Err(truncated);
+        }
+        let corrupt = ReadFault::Corrupt { phys: addr.0 };
+        let codec = Codec::from_flags(flags).ok_or(corrupt)?;
+        let size = usize::try_from(size).map_err(|_| corrupt)?;
+        let sound = if codec == Codec::Raw { size == PAGE_BYTES } else { (1..=PAGE_BYTES).contains(&size) };
+        if !sound {
+            return Err(corrupt);
+        }
+        Ok(Stored { piece: index, offset, size, codec })
+    }
+}
+
+/// Several files must be different pieces of the same dump.
+fn check_pieces(pieces: &[Piece]) -> Result<()> {
+    let Some(first) = pieces.first().filter(|_| pieces.len() > 1) else { return Ok(()) };
+    for (before, piece) in pieces.iter().zip(pieces.iter().skip(1)) {
+        let bad = |wanted, found: String| {
+            Err(Error::Malformed {
+                path: piece.source.path().to_owned(),
+                format: "split kdump",
+                offset: PAGE_SIZE,
+                wanted,
+                found,
+            })
+        };
+        if !piece.header.split || !first.header.split {
+            return bad(
+                "every file to be a piece of one split dump",
+                "a dump that is whole by itself".to_owned(),
+            );
+        }
+        if piece.header.identity() != first.header.identity() {
+            return bad(
+                "the same machine, time and size as in the other pieces",
+                format!("a piece of another dump than {}", first.source.path().display()),
+            );
+        }
+        if piece.pfns.start < before.pfns.end {
+            return bad(
+                "page frames that no other piece has",
+                format!("{:#x} again, as in {}", piece.pfns.start, before.source.path().display()),
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Piece {
+    fn open(source: Arc<dyn Source>) -> Result<Self> {
+        let header = Header::read(&*source)?;
+        let present = Bitmap::new(header.bitmaps_at, header.max_pfn);
+        let dumped = Bitmap::new(header.dumped_at, header.max_pfn);
+        let pfns = if header.split { header.pfns.clone() } else { 0..header.max_pfn };
+        Ok(Self { source, header, present, dumped, pfns })
+    }
+
+    /// Whether the dump holds the page; if not, why.
+    fn must_hold(&self, pfn: u64, addr: PhysAddr) -> Result<(), ReadFault> {
+        let truncated = ReadFault::Truncated { addr: addr.0 };
+        if self.dumped.bit(&*self.source, pfn).ok_or(truncated)? {
+            return Ok(());
+        }
+        Err(match self.present.bit(&*self.source, pfn).ok_or(truncated)? {
+            true => ReadFault::Excluded { phys: addr.0 },
+            false => ReadFault::NoMemory { phys: addr.0 },
+        })
+    }
+
+    /// Offset, size and flags of a page in this piece; `None` past the file's end.
+    fn descriptor(&self, pfn: u64) -> Option<(u64, u32, u32)> {
+        let source = &*self.source;
+        let mut index = self.dumped.rank(source, pfn)?;
+        if self.pfns.start > 0 {
+            index = index.checked_sub(self.dumped.rank(source, self.pfns.start)?)?;
+        }
+        self.descriptor_at(index)
+    }
+
+    fn descriptor_at(&self, index: u64) -> Option<(u64, u32, u32)> {
+        let at = self.header.descriptors_at.checked_add(index.checked_mul(DESCRIPTOR_BYTES)?)?;
+        let mut raw = [0; 24];
+        self.source.read_exact_at(at, &mut raw).ok()?;
+        Some((bytes::u64_at(&raw, 0)?, bytes::u32_at(&raw, 8)?, bytes::u32_at(&raw, 12)?))
+    }
+
+    /// The codec of the first page that is compressed; raw if the first few hundred
+    /// are not.
+    fn codec(&self) -> Codec {
+        (0..512)
+            .map_while(|i| self.descriptor_at(i))
+            .take_while(|&(offset, ..)| offset != 0)
+            .filter_map(|(_, _, flags)| Codec::from_flags(flags))
+            .find(|&codec| codec != Codec::Raw)
+            .unwrap_or(Codec::Raw)
+    }
+
+    fn incomplete(&self) -> Option<String> {
+        let path: &Path = self.source.path();
+        let (len, header) = (self.source.len(), &self.header);
+        if len < header.descriptors_at {
+            return Some(format!(
+                "{} ends at {len:#x} within its bitmaps, which reach to {:#x}: no page can be read",
+                path.display(),
+                header.descriptors_at
+            ));
+        }
+        if header.status & Header::STATUS_INCOMPLETE != 0 {
+            return Some(format!(
+                "{} is marked incomplete: its writer ran out of space or time, and pages are lost",
+                path.display()
+            ));
+        }
+        let lost = self.tail_is_lost().unwrap_or(true);
+        lost.then(|| format!("{} ends at {len:#x} before its last pages: it was cut short", path.display()))
+    }
+
+    /// Whether one of the last pages is not in the file. Pages are stored in the order
+    /// of their descriptors, but all pages of zeros share an early one, so a few
+    /// are asked. Counts the bitmap.
+    fn tail_is_lost(&self) -> Option<bool> {
+        const ASKED: u64 = 1024;
+        let source = &*self.source;
+        let start = self.dumped.rank(source, self.pfns.start)?;
+        let count = self.dumped.rank(source, self.pfns.end)?.checked_sub(start)?;
+        for index in count.saturating_sub(ASKED)..count {
+            let (offset, size, _) = self.descriptor_at(index)?;
+            if offset == 0 || offset.checked_add(size.into())? > source.len() {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+}

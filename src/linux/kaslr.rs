@@ -1,0 +1,151 @@
+//! Where this kernel lies: VMCOREINFO, physical base, KASLR offset, and the top
+//! of its page tables.
+//!
+//! Source: `kernel/vmcore_info.c` and `arch/x86/kernel/vmcore_info_64.c` (which
+//! keys are written), `arch/x86/include/asm/page_64_types.h`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Options;
+use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::dump::vmcoreinfo::VmcoreInfo;
+use crate::dump::{PhysicalMemory, Vmcore};
+use crate::error::{Error, Result};
+use crate::memory::AddressSpace;
+use crate::memory::paging::{PageTables, Paging};
+
+/// `__START_KERNEL_map`: the kernel image is mapped from here.
+pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// Address of `_text` in a kernel that KASLR did not move
+/// (`CONFIG_PHYSICAL_START`'s default, 16 MiB).
+pub const LINK_TEXT: u64 = KERNEL_MAP + 0x100_0000;
+
+/// Where the kernel is.
+pub(super) struct Place {
+    pub(super) vmcoreinfo: Arc<VmcoreInfo>,
+    pub(super) kaslr_offset: u64,
+    pub(super) phys_base: i64,
+    pub(super) tables: PageTables,
+}
+
+/// Finds the kernel in `dump`.
+pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
+    let path = dump.path();
+    let vmcoreinfo = vmcoreinfo(dump, options)?;
+    let missing = |what: &str, hint| Error::Missing { path: path.to_owned(), what: what.to_owned(), hint };
+
+    let kaslr_offset = options.kaslr_offset.or_else(|| vmcoreinfo.kaslr_offset()).unwrap_or(0);
+    let hinted = options
+        .phys_base
+        .or_else(|| vmcoreinfo.number("phys_base"))
+        .or_else(|| dump.phys_base_hint())
+        .ok_or_else(|| missing("its VMCOREINFO has no NUMBER(phys_base)", "give --phys-base"))?;
+    let top = ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"]
+        .iter()
+        .find_map(|name| vmcoreinfo.symbol(name))
+        .ok_or_else(|| {
+            missing("its VMCOREINFO names no page tables (SYMBOL(swapper_pg_dir))", "give --vmcoreinfo FILE")
+        })?;
+    let paging = Paging {
+        levels: if vmcoreinfo.number("pgtable_l5_enabled").unwrap_or(0) != 0 { 5 } else { 4 },
+        sme_mask: vmcoreinfo.number("sme_mask").map_or(0, i64::cast_unsigned),
+    };
+    let memory: Arc<dyn PhysicalMemory> = dump.clone();
+    let tables = |phys_base: i64| {
+        let root = top.wrapping_sub(KERNEL_MAP).wrapping_add_signed(phys_base);
+        PageTables::new(memory.clone(), PhysAddr(root), paging)
+    };
+    // The kernel's own name tells whether the tables are the right ones.
+    let proof = |tables: &PageTables| {
+        let Some(at) = vmcoreinfo.symbol("init_uts_ns") else { return true };
+        let mut head = [0; 64];
+        tables
+            .read(VirtAddr(at), &mut head)
+            .is_ok_and(|n| head.get(..n).unwrap_or_default().windows(5).any(|w| w == b"Linux"))
+    };
+    let mut found = (hinted, tables(hinted));
+    if !proof(&found.1) && options.phys_base.is_none() {
+        // QEMU's kdump sub-header and some old kernels disagree with VMCOREINFO.
+        if let Some(other) = dump.phys_base_hint().filter(|&h| h != hinted) {
+            let second = tables(other);
+            if proof(&second) {
+                found = (other, second);
+            }
+        }
+    }
+    let (phys_base, tables) = found;
+    if let Err(fault) = tables.translate(VirtAddr(top)) {
+        return Err(missing(
+            &format!(
+                "the kernel's page tables are not where phys_base {phys_base:#x} and swapper_pg_dir {top:#x} put them: {fault}"
+            ),
+            "give --phys-base, or --vmcoreinfo FILE of this kernel",
+        ));
+    }
+    Ok(Place { vmcoreinfo, kaslr_offset, phys_base, tables })
+}
+
+fn vmcoreinfo(dump: &Arc<Vmcore>, options: &Options) -> Result<Arc<VmcoreInfo>> {
+    if let Some(file) = &options.vmcoreinfo {
+        return VmcoreInfo::from_file(file).map(Arc::new);
+    }
+    if let Some(own) = dump.vmcoreinfo() {
+        return Ok(Arc::new(own.clone()));
+    }
+    tracing::warn!(
+        "no VMCOREINFO note in {}; looking for the kernel's own copy in memory",
+        dump.path().display()
+    );
+    search(dump).map(Arc::new).ok_or_else(|| no_vmcoreinfo(dump.path()))
+}
+
+fn no_vmcoreinfo(path: &Path) -> Error {
+    Error::Missing {
+        path: path.to_owned(),
+        what: "no VMCOREINFO note, and no copy of it in the dumped memory".to_owned(),
+        hint: "give --vmcoreinfo FILE: /sys/kernel/vmcoreinfo names where the running kernel keeps it, \
+               makedumpfile -g writes one; or dump with QEMU's -device vmcoreinfo",
+    }
+}
+
+/// Looks for the page in which the kernel keeps VMCOREINFO (it begins with
+/// `OSRELEASE=`). A kdump kernel's own copy may be there too: the one that
+/// names page tables which really translate wins.
+fn search(dump: &Arc<Vmcore>) -> Option<VmcoreInfo> {
+    let mut head = [0; 10];
+    for (start, len) in dump.physical_ranges() {
+        let mut at = start.0.next_multiple_of(PAGE_SIZE);
+        let end = start.0.saturating_add(len);
+        while at < end {
+            let page = PhysAddr(at);
+            at += PAGE_SIZE;
+            if dump.read_phys(page, &mut head) != Ok(head.len()) || &head != b"OSRELEASE=" {
+                continue;
+            }
+            let mut text = vec![0; 4096];
+            if dump.read_phys(page, &mut text).is_err() {
+                continue;
+            }
+            let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+            text.truncate(end);
+            let info = VmcoreInfo::parse(&text);
+            if info.symbol("swapper_pg_dir").is_some() && translates(dump, &info) {
+                tracing::info!("VMCOREINFO found in memory at physical {page}");
+                return Some(info);
+            }
+        }
+    }
+    None
+}
+
+fn translates(dump: &Arc<Vmcore>, info: &VmcoreInfo) -> bool {
+    let (Some(top), Some(base)) = (info.symbol("swapper_pg_dir"), info.number("phys_base")) else {
+        return false;
+    };
+    let levels = if info.number("pgtable_l5_enabled").unwrap_or(0) != 0 { 5 } else { 4 };
+    let root = PhysAddr(top.wrapping_sub(KERNEL_MAP).wrapping_add_signed(base));
+    let sme_mask = info.number("sme_mask").map_or(0, i64::cast_unsigned);
+    let tables = PageTables::new(dump.clone(), root, Paging { levels, sme_mask });
+    tables.translate(VirtAddr(top)).is_ok_and(|phys| phys == root)
+}

@@ -1,0 +1,223 @@
+//! Every kernel structure member that corestub depends on, in one table.
+//!
+//! Offsets come from types found (BTF or DWARF), not from release numbers:
+//! distributions backport. Where a name or a meaning changed, the entry says
+//! when. This is the only file that knows of kernel versions.
+
+use crate::debuginfo::{Field, Types};
+
+/// A version as far as meanings depend on it: `(6, 12)`.
+pub type Version = (u32, u32);
+
+/// Reads `6.12` out of `6.12.117+deb12-cloud-amd64`.
+#[must_use]
+pub fn version(release: &str) -> Version {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// `struct task_struct` and what hangs off it.
+#[derive(Debug, Clone)]
+pub struct TaskLayout {
+    /// `pid`, the thread's id.
+    pub pid: Field,
+    /// `tgid`, the process's id.
+    pub tgid: Field,
+    /// `comm`.
+    pub comm: Field,
+    /// `stack`: lowest address of the kernel stack.
+    pub stack: Field,
+    /// `__state` (5.14 and later) or `state`.
+    pub state: Field,
+    /// `exit_state`.
+    pub exit_state: Field,
+    /// `flags` (`PF_KTHREAD` ...).
+    pub flags: Field,
+    /// `real_parent`.
+    pub real_parent: Field,
+    /// `mm`; null for kernel threads.
+    pub mm: Field,
+    /// `on_cpu` (SMP).
+    pub on_cpu: Option<Field>,
+    /// `thread_info.cpu` (5.16 and later), `cpu` (4.9 and later).
+    pub cpu: Option<Field>,
+    /// `tasks`: link of all thread group leaders.
+    pub tasks: Field,
+    /// `signal`.
+    pub signal: Field,
+    /// `thread_node`, linked from `signal->thread_head` (3.14 and later).
+    pub thread_node: Option<Field>,
+    /// `thread_group` (until 6.6).
+    pub thread_group: Option<Field>,
+    /// `pid_links[0]` (4.19 and later) or `pids[0].node`.
+    pub pid_link: Option<Field>,
+    /// `thread.sp`: saved stack pointer of a task that is not running.
+    pub sp: Field,
+    /// `thread.fsbase` (4.7 and later) or `thread.fs`.
+    pub fsbase: Option<Field>,
+    /// `thread.gsbase` or `thread.gs`.
+    pub gsbase: Option<Field>,
+    /// `start_time`, nanoseconds of the monotonic clock.
+    pub start_time: Option<Field>,
+}
+
+/// The rest.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// The kernel's version as its release names it.
+    pub version: Version,
+    /// `struct task_struct`.
+    pub task: TaskLayout,
+    /// `signal_struct.thread_head`.
+    pub thread_head: Option<Field>,
+    /// `mm_struct.pgd`.
+    pub mm_pgd: Field,
+    /// `rq.curr`.
+    pub rq_curr: Field,
+    /// `rq.idle`.
+    pub rq_idle: Field,
+    /// `pid.tasks[0]`: head of the list of the tasks with this pid (one).
+    pub pid_tasks: Option<Field>,
+    /// Root of the pid map in `init_pid_ns`: `idr.idr_rt.xa_head` (4.20 and
+    /// later; before, `rnode`).
+    pub pid_map_head: Option<Field>,
+    /// `xa_node.shift` and `xa_node.slots`.
+    pub xa_node: Option<(Field, Field)>,
+    /// `struct inactive_task_frame` (4.9 and later).
+    pub switch_frame: Option<SwitchFrame>,
+    /// `struct pt_regs`.
+    pub pt_regs_size: u64,
+    /// Bytes between `pt_regs` and the top of the stack: 16 where
+    /// `struct fred_frame` exists (`CONFIG_X86_FRED`, 6.9 and later), 0 before.
+    pub stack_padding: u64,
+    /// `THREAD_SIZE` by `union thread_union`, if the types have it.
+    pub thread_size: Option<u64>,
+}
+
+/// What `__switch_to_asm` leaves on the stack of a task that is switched out
+/// (`arch/x86/include/asm/switch_to.h`, 4.9 and later). `thread.sp` points to it.
+#[derive(Debug, Clone, Copy)]
+pub struct SwitchFrame {
+    /// Bytes of the frame: what is added to `thread.sp` to leave it.
+    pub size: u64,
+    /// Offsets of r15, r14, r13, r12, rbx, rbp and the return address.
+    pub offsets: [u64; 7],
+}
+
+impl Layout {
+    /// Looks every member up. `Err` names the first that cannot be done without.
+    pub fn resolve(types: &dyn Types, release: &str) -> Result<Self, String> {
+        let need = |ty: &str, paths: &[&str]| {
+            paths
+                .iter()
+                .find_map(|p| types.field(ty, p))
+                .ok_or_else(|| format!("{} has no member {} of {ty}", types.origin(), paths.join(" or ")))
+        };
+        let t = |paths: &[&str]| need("task_struct", paths);
+        let maybe = |paths: &[&str]| paths.iter().find_map(|p| types.field("task_struct", p));
+        let task = TaskLayout {
+            pid: t(&["pid"])?,
+            tgid: t(&["tgid"])?,
+            comm: t(&["comm"])?,
+            stack: t(&["stack"])?,
+            state: t(&["__state", "state"])?,
+            exit_state: t(&["exit_state"])?,
+            flags: t(&["flags"])?,
+            real_parent: t(&["real_parent"])?,
+            mm: t(&["mm"])?,
+            on_cpu: maybe(&["on_cpu"]),
+            cpu: maybe(&["thread_info.cpu", "cpu"]),
+            tasks: t(&["tasks"])?,
+            signal: t(&["signal"])?,
+            thread_node: maybe(&["thread_node"]),
+            thread_group: maybe(&["thread_group"]),
+            pid_link: maybe(&["pid_links", "pids"]),
+            sp: t(&["thread.sp"])?,
+            fsbase: maybe(&["thread.fsbase", "thread.fs"]),
+            gsbase: maybe(&["thread.gsbase", "thread.gs"]),
+            start_time: maybe(&["start_time"]),
+        };
+        let switch_frame = types.size_of("inactive_task_frame").and_then(|size| {
+            let mut offsets = [0; 7];
+            for (slot, name) in offsets.iter_mut().zip(["r15", "r14", "r13", "r12", "bx", "bp", "ret_addr"]) {
+                *slot = types.field("inactive_task_frame", name)?.offset;
+            }
+            Some(SwitchFrame { size, offsets })
+        });
+        Ok(Self {
+            version: version(release),
+            task,
+            thread_head: types.field("signal_struct", "thread_head"),
+            mm_pgd: need("mm_struct", &["pgd"])?,
+            rq_curr: need("rq", &["curr"])?,
+            rq_idle: need("rq", &["idle"])?,
+            pid_tasks: types.field("pid", "tasks"),
+            pid_map_head: types
+                .field("pid_namespace", "idr.idr_rt.xa_head")
+                .or_else(|| types.field("pid_namespace", "idr.idr_rt.rnode")),
+            xa_node: types.field("xa_node", "shift").zip(types.field("xa_node", "slots")).or_else(|| {
+                types.field("radix_tree_node", "shift").zip(types.field("radix_tree_node", "slots"))
+            }),
+            switch_frame,
+            pt_regs_size: types.size_of("pt_regs").unwrap_or(21 * 8),
+            stack_padding: if types.size_of("fred_frame").is_some() { 16 } else { 0 },
+            thread_size: types.size_of("thread_union"),
+        })
+    }
+
+    /// The character that /proc/PID/stat shows for a task's state
+    /// (`fs/proc/array.c: task_state_array`, `include/linux/sched.h`).
+    #[must_use]
+    pub fn state_char(&self, state: u64, exit_state: u64) -> char {
+        // TASK_IDLE is TASK_UNINTERRUPTIBLE | TASK_NOLOAD, from 4.14 on with a
+        // letter of its own. TASK_FREEZABLE (6.1) may stand beside it.
+        if exit_state == 0 && self.version >= (4, 14) && state & 0x402 == 0x402 {
+            return 'I';
+        }
+        // TASK_RTLOCK_WAIT (5.16) and TASK_FROZEN (6.1) are shown as D.
+        if exit_state == 0
+            && ((self.version >= (5, 16) && state & 0x1000 != 0)
+                || (self.version >= (6, 1) && state & 0x8000 != 0))
+        {
+            return 'D';
+        }
+        let letters: &[u8] = match self.version {
+            // EXIT_DEAD and EXIT_ZOMBIE changed places in 3.15 (ad86622b478e),
+            // TASK_PARKED moved down to 0x40 in 4.14 (8ef9925b02c2).
+            v if v < (3, 15) => b"RSDTtZXx",
+            v if v < (4, 14) => b"RSDTtXZx",
+            _ => b"RSDTtXZP",
+        };
+        let bits = (state | exit_state) & 0x7f;
+        letters.get((64 - bits.leading_zeros()) as usize).map_or('?', |&b| char::from(b))
+    }
+}
+
+/// crash's two letters for a state character.
+#[must_use]
+pub fn crash_state(c: char) -> &'static str {
+    match c {
+        'R' => "RU",
+        'S' => "IN",
+        'D' => "UN",
+        'I' => "ID",
+        'T' => "ST",
+        't' => "TR",
+        'Z' => "ZO",
+        'X' | 'x' => "DE",
+        'P' => "PA",
+        _ => "??",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_out_of_distribution_names() {
+        assert_eq!(version("3.10.0-1160.el7.x86_64"), (3, 10));
+        assert_eq!(version("6.12.117+deb12-cloud-amd64"), (6, 12));
+        assert_eq!(version(""), (0, 0));
+    }
+}

@@ -1,0 +1,374 @@
+//! Loaded modules: where each lies, its sections, build-id, symbols, and where
+//! its ORC and BTF are.
+//!
+//! | kernel | base and size | section names and addresses |
+//! |---|---|---|
+//! | < 4.5 | `module_core`, `core_size` | `sect_attrs->attrs[nsections]` |
+//! | 4.5 - 6.3 | `core_layout` | the same; since 5.8 the name is `battr.attr.name` |
+//! | >= 6.4 | `mem[MOD_TEXT..]`, not contiguous | the same until 6.13 |
+//! | >= 6.14 | `mem[]` | `sect_attrs->grp.bin_attrs`, address in `private` |
+//!
+//! Which one holds is told by the members that the types have. The section
+//! attributes are slab memory, which a filtered dump can lack: then a module is
+//! known by its memory ranges alone. Sources: `include/linux/module.h`,
+//! `kernel/module/sysfs.c`, `kernel/module/internal.h`.
+
+use std::collections::HashSet;
+
+use super::Kernel;
+use crate::addr::VirtAddr;
+use crate::bytes::{array_at, cstr, u32_at, u64_at};
+use crate::debuginfo::symbols::{Builder, SymbolTable};
+use crate::dump::notes::iter_notes;
+use crate::memory::AddressSpace;
+
+/// More modules than this are not believed.
+const MAX_MODULES: usize = 10_000;
+/// Sections of one module; large ones have about 60.
+const MAX_SECTIONS: u64 = 1024;
+/// Symbols of one module.
+const MAX_SYMBOLS: u64 = 1 << 18;
+/// Bytes of one memory range of a module.
+const MAX_RANGE: u64 = 256 << 20;
+
+/// `enum module_state` (`include/linux/module.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Loaded.
+    Live,
+    /// Its init function was running.
+    Coming,
+    /// Being removed.
+    Going,
+    /// Still being set up.
+    Unformed,
+}
+
+/// One section at its run-time address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// `.text`, `.data`, ...
+    pub name: String,
+    /// Where it was loaded.
+    pub address: VirtAddr,
+}
+
+/// A range of memory that belongs to a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub base: VirtAddr,
+    /// Bytes.
+    pub size: u64,
+    /// Whether code lies here.
+    pub text: bool,
+    /// Whether it is freed once the module is initialised.
+    pub init: bool,
+}
+
+/// One module.
+#[derive(Debug, Clone)]
+pub struct Module {
+    /// Address of its `struct module`.
+    pub addr: VirtAddr,
+    /// Its name, with `_`.
+    pub name: String,
+    /// Live, coming or going.
+    pub state: State,
+    /// Its memory; the first range is the one with code.
+    pub ranges: Vec<Range>,
+    /// Its sections, by address; empty if the dump lacks the attributes.
+    pub sections: Vec<Section>,
+    /// Its GNU build-id.
+    pub build_id: Option<Vec<u8>>,
+    /// `taints`.
+    pub taints: u64,
+    /// ORC: address of the ip table, of the entries, and how many.
+    pub orc: Option<(VirtAddr, VirtAddr, u32)>,
+}
+
+impl Module {
+    /// First byte of its code.
+    #[must_use]
+    pub fn base(&self) -> VirtAddr {
+        self.ranges.first().map_or(VirtAddr(0), |r| r.base)
+    }
+
+    /// Bytes of all its ranges that stay after initialisation.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.ranges.iter().filter(|r| !r.init).map(|r| r.size).sum()
+    }
+
+    /// Whether `addr` lies in one of its ranges.
+    #[must_use]
+    pub fn contains(&self, addr: VirtAddr) -> bool {
+        self.ranges.iter().any(|r| addr.0.wrapping_sub(r.base.0) < r.size)
+    }
+
+    /// Run-time address of a section.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<VirtAddr> {
+        self.sections.iter().find(|s| s.name == name).map(|s| s.address)
+    }
+}
+
+/// Reads members of one structure by the types found.
+struct View<'a> {
+    kernel: &'a Kernel,
+    ty: &'static str,
+    base: VirtAddr,
+}
+
+impl View<'_> {
+    fn at(&self, path: &str) -> Option<VirtAddr> {
+        self.base.checked_add(self.kernel.types().field(self.ty, path)?.offset)
+    }
+
+    fn value(&self, path: &str) -> Option<u64> {
+        let field = self.kernel.types().field(self.ty, path)?;
+        let mut raw = [0; 8];
+        let len = usize::try_from(field.size).ok()?.min(8);
+        self.kernel.space().read_exact(self.at(path)?, raw.get_mut(..len)?).ok()?;
+        Some(u64::from_le_bytes(raw))
+    }
+}
+
+/// All modules, in the order of the kernel's list: the newest first.
+pub(super) fn collect(kernel: &Kernel) -> Vec<Module> {
+    let mut out = Vec::new();
+    let (Some(head), Some(link)) = (kernel.symbol("modules"), kernel.types().field("module", "list")) else {
+        return out;
+    };
+    let mut seen = HashSet::new();
+    let mut at = head;
+    while let Ok(next) = kernel.space().read_u64(at) {
+        if next == head.0 {
+            return out;
+        }
+        if next < kernel.user_limit() || out.len() >= MAX_MODULES || !seen.insert(next) {
+            break;
+        }
+        at = VirtAddr(next);
+        match read(kernel, VirtAddr(next.wrapping_sub(link.offset))) {
+            Some(module) => out.push(module),
+            None => tracing::warn!("the module list's element at {at} is not a module"),
+        }
+    }
+    tracing::warn!("the module list is damaged, or not whole in the dump: {} modules found", out.len());
+    out
+}
+
+fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Module> {
+    let view = View { kernel, ty: "module", base: addr };
+    let name_len = kernel.types().field("module", "name")?.size.min(256);
+    let raw = kernel.space().read_vec(view.at("name")?, usize::try_from(name_len).ok()?).ok()?;
+    let name = cstr(&raw).into_owned();
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()) {
+        return None;
+    }
+    let state = match view.value("state") {
+        Some(0) => State::Live,
+        Some(1) => State::Coming,
+        Some(2) => State::Going,
+        _ => State::Unformed,
+    };
+    let ranges = ranges(&view);
+    let mut sections = sections(&view);
+    // An element that points out of the module is not one of its sections.
+    sections.retain(|s| ranges.iter().any(|r| s.address.0.wrapping_sub(r.base.0) <= r.size));
+    sections.sort_by_key(|s| s.address);
+    let orc = view
+        .value("arch.num_orcs")
+        .zip(view.value("arch.orc_unwind_ip"))
+        .zip(view.value("arch.orc_unwind"))
+        .and_then(|((n, ip), rows)| Some((VirtAddr(ip), VirtAddr(rows), u32::try_from(n).ok()?)))
+        .filter(|&(ip, rows, n)| n > 0 && ip.0 != 0 && rows.0 != 0);
+    let mut module = Module {
+        addr,
+        name,
+        state,
+        ranges,
+        sections,
+        build_id: None,
+        taints: view.value("taints").unwrap_or(0),
+        orc,
+    };
+    module.build_id = build_id(kernel, &module);
+    Some(module)
+}
+
+fn ranges(view: &View<'_>) -> Vec<Range> {
+    let mut out = Vec::new();
+    let mut push = |base: Option<u64>, size: Option<u64>, text, init| {
+        if let (Some(base), Some(size)) = (base, size)
+            && base >= view.kernel.user_limit()
+            && (1..=MAX_RANGE).contains(&size)
+        {
+            out.push(Range { base: VirtAddr(base), size, text, init });
+        }
+    };
+    let types = view.kernel.types();
+    if let (Some(mem), Some(count)) = (types.field("module", "mem"), types.array_len("module", "mem")) {
+        // enum mod_mem_type (6.4): TEXT, DATA, RODATA, RO_AFTER_INIT, then the INIT_ ones.
+        let element = mem.size / count.max(1);
+        let first_init = types.enumerator("MOD_INIT_TEXT").unwrap_or(4).cast_unsigned();
+        let text = types.enumerator("MOD_TEXT").unwrap_or(0).cast_unsigned();
+        for i in 0..count.min(16) {
+            let memory = VirtAddr(view.base.0.wrapping_add(mem.offset).wrapping_add(element * i));
+            let memory = View { kernel: view.kernel, ty: "module_memory", base: memory };
+            push(memory.value("base"), memory.value("size"), i == text || i == first_init, i >= first_init);
+        }
+    } else if types.field("module", "core_layout").is_some() {
+        push(view.value("core_layout.base"), view.value("core_layout.size"), true, false);
+        push(view.value("init_layout.base"), view.value("init_layout.size"), true, true);
+    } else {
+        push(view.value("module_core"), view.value("core_size"), true, false);
+        push(view.value("module_init"), view.value("init_size"), true, true);
+    }
+    out
+}
+
+fn sections(view: &View<'_>) -> Vec<Section> {
+    let kernel = view.kernel;
+    let types = kernel.types();
+    let Some(attrs) = view.value("sect_attrs").filter(|&p| p >= kernel.user_limit()) else {
+        return Vec::new();
+    };
+    let text = |at: Option<u64>| kernel.space().read_cstr(VirtAddr(at?), 128).ok().filter(|s| !s.is_empty());
+    let mut out = Vec::new();
+    if let (Some(n), Some(array), Some(size)) = (
+        (View { kernel, ty: "module_sect_attrs", base: VirtAddr(attrs) }).value("nsections"),
+        types.field("module_sect_attrs", "attrs"),
+        types.size_of("module_sect_attr"),
+    ) {
+        for i in 0..n.min(MAX_SECTIONS) {
+            let base = VirtAddr(attrs.wrapping_add(array.offset).wrapping_add(i * size));
+            let attr = View { kernel, ty: "module_sect_attr", base };
+            let name = text(attr.value("battr.attr.name").or_else(|| attr.value("name")));
+            if let (Some(name), Some(address)) = (name, attr.value("address")) {
+                out.push(Section { name, address: VirtAddr(address) });
+            }
+        }
+        return out;
+    }
+    let sect_attrs = View { kernel, ty: "module_sect_attrs", base: VirtAddr(attrs) };
+    // 6.14 made it an array of pointers, which 6.17 marked const under another name.
+    let list = ["grp.bin_attrs", "grp.bin_attrs_new"].iter().find_map(|p| sect_attrs.value(p));
+    for i in 0..list.map_or(0, |_| MAX_SECTIONS) {
+        let slot = VirtAddr(list.unwrap_or(0).wrapping_add(i * 8));
+        let Some(attr) = kernel.space().read_u64(slot).ok().filter(|&p| p >= kernel.user_limit()) else {
+            break;
+        };
+        let attr = View { kernel, ty: "bin_attribute", base: VirtAddr(attr) };
+        if let (Some(name), Some(address)) = (text(attr.value("attr.name")), attr.value("private")) {
+            out.push(Section { name, address: VirtAddr(address) });
+        }
+    }
+    out
+}
+
+/// The build-id: from its note's section, else by the note's own bytes in the
+/// module's memory.
+fn build_id(kernel: &Kernel, module: &Module) -> Option<Vec<u8>> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    let parse = |bytes: &[u8]| {
+        let note = iter_notes(bytes).next()?;
+        (note.kind == NT_GNU_BUILD_ID && (4..=64).contains(&note.desc.len())).then(|| note.desc.to_vec())
+    };
+    if let Some(at) = module.section(".note.gnu.build-id") {
+        let mut bytes = [0; 80];
+        let n = kernel.space().read(at, &mut bytes).ok()?;
+        return parse(bytes.get(..n)?);
+    }
+    // namesz 4, descsz 20, type 3, "GNU": what the linker writes with SHA-1.
+    let head = *b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    module.ranges.iter().filter(|r| !r.init).find_map(|range| {
+        let len = usize::try_from(range.size.min(8 << 20)).ok()?;
+        let mut bytes = vec![0; len];
+        let n = kernel.space().read(range.base, &mut bytes).ok()?;
+        let at = (0..n).step_by(4).find(|&at| array_at::<16>(&bytes, at) == Some(head))?;
+        parse(bytes.get(at..)?)
+    })
+}
+
+/// The symbols of a module by its own kallsyms (`struct mod_kallsyms`; before
+/// 4.5 members of `struct module`).
+#[must_use]
+pub fn symbols(kernel: &Kernel, module: &Module) -> SymbolTable {
+    let mut table = Builder::new(format!("kallsyms of module {}", module.name));
+    let view = View { kernel, ty: "module", base: module.addr };
+    let view = match view.value("kallsyms").filter(|&p| p >= kernel.user_limit()) {
+        Some(own) => View { kernel, ty: "mod_kallsyms", base: VirtAddr(own) },
+        None => view,
+    };
+    let (Some(symtab), Some(strtab), Some(count)) =
+        (view.value("symtab"), view.value("strtab"), view.value("num_symtab"))
+    else {
+        return table.finish();
+    };
+    let count = usize::try_from(count.min(MAX_SYMBOLS)).unwrap_or(0);
+    // Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
+    let mut entries = vec![0; count * 24];
+    let Ok(got) = kernel.space().read(VirtAddr(symtab), &mut entries) else { return table.finish() };
+    // The type letters, since 5.2; before, `st_info` was overwritten with them.
+    let letters = view.value("typetab").and_then(|at| kernel.space().read_vec(VirtAddr(at), count).ok());
+    let mut strings = vec![0; usize::try_from(end_of_range(module, strtab)).unwrap_or(0)];
+    let read = kernel.space().read(VirtAddr(strtab), &mut strings).unwrap_or(0);
+    strings.truncate(read);
+    for (i, entry) in entries.get(..got).unwrap_or_default().chunks_exact(24).enumerate() {
+        let (Some(name), Some(shndx), Some(value), Some(size)) =
+            (u32_at(entry, 0), entry.get(6..8), u64_at(entry, 8), u64_at(entry, 16))
+        else {
+            continue;
+        };
+        let name = strings.get(name as usize..).unwrap_or_default();
+        let name = name.get(..name.iter().position(|&b| b == 0).unwrap_or(0)).unwrap_or_default();
+        if name.is_empty() || shndx == [0, 0] || !module.contains(VirtAddr(value)) {
+            continue;
+        }
+        let letter = match &letters {
+            Some(letters) => letters.get(i).copied(),
+            None => entry.get(4).copied(),
+        };
+        table.push(value, size, letter.filter(u8::is_ascii_alphabetic).unwrap_or(b't'), name);
+    }
+    table.finish()
+}
+
+/// How far a string table at `at` can reach: the end of the range it lies in,
+/// or 4 MiB where it lies outside (a module being initialised).
+fn end_of_range(module: &Module, at: u64) -> u64 {
+    module
+        .ranges
+        .iter()
+        .find(|r| at.wrapping_sub(r.base.0) < r.size)
+        .map_or(4 << 20, |r| r.base.0 + r.size - at)
+        .min(64 << 20)
+}
+
+/// BTF of modules: name, address of the bytes, and how many, from the list
+/// `btf_modules` (`kernel/bpf/btf.c`).
+pub(super) fn btf(kernel: &Kernel) -> Vec<(String, VirtAddr, u64)> {
+    let mut out = Vec::new();
+    let types = kernel.types();
+    let (Some(head), Some(link)) = (kernel.symbol("btf_modules"), types.field("btf_module", "list")) else {
+        return out;
+    };
+    let mut seen = HashSet::new();
+    let mut at = head;
+    while let Ok(next) = kernel.space().read_u64(at) {
+        if next == head.0 || next < kernel.user_limit() || seen.len() >= MAX_MODULES || !seen.insert(next) {
+            break;
+        }
+        at = VirtAddr(next);
+        let entry = View { kernel, ty: "btf_module", base: VirtAddr(next.wrapping_sub(link.offset)) };
+        let Some(btf) = entry.value("btf") else { continue };
+        let btf = View { kernel, ty: "btf", base: VirtAddr(btf) };
+        let name = btf.at("name").and_then(|a| kernel.space().read_cstr(a, 64).ok());
+        if let (Some(name), Some(data), Some(size)) = (name, btf.value("data"), btf.value("data_size")) {
+            out.push((name, VirtAddr(data), size));
+        }
+    }
+    out
+}

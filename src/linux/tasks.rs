@@ -1,0 +1,358 @@
+//! All tasks of the dump: the union of three sources that may each be damaged.
+//!
+//! * each CPU's current and idle task (`runqueues`);
+//! * the pid map of the initial namespace (`init_pid_ns.idr`, a radix tree that
+//!   became the xarray in 4.20);
+//! * the list of thread group leaders (`init_task.tasks`) with their groups.
+//!
+//! An element that does not look like a task is skipped and counted; a walk ends
+//! where it comes back to its start, meets something twice, or at its bound.
+//! Sources: `include/linux/sched.h`, `include/linux/xarray.h`, `kernel/pid.c`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::Kernel;
+use crate::addr::VirtAddr;
+use crate::bytes::cstr;
+use crate::debuginfo::Field;
+use crate::memory::AddressSpace;
+
+/// More tasks than this are not believed (`PID_MAX_LIMIT` is 2^22).
+const MAX_TASKS: usize = 1 << 22;
+/// Nodes of the pid map (each holds up to 64 pids).
+const MAX_NODES: usize = 1 << 18;
+const PF_KTHREAD: u64 = 0x0020_0000;
+/// No pid reaches this.
+const PID_LIMIT: u64 = 1 << 22;
+
+/// One task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Address of its `task_struct`.
+    pub addr: VirtAddr,
+    /// Its pid (the thread's id); 0 for the idle tasks.
+    pub pid: u32,
+    /// Its thread group's id: the process.
+    pub tgid: u32,
+    /// pid of `real_parent`.
+    pub ppid: u32,
+    /// Its name.
+    pub comm: String,
+    /// The letter of /proc/PID/stat: R S D I T t Z X P.
+    pub state: char,
+    /// The raw `__state`.
+    pub raw_state: u64,
+    /// `exit_state`.
+    pub exit_state: u64,
+    /// The CPU it is, or was last, on.
+    pub cpu: u32,
+    /// Whether it was running on that CPU.
+    pub on_cpu: bool,
+    /// Whether it is a kernel thread.
+    pub kthread: bool,
+    /// Its `mm_struct`, `None` for kernel threads.
+    pub mm: Option<VirtAddr>,
+    /// Lowest address of its kernel stack; 0 once that was freed.
+    pub stack: VirtAddr,
+    /// `thread.sp`.
+    pub sp: u64,
+    /// For a CPU's idle task: that CPU.
+    pub idle_of: Option<u32>,
+}
+
+/// The tasks, each once, and what was met on the way.
+#[derive(Debug, Default)]
+pub struct TaskList {
+    tasks: Vec<Arc<Task>>,
+    by_addr: HashMap<u64, usize>,
+    /// Elements that were skipped because they do not look like tasks, or
+    /// could not be read.
+    pub skipped: usize,
+    /// What was wrong with the sources, in words.
+    pub remarks: Vec<String>,
+}
+
+impl TaskList {
+    /// In the order: idle tasks by CPU, then by pid.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Task>] {
+        &self.tasks
+    }
+
+    /// The task whose `task_struct` is at `addr`.
+    #[must_use]
+    pub fn by_address(&self, addr: VirtAddr) -> Option<&Arc<Task>> {
+        self.tasks.get(*self.by_addr.get(&addr.0)?)
+    }
+
+    /// The tasks with this pid: one, unless memory is damaged or it is 0.
+    pub fn by_pid(&self, pid: u32) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.iter().filter(move |t| t.pid == pid)
+    }
+}
+
+/// `rq->curr` or `rq->idle` of a CPU.
+fn runqueue_task(kernel: &Kernel, cpu: u32, field: Field) -> Option<VirtAddr> {
+    let rq = kernel.percpu().address(kernel.symbol("runqueues")?, cpu)?;
+    kernel.space().read_u64(rq.checked_add(field.offset)?).ok().filter(|&a| a != 0).map(VirtAddr)
+}
+
+/// The task that `cpu` was running.
+#[must_use]
+pub fn current(kernel: &Kernel, cpu: u32) -> Option<VirtAddr> {
+    runqueue_task(kernel, cpu, kernel.layout().rq_curr)
+}
+
+/// The CPU that panicked: `panic_cpu`, else `crashing_cpu`.
+#[must_use]
+pub fn panic_cpu(kernel: &Kernel) -> Option<u32> {
+    ["panic_cpu", "crashing_cpu"].iter().find_map(|name| {
+        let n = kernel.space().read_u32(kernel.symbol(name)?).ok()?;
+        kernel.percpu().online().contains(&n).then_some(n)
+    })
+}
+
+/// The task on the CPU that panicked.
+pub(super) fn panicked(kernel: &Kernel) -> Option<Task> {
+    let cpu = panic_cpu(kernel)?;
+    let mut task = read(kernel, current(kernel, cpu)?)?;
+    task.idle_of = (runqueue_task(kernel, cpu, kernel.layout().rq_idle) == Some(task.addr)).then_some(cpu);
+    Some(task)
+}
+
+/// Reads a field of up to 8 bytes.
+fn field(kernel: &Kernel, base: VirtAddr, field: Field) -> Option<u64> {
+    let mut raw = [0; 8];
+    let len = usize::try_from(field.size).ok()?.min(8);
+    kernel.space().read_exact(base.checked_add(field.offset)?, raw.get_mut(..len)?).ok()?;
+    Some(u64::from_le_bytes(raw))
+}
+
+/// The task whose `task_struct` is at `addr`; `None` if what lies there is not
+/// readable or not a task.
+#[must_use]
+pub fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Task> {
+    let layout = kernel.layout();
+    let l = &layout.task;
+    if addr.0 < kernel.user_limit() || !addr.0.is_multiple_of(8) {
+        return None;
+    }
+    let number = |f: Field| field(kernel, addr, f);
+    let pid = number(l.pid)?;
+    let tgid = number(l.tgid)?;
+    if pid > PID_LIMIT || tgid > PID_LIMIT {
+        return None;
+    }
+    let mut comm = [0; 16];
+    kernel.space().read_exact(addr.checked_add(l.comm.offset)?, &mut comm).ok()?;
+    let stack = number(l.stack)?;
+    if stack != 0 && (stack < kernel.user_limit() || !stack.is_multiple_of(4096)) {
+        return None;
+    }
+    let (raw_state, exit_state) = (number(l.state)?, number(l.exit_state)?);
+    let mm = number(l.mm)?;
+    let ppid = number(l.real_parent)
+        .filter(|&p| p >= kernel.user_limit())
+        .and_then(|parent| field(kernel, VirtAddr(parent), l.pid));
+    let cpu = match l.cpu {
+        Some(f) => number(f)?,
+        // Before 4.9 thread_info lies at the bottom of the stack.
+        None => kernel
+            .types()
+            .field("thread_info", "cpu")
+            .and_then(|f| field(kernel, VirtAddr(stack), f))
+            .unwrap_or(0),
+    };
+    let cpu = u32::try_from(cpu).ok().filter(|&c| (c as usize) < kernel.percpu().len().max(1))?;
+    let on_cpu = match l.on_cpu {
+        Some(f) => number(f)? != 0,
+        None => current(kernel, cpu) == Some(addr),
+    };
+    Some(Task {
+        addr,
+        pid: u32::try_from(pid).ok()?,
+        tgid: u32::try_from(tgid).ok()?,
+        ppid: u32::try_from(ppid.unwrap_or(0)).unwrap_or(0),
+        comm: cstr(&comm).into_owned(),
+        state: layout.state_char(raw_state, exit_state),
+        raw_state,
+        exit_state,
+        cpu,
+        on_cpu,
+        kthread: number(l.flags)? & PF_KTHREAD != 0,
+        mm: (mm >= kernel.user_limit()).then_some(VirtAddr(mm)),
+        stack: VirtAddr(stack),
+        sp: number(l.sp)?,
+        idle_of: None,
+    })
+}
+
+/// Collects all tasks.
+pub(super) fn collect(kernel: &Kernel) -> TaskList {
+    let mut found = Found::default();
+    let mut idle = HashMap::new();
+    for &cpu in kernel.percpu().online() {
+        if let Some(addr) = runqueue_task(kernel, cpu, kernel.layout().rq_idle) {
+            idle.insert(addr.0, cpu);
+            found.add(addr);
+        }
+        if let Some(addr) = current(kernel, cpu) {
+            found.add(addr);
+        }
+    }
+    pid_map(kernel, &mut found);
+    task_list(kernel, &mut found);
+
+    let tasks = read_all(kernel, &found.addrs);
+    let mut list = TaskList { remarks: found.remarks, ..TaskList::default() };
+    list.skipped = found.addrs.len() - tasks.len();
+    list.tasks = tasks
+        .into_iter()
+        .map(|mut t| {
+            t.idle_of = idle.get(&t.addr.0).copied();
+            Arc::new(t)
+        })
+        .collect();
+    list.tasks.sort_by_key(|t| (t.idle_of.is_none(), t.idle_of, t.pid, t.addr));
+    list.by_addr = list.tasks.iter().enumerate().map(|(i, t)| (t.addr.0, i)).collect();
+    if list.skipped > 0 {
+        tracing::warn!("{} elements of the task lists are not tasks, or not in the dump", list.skipped);
+    }
+    list
+}
+
+/// Reads the tasks at `addrs`, on two or more threads where that pays: what
+/// takes time is the decompression of their pages.
+fn read_all(kernel: &Kernel, addrs: &[VirtAddr]) -> Vec<Task> {
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+    let part = addrs.len().div_ceil(workers).max(256);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = addrs
+            .chunks(part)
+            .map(|chunk| {
+                scope.spawn(move || chunk.iter().filter_map(|&a| read(kernel, a)).collect::<Vec<_>>())
+            })
+            .collect();
+        parts.into_iter().flat_map(|p| p.join().unwrap_or_default()).collect()
+    })
+}
+
+#[derive(Default)]
+struct Found {
+    addrs: Vec<VirtAddr>,
+    seen: HashSet<u64>,
+    remarks: Vec<String>,
+}
+
+impl Found {
+    fn add(&mut self, addr: VirtAddr) {
+        if self.addrs.len() < MAX_TASKS && self.seen.insert(addr.0) {
+            self.addrs.push(addr);
+        }
+    }
+}
+
+/// Walks `init_pid_ns.idr`.
+fn pid_map(kernel: &Kernel, found: &mut Found) {
+    let l = kernel.layout();
+    let (Some(ns), Some(head), Some((shift, slots)), Some(tasks), Some(link)) =
+        (kernel.symbol("init_pid_ns"), l.pid_map_head, l.xa_node, l.pid_tasks, l.task.pid_link)
+    else {
+        return;
+    };
+    // The mark of a pointer to a node: 2 in the xarray, 1 in the radix tree before.
+    let mark = if kernel.types().field("idr", "idr_rt.xa_head").is_some() { 2 } else { 1 };
+    let Some(root) = field(kernel, ns, head) else {
+        found.remarks.push("the pid map's root is not in the dump".to_owned());
+        return;
+    };
+    let mut nodes = vec![(root, 64u8)];
+    let mut visited = HashSet::new();
+    let mut unread = 0usize;
+    while let Some((entry, above)) = nodes.pop() {
+        if entry & 3 != mark {
+            // A `struct pid`: the first task on its list of type PIDTYPE_PID.
+            if entry & 3 == 0 && entry != 0 {
+                let pid = VirtAddr(entry);
+                if let Some(first) = field(kernel, pid, Field { size: 8, ..tasks }).filter(|&p| p != 0) {
+                    found.add(VirtAddr(first.wrapping_sub(link.offset)));
+                }
+            }
+            continue;
+        }
+        let node = VirtAddr(entry & !3);
+        if visited.len() >= MAX_NODES || !visited.insert(node.0) {
+            found.remarks.push(format!("the pid map comes back to its node {node}"));
+            continue;
+        }
+        let below = field(kernel, node, shift).and_then(|s| u8::try_from(s & 0xff).ok());
+        let count = usize::try_from(slots.size / 8).unwrap_or(0).min(64);
+        let bytes = node.checked_add(slots.offset).and_then(|a| kernel.space().read_vec(a, count * 8).ok());
+        let (Some(below), Some(bytes)) = (below.filter(|&s| s < above), bytes) else {
+            unread += 1;
+            continue;
+        };
+        for slot in bytes.chunks_exact(8).rev() {
+            let entry = crate::bytes::u64_at(slot, 0).unwrap_or(0);
+            if entry != 0 {
+                nodes.push((entry, below));
+            }
+        }
+    }
+    if unread > 0 {
+        found.remarks.push(format!("{unread} nodes of the pid map are damaged or not in the dump"));
+    }
+}
+
+/// Follows a circular list from `head`, calling `each` with every link.
+fn follow(kernel: &Kernel, head: VirtAddr, each: &mut dyn FnMut(VirtAddr)) -> Result<(), String> {
+    let mut at = head;
+    let mut seen = HashSet::new();
+    loop {
+        let next = kernel.space().read_u64(at).map_err(|fault| format!("link {at}: {fault}"))?;
+        if next == head.0 {
+            return Ok(());
+        }
+        if next < kernel.user_limit() {
+            return Err(format!("link {at} points to {next:#x}"));
+        }
+        if seen.len() >= MAX_TASKS || !seen.insert(next) {
+            return Err(format!("the list comes back to {next:#x} and not to its head"));
+        }
+        at = VirtAddr(next);
+        each(at);
+    }
+}
+
+/// Walks `init_task.tasks` and each leader's thread group.
+fn task_list(kernel: &Kernel, found: &mut Found) {
+    let l = kernel.layout();
+    let Some(init) = kernel.symbol("init_task") else { return };
+    let mut leaders = vec![];
+    let Some(head) = init.checked_add(l.task.tasks.offset) else { return };
+    let end =
+        follow(kernel, head, &mut |link| leaders.push(VirtAddr(link.0.wrapping_sub(l.task.tasks.offset))));
+    if let Err(why) = end {
+        found.remarks.push(format!("task list: {why}"));
+    }
+    for leader in leaders {
+        found.add(leader);
+        let mut group = vec![];
+        let end = match (l.thread_head, l.task.thread_node, l.task.thread_group) {
+            (Some(thread_head), Some(node), _) => field(kernel, leader, l.task.signal)
+                .and_then(|signal| VirtAddr(signal).checked_add(thread_head.offset))
+                .map(|head| follow(kernel, head, &mut |link| group.push(link.0.wrapping_sub(node.offset)))),
+            (_, _, Some(link)) => leader
+                .checked_add(link.offset)
+                .map(|head| follow(kernel, head, &mut |at| group.push(at.0.wrapping_sub(link.offset)))),
+            _ => None,
+        };
+        for task in group {
+            found.add(VirtAddr(task));
+        }
+        if let Some(Err(why)) = end {
+            found.remarks.push(format!("thread group of {leader}: {why}"));
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Frames: `$body#cs`, acknowledgements and the interrupt byte, as bytes in and
+//! events out; no input or output happens here.
+//!
+//! Source: the gdb manual, "Remote Protocol" / "Overview". The body of a frame
+//! is escaped with `}` (the next byte was xored with 0x20) and summed before it
+//! is unescaped. Run-length coding is never sent.
+
+/// Longest frame body that is taken from a client, before unescaping. It is
+/// twice what [`PACKET_SIZE`] invites.
+pub(crate) const FRAME_CAP: usize = 0x2_0000;
+
+/// The `PacketSize` that is announced: the longest frame a client should send
+/// and the longest reply it gets. gdb allocates this much and fills it when it
+/// reads files ahead; 64 KiB was the best of those measured.
+pub(crate) const PACKET_SIZE: usize = 0x1_0000;
+
+/// What a client sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A packet with its body unescaped. `good` is false when the sum is wrong.
+    Packet { body: Vec<u8>, good: bool },
+    /// A packet beyond [`FRAME_CAP`]; its bytes were dropped.
+    TooLong,
+    /// `+`
+    Ack,
+    /// `-`: send the last frame again.
+    Nack,
+    /// `\x03` between packets.
+    Interrupt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Between,
+    Body,
+    Overlong,
+    Sum(Option<u8>),
+    OverlongSum(bool),
+}
+
+/// Cuts a stream of bytes into [`Event`]s. Garbage between frames is skipped.
+#[derive(Debug)]
+pub(crate) struct Framer {
+    input: Vec<u8>,
+    at: usize,
+    state: State,
+    body: Vec<u8>,
+}
+
+impl Framer {
+    pub(crate) fn new() -> Self {
+        Self { input: Vec::new(), at: 0, state: State::Between, body: Vec::new() }
+    }
+
+    /// Appends what was read.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        if self.at == self.input.len() {
+            self.input.clear();
+            self.at = 0;
+        }
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// How many bytes wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.input.len().saturating_sub(self.at)
+    }
+
+    /// Whether the bytes that wait hold the start of a packet.
+    pub(crate) fn packet_waits(&self) -> bool {
+        self.input.get(self.at..).unwrap_or_default().contains(&b'$')
+    }
+
+    /// Takes an interrupt byte that waits before any packet, if there is one.
+    pub(crate) fn take_interrupt(&mut self) -> bool {
+        let waiting = self.input.get(self.at..).unwrap_or_default();
+        let noise = waiting.iter().take_while(|&&b| b == b'+').count();
+        if waiting.get(noise) == Some(&3) {
+            self.at += noise + 1;
+            return true;
+        }
+        false
+    }
+
+    /// The next event, or `None` when more bytes are needed.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        while let Some(&byte) = self.input.get(self.at) {
+            self.at += 1;
+            if let Some(event) = self.step(byte) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    fn step(&mut self, byte: u8) -> Option<Event> {
+        match (self.state, byte) {
+            (State::Between, b'$') => self.begin(),
+            (State::Between, b'+') => return Some(Event::Ack),
+            (State::Between, b'-') => return Some(Event::Nack),
+            (State::Between, 3) => return Some(Event::Interrupt),
+            (State::Between, _) => {}
+            // A frame never holds a bare `$`: the one before it was cut off.
+            (State::Body | State::Sum(_) | State::Overlong, b'$') => self.begin(),
+            (State::Body, b'#') => self.state = State::Sum(None),
+            (State::Body, _) => {
+                if self.body.len() < FRAME_CAP {
+                    self.body.push(byte);
+                } else {
+                    self.body = Vec::new();
+                    self.state = State::Overlong;
+                }
+            }
+            (State::Overlong, b'#') => self.state = State::OverlongSum(false),
+            (State::Overlong, _) => {}
+            (State::OverlongSum(false), _) => self.state = State::OverlongSum(true),
+            (State::OverlongSum(true), _) => {
+                self.state = State::Between;
+                return Some(Event::TooLong);
+            }
+            (State::Sum(None), _) => self.state = State::Sum(Some(byte)),
+            (State::Sum(Some(high)), low) => {
+                self.state = State::Between;
+                let sum = self.body.iter().fold(0u8, |sum, b| sum.wrapping_add(*b));
+                let said = nibble(high).zip(nibble(low)).map(|(h, l)| h << 4 | l);
+                let body = unescape(&self.body);
+                self.body.clear();
+                return Some(Event::Packet { body, good: said == Some(sum) });
+            }
+        }
+        None
+    }
+
+    fn begin(&mut self) {
+        self.body.clear();
+        self.state = State::Body;
+    }
+}
+
+/// `payload`, which is escaped already, as a frame.
+pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
+    let sum = payload.iter().fold(0u8, |sum, b| sum.wrapping_add(*b));
+    let mut out = Vec::with_capacity(payload.len() + 4);
+    out.push(b'$');
+    out.extend_from_slice(payload);
+    out.push(b'#');
+    push_hex(&mut out, sum);
+    out
+}
+
+/// Whether a byte of binary data must be escaped.
+fn special(byte: u8) -> bool {
+    matches!(byte, b'#' | b'$' | b'}' | b'*')
+}
+
+/// Appends `data`, escaped.
+pub(crate) fn escape(out: &mut Vec<u8>, data: &[u8]) {
+    for &byte in data {
+        if special(byte) {
+            out.extend_from_slice(&[b'}', byte ^ 0x20]);
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
+/// How many bytes of `data` fit into `room` once they are escaped.
+pub(crate) fn fits_escaped(data: &[u8], room: usize) -> usize {
+    let mut used = 0;
+    data.iter()
+        .take_while(|&&byte| {
+            used += if special(byte) { 2 } else { 1 };
+            used <= room
+        })
+        .count()
+}
+
+fn unescape(raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len());
+    let mut bytes = raw.iter();
+    while let Some(&byte) = bytes.next() {
+        match byte {
+            b'}' => out.extend(bytes.next().map(|b| b ^ 0x20)),
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Appends two hexadecimal digits.
+pub(crate) fn push_hex(out: &mut Vec<u8>, byte: u8) {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    for digit in [byte >> 4, byte & 15] {
+        out.extend(DIGITS.get(usize::from(digit)));
+    }
+}
+
+/// `bytes` as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() * 2);
+    bytes.iter().for_each(|b| push_hex(&mut out, *b));
+    out
+}
+
+/// The number that 1 to 16 hexadecimal digits (and nothing else) spell.
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || digits.len() > 16 {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |value, d| Some(value << 4 | u64::from(nibble(*d)?)))
+}
+
+/// The bytes that pairs of hexadecimal digits spell.
+pub(crate) fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|[h, l]| Some(nibble(*h)? << 4 | nibble(*l)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn events(bytes: &[u8]) -> Vec<Event> {
+        let mut framer = Framer::new();
+        framer.feed(bytes);
+        std::iter::from_fn(|| framer.next()).collect()
+    }
+
+    fn good(body: &[u8]) -> Event {
+        Event::Packet { body: body.to_vec(), good: true }
+    }
+
+    #[test]
+    fn cuts_frames_acks_and_interrupts() {
+        assert_eq!(
+            events(b"garbage+$g#67\x03-$m0,4#fd"),
+            vec![Event::Ack, good(b"g"), Event::Interrupt, Event::Nack, good(b"m0,4")]
+        );
+    }
+
+    #[test]
+    fn a_wrong_sum_is_told() {
+        assert_eq!(events(b"$g#68"), vec![Event::Packet { body: b"g".to_vec(), good: false }]);
+        assert_eq!(events(b"$g#zz"), vec![Event::Packet { body: b"g".to_vec(), good: false }]);
+    }
+
+    #[test]
+    fn a_new_dollar_restarts() {
+        assert_eq!(events(b"$m123$g#67"), vec![good(b"g")]);
+        assert_eq!(events(b"$m123#$g#67"), vec![good(b"g")]);
+    }
+
+    #[test]
+    fn too_long_is_one_event_and_the_stream_goes_on() {
+        let mut bytes = b"$".to_vec();
+        bytes.resize(FRAME_CAP + 100, b'A');
+        bytes.extend_from_slice(b"#00$g#67");
+        assert_eq!(events(&bytes), vec![Event::TooLong, good(b"g")]);
+    }
+
+    #[test]
+    fn escapes_both_ways() {
+        let mut out = Vec::new();
+        escape(&mut out, b"a#$}*b");
+        assert_eq!(out, b"a}\x03}\x04}]}\nb");
+        assert_eq!(events(&frame(&out)), vec![good(b"a#$}*b")]);
+        assert_eq!(fits_escaped(b"a#$b", 4), 2);
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(number(b"ffffffffffffffff"), Some(u64::MAX));
+        assert_eq!(number(b"10000000000000000"), None);
+        assert_eq!(number(b""), None);
+        assert_eq!(number(b"-1"), None);
+        assert_eq!(unhex(b"0a0"), None);
+        assert_eq!(unhex(b"0aFf"), Some(vec![10, 255]));
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)) {
+            let mut framer = Framer::new();
+            for chunk in chunks {
+                framer.feed(&chunk);
+                while framer.next().is_some() {}
+            }
+        }
+
+        #[test]
+        fn frames_come_back(body in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
+            let mut escaped = Vec::new();
+            escape(&mut escaped, &body);
+            let bytes = frame(&escaped);
+            let (a, b) = bytes.split_at(cut.min(bytes.len()));
+            let mut framer = Framer::new();
+            framer.feed(a);
+            let first = framer.next();
+            framer.feed(b);
+            let event = first.or_else(|| framer.next());
+            prop_assert_eq!(event, Some(Event::Packet { body, good: true }));
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! What gdbstub lacks, or answers in a way that hurts, is answered here; the
+//! rest is checked and passed on in one canonical form, because gdbstub ends
+//! the session at the first malformed packet.
+//!
+//! The rule for refusals (measured with gdb 13.1 and LLDB 14): an empty reply
+//! means "not supported" and makes gdb hang in `continue` and take a write for
+//! done; a stop reply makes gdb's `step` loop. So gdb gets an error, in words
+//! where it prints them. LLDB drops the connection on an error to `continue`,
+//! so it gets a stop reply.
+
+use std::sync::Arc;
+
+use tracing::{debug, info};
+
+use super::frame::{self, PACKET_SIZE, number};
+use super::served::Served;
+use super::session::{Selected, State};
+use super::signal;
+use crate::addr::VirtAddr;
+use crate::target::Tid;
+
+/// What becomes of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// This, escaped already where it is binary.
+    Reply(Vec<u8>),
+    /// gdbstub's answer to this packet.
+    Pass(Vec<u8>),
+    /// Nothing at all.
+    None,
+    /// `OK`, and no acknowledgements from then on.
+    NoMoreAcks,
+    /// This, and the end of the session.
+    End(Option<Vec<u8>>),
+}
+
+impl Answer {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        Self::Reply(text.into().into_bytes())
+    }
+
+    pub(crate) fn ok() -> Self {
+        Self::text("OK")
+    }
+
+    pub(crate) fn error() -> Self {
+        Self::text("E01")
+    }
+
+    /// Not supported.
+    pub(crate) fn empty() -> Self {
+        Self::Reply(Vec::new())
+    }
+}
+
+/// Most bytes of one `m`, `x` or `qXfer`: they fit into a packet even as
+/// hexadecimal, or if each must be escaped.
+pub(crate) const PIECE: usize = PACKET_SIZE / 2 - 16;
+
+/// Refusal of everything that would resume the target.
+const NO_RESUME: &str = "this is a post-mortem dump; it cannot be resumed";
+/// Refusal of everything that would change it.
+const NO_WRITE: &str = "this is a post-mortem dump; it cannot be changed";
+/// Refusal of `run`.
+const NO_RUN: &str = "this is a post-mortem dump; nothing can be run in it";
+
+/// A thread id as clients write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Id {
+    /// 0 or -1: whichever.
+    Any,
+    /// This one.
+    One(u64),
+}
+
+impl Id {
+    fn parse(text: &[u8]) -> Option<Self> {
+        if let Some(negative) = text.strip_prefix(b"-") {
+            return number(negative).map(|_| Self::Any);
+        }
+        Some(match number(text)? {
+            0 => Self::Any,
+            n => Self::One(n),
+        })
+    }
+}
+
+/// `TID`, `pPID` or `pPID.TID`.
+fn thread_id(text: &[u8]) -> Option<(Id, Id)> {
+    let Some(text) = text.strip_prefix(b"p") else { return Some((Id::Any, Id::parse(text)?)) };
+    match split(text, b'.') {
+        Some((pid, tid)) => Some((Id::parse(pid)?, Id::parse(tid)?)),
+        None => Some((Id::parse(text)?, Id::Any)),
+    }
+}
+
+/// Both sides of the first `at`.
+pub(crate) fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let place = text.iter().position(|&b| b == at)?;
+    Some((text.get(..place)?, text.get(place + 1..)?))
+}
+
+impl State {
+    /// Answers one packet.
+    pub(crate) fn answer(&mut self, packet: &[u8]) -> Answer {
+        let Some((&kind, rest)) = packet.split_first() else { return Answer::empty() };
+        match kind {
+            b'q' | b'Q' => self.query(packet),
+            b'v' => self.verbose(packet),
+            b'j' => self.lldb_query(packet),
+            b'?' => self.stop_reason(),
+            b'!' => {
+                self.client.extended = true;
+                Answer::ok()
+            }
+            b'g' => match self.registers() {
+                Some(_) => Answer::Pass(b"g".to_vec()),
+                None => Answer::error(),
+            },
+            b'p' => self.one_register(rest),
+            b'm' => self.memory(rest),
+            b'x' => self.binary_memory(rest),
+            b'H' => self.select(rest),
+            b'T' => match thread_id(rest).and_then(|id| self.find(id)) {
+                Some(Selected { tid: Some(_), .. }) => Answer::ok(),
+                _ => Answer::error(),
+            },
+            b'D' => self.detach(rest),
+            b'k' => Answer::End(self.client.lldb.then(|| b"X09".to_vec())),
+            b'c' | b'C' | b's' | b'S' | b'i' | b'I' => self.refuse_resume(),
+            b'b' if matches!(packet, b"bc" | b"bs") => self.refuse_resume(),
+            b'P' | b'G' => self.refuse_in_words(NO_WRITE),
+            b'M' | b'X' | b'z' | b'Z' => self.refuse(NO_WRITE),
+            // Restart: the protocol has no reply to it.
+            b'R' => Answer::None,
+            _ => Answer::empty(),
+        }
+    }
+
+    /// An error, with its words for a client that takes them in any reply.
+    pub(crate) fn refuse(&self, why: &str) -> Answer {
+        if self.client.error_messages { Answer::text(format!("E.{why}")) } else { Answer::error() }
+    }
+
+    /// An error where gdb of any age prints the words.
+    fn refuse_in_words(&self, why: &str) -> Answer {
+        if self.client.lldb { Answer::error() } else { Answer::text(format!("E.{why}")) }
+    }
+
+    fn refuse_resume(&self) -> Answer {
+        if self.client.lldb { self.stopped(5) } else { self.refuse_in_words(NO_RESUME) }
+    }
+
+    fn query(&mut self, packet: &[u8]) -> Answer {
+        let (name, args) = match packet.iter().position(|b| matches!(b, b':' | b',')) {
+            Some(at) => (packet.get(..at).unwrap_or_default(), packet.get(at + 1..).unwrap_or_default()),
+            None => (packet, &[][..]),
+        };
+        match name {
+            b"qSupported" => self.supported(args),
+            b"qXfer" => self.transfer(args),
+            b"qRcmd" => match frame::unhex(args) {
+                Some(line) => Answer::Pass([b"qRcmd,".as_slice(), &frame::hex(&line)].concat()),
+                None => Answer::error(),
+            },
+            b"qOffsets" if self.options.qemu_dialect => Answer::empty(),
+            b"qOffsets" => match self.inferior().and_then(crate::target::Inferior::text_segment) {
+                Some(_) => Answer::Pass(b"qOffsets".to_vec()),
+                None => Answer::empty(),
+            },
+            b"qAttached" => Answer::text("1"),
+            b"qC" => match self.thread() {
+                Some((served, tid)) => Answer::text(format!("QC{}", self.thread_id(served, tid))),
+                None => Answer::error(),
+            },
+            b"qfThreadInfo" => {
+                self.thread_cursor = (0, 0);
+                self.thread_page()
+            }
+            b"qsThreadInfo" => self.thread_page(),
+            b"qThreadExtraInfo" => self.thread_extra(args),
+            b"qGetTLSAddr" => self.tls_address(args),
+            b"QStartNoAckMode" if self.options.no_ack => Answer::NoMoreAcks,
+            // Refused by silence, but it tells who asks.
+            b"QStartNoAckMode" | b"QThreadSuffixSupported" | b"QListThreadsInStopReply" => {
+                self.client.lldb |= name != b"QStartNoAckMode";
+                Answer::empty()
+            }
+            b"qGDBServerVersion" => {
+                Answer::text(concat!("name:corestub;version:", env!("CARGO_PKG_VERSION"), ";"))
+            }
+            b"qqemu.sstepbits" | b"Qqemu.sstepbits" if self.options.qemu_dialect => {
+                Answer::text("ENABLE=1,NOIRQ=2,NOTIMER=4")
+            }
+            _ => Answer::empty(),
+        }
+    }
+
+    /// `qSupported`: what the client can do comes in, what we can goes out.
+    fn supported(&mut self, args: &[u8]) -> Answer {
+        for feature in args.split(|&b| b == b';') {
+            match feature {
+                b"multiprocess+" => self.client.multiprocess = true,
+                b"error-message+" => self.client.error_messages = true,
+                _ => {}
+            }
+        }
+        self.documents.forget();
+        let mut reply = format!(
+            "PacketSize={PACKET_SIZE:x};qXfer:features:read+;qXfer:threads:read+;qXfer:exec-file:read+;\
+             qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+"
+        );
+        let main = self.main.inferior();
+        let optional = [
+            (main.has_libraries(), ";qXfer:libraries:read+"),
+            (main.has_libraries_svr4(), ";qXfer:libraries-svr4:read+"),
+            (main.vmcoreinfo().is_some(), ";qXfer:vmcoreinfo:read+"),
+            (self.client.multiprocess, ";multiprocess+"),
+            (self.client.error_messages, ";error-message+"),
+            (self.options.no_ack, ";QStartNoAckMode+"),
+        ];
+        optional.iter().filter(|(offered, _)| *offered).for_each(|(_, text)| reply.push_str(text));
+        Answer::text(reply)
+    }
+
+    fn verbose(&mut self, packet: &[u8]) -> Answer {
+        if let Some(rest) = packet.strip_prefix(b"vFile:") {
+            return self.file(rest);
+        }
+        if let Some(pid) = packet.strip_prefix(b"vAttach;") {
+            return self.attach(pid);
+        }
+        if packet.starts_with(b"vCont;") {
+            return self.refuse_resume();
+        }
+        if packet.starts_with(b"vRun") {
+            return self.refuse_in_words(NO_RUN);
+        }
+        if packet.starts_with(b"vKill") {
+            if let Some(Id::One(pid)) = packet.strip_prefix(b"vKill;").and_then(Id::parse) {
+                self.leave(pid);
+            }
+            return Answer::ok();
+        }
+        // `vMustReplyEmpty`, `vCont?` and all others.
+        Answer::empty()
+    }
+
+    // --- threads ---------------------------------------------------------
+
+    /// A thread id as this client writes them.
+    fn thread_id(&self, served: &Served, tid: Tid) -> String {
+        served.thread_id(self.client.multiprocess, tid)
+    }
+
+    /// What an id means: the inferior, and its thread if that exists.
+    fn find(&self, (pid, tid): (Id, Id)) -> Option<Selected> {
+        let current = self.selected.as_ref();
+        let served = match pid {
+            Id::Any => current.map(|s| &s.served).or_else(|| self.inferiors.first())?,
+            Id::One(pid) => self.inferiors.iter().find(|s| u64::from(s.inferior().pid()) == pid)?,
+        };
+        let inferior = served.inferior();
+        let tid = match tid {
+            Id::Any => {
+                let kept = current.filter(|s| Arc::ptr_eq(&s.served, served)).and_then(|s| s.tid);
+                Some(kept.unwrap_or_else(|| inferior.initial_thread()))
+            }
+            Id::One(tid) => Tid::try_from(tid).ok().filter(|tid| inferior.thread_exists(*tid)),
+        };
+        Some(Selected { served: Arc::clone(served), tid })
+    }
+
+    /// `Hg` selects; `Hc` has nothing to select, as nothing runs.
+    fn select(&mut self, args: &[u8]) -> Answer {
+        let Some((&operation, id)) = args.split_first() else { return Answer::error() };
+        let Some(id) = thread_id(id) else { return Answer::error() };
+        match operation {
+            b'c' => Answer::ok(),
+            b'g' => {
+                self.selected = self.find(id);
+                if self.thread().is_some() { Answer::ok() } else { Answer::error() }
+            }
+            _ => Answer::error(),
+        }
+    }
+
+    fn stop_reason(&mut self) -> Answer {
+        if self.selected.is_none() {
+            self.selected = self.find((Id::Any, Id::Any));
+        }
+        match self.inferior() {
+            Some(inferior) => self.stopped(signal::from_linux(inferior.stop_signal())),
+            // Only an extended-remote client that left everything gets here.
+            None => Answer::text("W00"),
+        }
+    }
+
+    fn stopped(&self, signal: u8) -> Answer {
+        match self.thread() {
+            Some((served, tid)) => {
+                Answer::text(format!("T{signal:02x}thread:{};", self.thread_id(served, tid)))
+            }
+            None => Answer::text(format!("S{signal:02x}")),
+        }
+    }
+
+    /// The next page of thread ids: `m` and as many as a packet takes, or `l`.
+    fn thread_page(&mut self) -> Answer {
+        const LONGEST_ID: usize = "p12345678.12345678,".len();
+        let mut page = String::new();
+        while let Some(served) = self.inferiors.get(self.thread_cursor.0) {
+            let Some(thread) = served.inferior().threads().get(self.thread_cursor.1) else {
+                self.thread_cursor = (self.thread_cursor.0 + 1, 0);
+                continue;
+            };
+            if page.len() + LONGEST_ID > PIECE {
+                break;
+            }
+            page.push(if page.is_empty() { 'm' } else { ',' });
+            page.push_str(&self.thread_id(served, thread.tid));
+            self.thread_cursor.1 += 1;
+        }
+        if page.is_empty() { Answer::text("l") } else { Answer::text(page) }
+    }
+
+    fn thread_extra(&self, id: &[u8]) -> Answer {
+        let Some(Selected { served, tid: Some(tid) }) = thread_id(id).and_then(|id| self.find(id)) else {
+            return Answer::error();
+        };
+        let text = match served.thread(tid) {
+            Some(thread) if thread.extra.is_empty() => thread.name.clone(),
+            Some(thread) => format!("{} {}", thread.name, thread.extra),
+            None => return Answer::error(),
+        };
+        let cut = text.as_bytes().get(..PIECE).unwrap_or(text.as_bytes());
+        Answer::Reply(frame::hex(cut))
+    }
+
+    /// `qGetTLSAddr:THREAD,OFFSET,LINK-MAP`
+    fn tls_address(&self, args: &[u8]) -> Answer {
+        let mut args = args.split(|&b| b == b',');
+        let mut next = || args.next();
+        let found = (|| {
+            let id = thread_id(next()?)?;
+            let (offset, link_map) = (number(next()?)?, number(next()?)?);
+            let Selected { served, tid } = self.find(id)?;
+            served.inferior().tls_address(tid?, offset, VirtAddr(link_map))
+        })();
+        match found {
+            Some(VirtAddr(addr)) => Answer::text(format!("{addr:x}")),
+            None => self.refuse("the thread-local variable's place is not known"),
+        }
+    }
+
+    /// LLDB has no other way to learn the threads' names.
+    fn lldb_query(&mut self, packet: &[u8]) -> Answer {
+        if packet != b"jThreadsInfo" {
+            return Answer::empty();
+        }
+        self.client.lldb = true;
+        let Some(selected) = &self.selected else { return Answer::error() };
+        let inferior = selected.inferior();
+        let (initial, signal) = (inferior.initial_thread(), inferior.stop_signal());
+        let threads: Vec<_> = inferior
+            .threads()
+            .iter()
+            .map(|thread| match signal {
+                1.. if thread.tid == initial => serde_json::json!({
+                    "tid": thread.tid, "name": thread.name, "reason": "signal",
+                    "signal": signal::from_linux(signal),
+                }),
+                _ => serde_json::json!({ "tid": thread.tid, "name": thread.name }),
+            })
+            .collect();
+        let mut reply = Vec::new();
+        frame::escape(&mut reply, serde_json::Value::from(threads).to_string().as_bytes());
+        Answer::Reply(reply)
+    }
+
+    // --- attaching and leaving -------------------------------------------
+
+    fn attach(&mut self, pid: &[u8]) -> Answer {
+        let pid = match Id::parse(pid) {
+            Some(Id::One(pid)) => u32::try_from(pid).ok(),
+            _ => None,
+        };
+        let Some(pid) = pid else { return Answer::error() };
+        if !self.client.multiprocess && pid != self.main.inferior().pid() {
+            return self.refuse("attaching needs a client that knows multiprocess (target extended-remote)");
+        }
+        let known = self.inferiors.iter().find(|s| s.inferior().pid() == pid).cloned();
+        let served = known.or_else(|| {
+            let main = &self.main;
+            let served = if main.inferior().pid() == pid {
+                Arc::clone(main)
+            } else {
+                Arc::new(Served::new(main.inferior().attach(pid)?))
+            };
+            self.inferiors.push(Arc::clone(&served));
+            Some(served)
+        });
+        let Some(served) = served else {
+            debug!(pid, "no such process to attach to");
+            return self.refuse(&format!("the dump holds no process {pid} with memory of its own"));
+        };
+        info!(pid, "attached");
+        self.documents.forget();
+        let (tid, signal) = (served.inferior().initial_thread(), served.inferior().stop_signal());
+        self.selected = Some(Selected { served, tid: Some(tid) });
+        self.stopped(signal::from_linux(signal))
+    }
+
+    fn detach(&mut self, args: &[u8]) -> Answer {
+        match args.strip_prefix(b";").and_then(Id::parse) {
+            Some(Id::One(pid)) => self.leave(pid),
+            _ => self.inferiors.clear(),
+        }
+        if self.inferiors.is_empty() {
+            self.selected = None;
+            if !self.client.extended {
+                return Answer::End(Some(b"OK".to_vec()));
+            }
+        }
+        Answer::ok()
+    }
+
+    fn leave(&mut self, pid: u64) {
+        self.inferiors.retain(|s| u64::from(s.inferior().pid()) != pid);
+        if self.inferior().is_some_and(|inferior| u64::from(inferior.pid()) == pid) {
+            self.selected = None;
+        }
+        self.documents.forget();
+        self.registers = None;
+    }
+
+    // --- registers and memory --------------------------------------------
+
+    /// `p`: gdbstub cannot say that a register is unavailable.
+    fn one_register(&mut self, args: &[u8]) -> Answer {
+        let place = number(args).and_then(|n| usize::try_from(n).ok()).and_then(|n| {
+            let (at, len) = self.inferior()?.description().place_of_number(n)?;
+            Some((n, at..at.checked_add(len)?))
+        });
+        let (Some((n, range)), Some(registers)) = (place, self.registers()) else { return Answer::error() };
+        match registers.bytes().get(range) {
+            Some(bytes) if bytes.iter().all(Option::is_some) => Answer::Pass(format!("p{n:x}").into()),
+            Some(bytes) => Answer::text("xx".repeat(bytes.len())),
+            None => Answer::error(),
+        }
+    }
+
+    /// `ADDR,LENGTH` of a memory packet.
+    fn range(args: &[u8]) -> Option<(u64, usize)> {
+        let (addr, len) = split(args, b',')?;
+        Some((number(addr)?, usize::try_from(number(len)?).unwrap_or(usize::MAX).min(PIECE)))
+    }
+
+    fn memory(&self, args: &[u8]) -> Answer {
+        match Self::range(args) {
+            Some((addr, len @ 1..)) if self.thread().is_some() => {
+                Answer::Pass(format!("m{addr:x},{len:x}").into())
+            }
+            _ => Answer::error(),
+        }
+    }
+
+    /// `x`, gdb 16: `b` and the bytes. An older LLDB's probe `x0,0` means
+    /// another reply by the same letter: it is told that there is none.
+    fn binary_memory(&mut self, args: &[u8]) -> Answer {
+        let Some((addr, len)) = Self::range(args) else { return Answer::error() };
+        if len == 0 {
+            return Answer::empty();
+        }
+        let mut buf = vec![0; len];
+        match self.read_memory(addr, &mut buf) {
+            Some(n) => {
+                let mut reply = b"b".to_vec();
+                frame::escape(&mut reply, buf.get(..n).unwrap_or_default());
+                Answer::Reply(reply)
+            }
+            None => match (self.client.error_messages, self.last_fault) {
+                (true, Some((VirtAddr(at), fault))) if at == addr => Answer::text(format!("E.{fault}")),
+                _ => Answer::error(),
+            },
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What all clients of one inferior share: documents that are made once and
+//! then only cut into slices.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::{Arc, OnceLock};
+
+use crate::target::{Inferior, ThreadInfo, Tid};
+
+const THREADS_HEAD: &str = "<?xml version=\"1.0\"?>\n<threads>\n";
+const THREADS_TAIL: &str = "</threads>\n";
+
+/// An inferior and what was made of it for the protocol.
+pub(crate) struct Served {
+    inferior: Arc<dyn Inferior>,
+    /// The threads document, with plain ids and with `pPID.TID`.
+    threads: [OnceLock<Arc<[u8]>>; 2],
+    places: OnceLock<HashMap<Tid, usize>>,
+}
+
+impl Served {
+    pub(crate) fn new(inferior: Arc<dyn Inferior>) -> Self {
+        Self { inferior, threads: [OnceLock::new(), OnceLock::new()], places: OnceLock::new() }
+    }
+
+    pub(crate) fn inferior(&self) -> &dyn Inferior {
+        &*self.inferior
+    }
+
+    /// The thread as `info threads` shows it. gdb may ask for each of 50,000.
+    pub(crate) fn thread(&self, tid: Tid) -> Option<&ThreadInfo> {
+        let threads = self.inferior.threads();
+        let places =
+            self.places.get_or_init(|| threads.iter().enumerate().map(|(at, t)| (t.tid, at)).collect());
+        threads.get(*places.get(&tid)?)
+    }
+
+    /// A thread id as this client writes them.
+    pub(crate) fn thread_id(&self, multiprocess: bool, tid: Tid) -> String {
+        if multiprocess { format!("p{:x}.{tid:x}", self.inferior.pid()) } else { format!("{tid:x}") }
+    }
+
+    /// The document of `qXfer:threads` for this inferior alone.
+    pub(crate) fn threads_document(&self, multiprocess: bool) -> Arc<[u8]> {
+        let [plain, with_pid] = &self.threads;
+        let cell = if multiprocess { with_pid } else { plain };
+        Arc::clone(cell.get_or_init(|| self.make_threads_document(multiprocess)))
+    }
+
+    fn make_threads_document(&self, multiprocess: bool) -> Arc<[u8]> {
+        let mut xml = THREADS_HEAD.to_owned();
+        for thread in self.inferior.threads() {
+            let _ = write!(xml, "<thread id=\"{}\"", self.thread_id(multiprocess, thread.tid));
+            if let Some(core) = thread.core {
+                let _ = write!(xml, " core=\"{core}\"");
+            }
+            if !thread.name.is_empty() {
+                xml.push_str(" name=\"");
+                push_escaped(&mut xml, &thread.name);
+                xml.push('"');
+            }
+            xml.push('>');
+            push_escaped(&mut xml, &thread.extra);
+            xml.push_str("</thread>\n");
+        }
+        xml.push_str(THREADS_TAIL);
+        xml.into_bytes().into()
+    }
+}
+
+/// One threads document for all of `inferiors`.
+pub(crate) fn threads_document(inferiors: &[Arc<Served>], multiprocess: bool) -> Arc<[u8]> {
+    if let [one] = inferiors {
+        return one.threads_document(multiprocess);
+    }
+    let mut xml = THREADS_HEAD.as_bytes().to_vec();
+    for served in inferiors {
+        let document = served.threads_document(multiprocess);
+        let end = document.len().saturating_sub(THREADS_TAIL.len());
+        xml.extend_from_slice(document.get(THREADS_HEAD.len()..end).unwrap_or_default());
+    }
+    xml.extend_from_slice(THREADS_TAIL.as_bytes());
+    xml.into()
+}
+
+/// Appends `text` so that any of it can stand in XML 1.0, which has no way at
+/// all to write most control characters: they become `?`.
+fn push_escaped(xml: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '&' => xml.push_str("&amp;"),
+            '<' => xml.push_str("&lt;"),
+            '>' => xml.push_str("&gt;"),
+            '"' => xml.push_str("&quot;"),
+            '\'' => xml.push_str("&apos;"),
+            '\u{fffe}' | '\u{ffff}' => xml.push('?'),
+            c if c.is_control() => xml.push('?'),
+            c => xml.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_made_safe() {
+        let mut xml = String::new();
+        push_escaped(&mut xml, "a<b>&\"'\x01\n\u{7f}\u{fffe}é/0:1");
+        assert_eq!(xml, "a&lt;b&gt;&amp;&quot;&apos;????é/0:1");
+    }
+}

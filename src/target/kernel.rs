@@ -1,0 +1,133 @@
+//! A kernel dump as gdb sees it: every task a thread of one inferior.
+
+use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
+
+use super::threads::{self, Threads};
+use super::{
+    CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid,
+    description::{Extra, OsAbi},
+};
+use crate::addr::VirtAddr;
+use crate::commands::{self, Subject};
+use crate::error::ReadFault;
+use crate::image::files::VirtualFile;
+use crate::linux::{Kernel, Task, registers, tasks};
+
+/// Above every pid, so that it collides with no task's.
+pub const KERNEL_PID: u32 = 5 << 20;
+
+/// The kernel inferior.
+pub struct KernelInferior {
+    kernel: Arc<Kernel>,
+    description: Description,
+    first: OnceLock<Option<Arc<Task>>>,
+    threads: OnceLock<Threads>,
+}
+
+impl KernelInferior {
+    /// Shows `kernel` to gdb.
+    #[must_use]
+    pub fn new(kernel: Arc<Kernel>) -> Self {
+        Self {
+            kernel,
+            description: Description::new(OsAbi::None, &[Extra::System, Extra::User]),
+            first: OnceLock::new(),
+            threads: OnceLock::new(),
+        }
+    }
+
+    /// The task to show first: the one that panicked, else the first CPU's.
+    fn first(&self) -> Option<&Arc<Task>> {
+        self.first
+            .get_or_init(|| {
+                let kernel = &self.kernel;
+                kernel.panic_task().cloned().or_else(|| {
+                    let cpu = *kernel.percpu().online().first()?;
+                    let mut task = tasks::read(kernel, tasks::current(kernel, cpu)?)?;
+                    task.idle_of = (task.pid == 0).then_some(cpu);
+                    Some(Arc::new(task))
+                })
+            })
+            .as_ref()
+    }
+
+    fn all(&self) -> &Threads {
+        self.threads.get_or_init(|| Threads::of(&self.kernel))
+    }
+
+    /// The task behind a thread id. The one shown first needs no list.
+    fn task(&self, tid: Tid) -> Option<&Arc<Task>> {
+        if let Some(first) = self.first().filter(|t| threads::id(t) == tid) {
+            return Some(first);
+        }
+        let all = self.all();
+        all.tasks.get(*all.by_id.get(&tid)?)
+    }
+}
+
+impl Inferior for KernelInferior {
+    fn pid(&self) -> u32 {
+        KERNEL_PID
+    }
+
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn initial_thread(&self) -> Tid {
+        match self.first() {
+            Some(task) => threads::id(task),
+            None => self.all().infos.first().map_or(1, |t| t.tid),
+        }
+    }
+
+    fn stop_signal(&self) -> u8 {
+        // A kernel has no signal to report: none is claimed.
+        0
+    }
+
+    fn threads(&self) -> &[ThreadInfo] {
+        &self.all().infos
+    }
+
+    fn thread_exists(&self, tid: Tid) -> bool {
+        self.task(tid).is_some()
+    }
+
+    fn registers(&self, tid: Tid) -> Option<RegisterFile> {
+        let task = self.task(tid)?;
+        let mut file = RegisterFile::unavailable(&self.description);
+        for &(name, value) in registers::of(&self.kernel, task).values() {
+            file.set_u64(&self.description, name, value);
+        }
+        if let Some(user) = registers::user(&self.kernel, task) {
+            for &(name, value) in user.values() {
+                file.set_u64(&self.description, &format!("user_{name}"), value);
+            }
+        }
+        Some(file)
+    }
+
+    fn read_memory(&self, tid: Tid, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let task = if addr.0 < self.kernel.user_limit() { self.task(tid) } else { None };
+        self.kernel.read_as(task.map(Arc::as_ref), addr, buf)
+    }
+
+    fn text_segment(&self) -> Option<VirtAddr> {
+        Some(self.kernel.text_start())
+    }
+
+    fn vmcoreinfo(&self) -> Option<Arc<str>> {
+        Some(self.kernel.vmcoreinfo().text().into())
+    }
+
+    fn open_file(&self, _path: &str) -> Result<VirtualFile, FileError> {
+        Err(FileError::NotFound)
+    }
+
+    fn monitor(&self, context: &CommandContext<'_>, line: &str, out: &mut dyn Write) -> io::Result<()> {
+        let task = context.thread.and_then(|tid| self.task(tid)).map(|t| t.addr);
+        commands::monitor(Subject::Kernel(&self.kernel), context, task, line, out)
+    }
+}

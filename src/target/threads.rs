@@ -1,0 +1,92 @@
+//! Every task is a thread: ids, order and what `info threads` says.
+//!
+//! gdb's threads 1..N are what CPUs 0..N-1 were running, so that the kernel's
+//! own scripts (`$lx_current()`) and habit hold; then all other tasks by pid.
+//! The thread id is the pid. Idle tasks, which share pid 0, get 2^22 + 1 + cpu;
+//! a pid met a second time (damaged memory) gets an id above 2^23.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{ThreadInfo, Tid};
+use crate::addr::VirtAddr;
+use crate::linux::registers::{self, Source};
+use crate::linux::{Kernel, Task, tasks};
+
+const IDLE: Tid = (1 << 22) + 1;
+const DUPLICATE: Tid = 1 << 23;
+
+/// The id of a task that no other task shares.
+pub(super) fn id(task: &Task) -> Tid {
+    match (task.pid, task.idle_of) {
+        (0, cpu) => IDLE.saturating_add(cpu.unwrap_or(task.cpu)),
+        (pid, _) => pid,
+    }
+}
+
+/// The threads of a kernel in gdb's order.
+pub(super) struct Threads {
+    pub(super) infos: Vec<ThreadInfo>,
+    pub(super) tasks: Vec<Arc<Task>>,
+    pub(super) by_id: HashMap<Tid, usize>,
+}
+
+impl Threads {
+    pub(super) fn of(kernel: &Kernel) -> Self {
+        let list = kernel.tasks();
+        let mut order: Vec<Arc<Task>> = Vec::with_capacity(list.all().len());
+        let mut placed: HashSet<VirtAddr> = HashSet::new();
+        for &cpu in kernel.percpu().online() {
+            let running = tasks::current(kernel, cpu).and_then(|addr| list.by_address(addr));
+            if let Some(task) = running.filter(|t| placed.insert(t.addr)) {
+                order.push(task.clone());
+            }
+        }
+        // Idle tasks that were not running go to the end.
+        let (idle, rest): (Vec<_>, Vec<_>) =
+            list.all().iter().filter(|t| !placed.contains(&t.addr)).partition(|t| t.pid == 0);
+        order.extend(rest.into_iter().chain(idle).cloned());
+
+        let panicked = kernel.panic_task().map(|t| t.addr);
+        let mut by_id = HashMap::with_capacity(order.len());
+        let mut infos = Vec::with_capacity(order.len());
+        let mut duplicates = DUPLICATE;
+        for (i, task) in order.iter().enumerate() {
+            let mut tid = id(task);
+            if by_id.contains_key(&tid) {
+                duplicates += 1;
+                tid = duplicates;
+            }
+            by_id.insert(tid, i);
+            infos.push(ThreadInfo {
+                tid,
+                name: task.comm.clone(),
+                core: Some(task.cpu),
+                extra: extra(kernel, task, panicked == Some(task.addr)),
+            });
+        }
+        Self { infos, tasks: order, by_id }
+    }
+}
+
+/// `S pid 31 tgid 31 cpu 3`, with what is special.
+fn extra(kernel: &Kernel, task: &Task, panicked: bool) -> String {
+    let mut text = format!("{} pid {} tgid {} cpu {}", task.state, task.pid, task.tgid, task.cpu);
+    if task.kthread {
+        text.push_str(" kernel");
+    }
+    if panicked {
+        text.push_str(" PANIC");
+    }
+    if task.on_cpu {
+        text.push_str(" running");
+        match registers::of(kernel, task).source {
+            Source::PrStatusByPosition => text.push_str(" (registers guessed by position)"),
+            Source::Nowhere(_) => text.push_str(" (no registers saved)"),
+            _ => {}
+        }
+    } else if task.stack.0 == 0 {
+        text.push_str(" (no stack)");
+    }
+    text
+}

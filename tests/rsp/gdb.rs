@@ -1,0 +1,191 @@
+//! Stock gdb, as a person drives it.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use corestub::rsp::Options;
+
+use super::serve;
+use super::target::{HOLE, MEMORY, PID, Synthetic, word_at};
+
+/// Whether there is a gdb; in CI there must be one.
+fn have_gdb() -> bool {
+    let have = Command::new("gdb").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+    if !have {
+        assert!(std::env::var_os("CI").is_none(), "gdb is missing");
+        eprintln!("skipped: no gdb");
+    }
+    have
+}
+
+/// Runs gdb on commands; what it printed, both streams, and for how long it ran.
+fn gdb(commands: &[&str]) -> (String, Duration) {
+    let start = Instant::now();
+    let mut gdb = Command::new("timeout");
+    gdb.args(["-k", "5", "120", "gdb", "-nx", "-batch", "-ex", "set debuginfod enabled off"]);
+    for command in commands {
+        gdb.args(["-ex", command]);
+    }
+    let output = gdb.stdin(Stdio::null()).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+    assert!(output.status.code().is_some_and(|c| c < 100), "gdb did not end by itself:\n{text}");
+    (text, start.elapsed())
+}
+
+/// Commands behind `target remote`.
+fn remote(address: SocketAddr, commands: &[&str]) -> String {
+    let connect = format!("target remote {address}");
+    let all: Vec<&str> = std::iter::once(connect.as_str()).chain(commands.iter().copied()).collect();
+    gdb(&all).0
+}
+
+#[track_caller]
+fn has(text: &str, wanted: &[&str]) {
+    for wanted in wanted {
+        assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
+    }
+}
+
+#[test]
+fn a_person_connects_and_looks_around() {
+    if !have_gdb() {
+        return;
+    }
+    let address = serve(Synthetic::new(3), Options::default());
+    let text = remote(
+        address,
+        &[
+            "info threads",
+            "thread",
+            &format!("x/2gx {:#x}", MEMORY.start),
+            &format!("x/2gx {:#x}", HOLE.start - 8),
+            "monitor why",
+            "monitor help",
+            "p $rbx",
+            "p $rax",
+            "p $_siginfo",
+            "info os",
+            "info os made-up",
+            "info inferiors",
+            "info line made_up_function",
+            "info sharedlibrary",
+            "maintenance packet qC",
+            "detach",
+        ],
+    );
+    let id = |tid: u32| format!("Thread {PID}.{tid}");
+    has(&text, &[&id(1), &id(2), &id(3), "\"kworker/0:1\"", "(pid 3 S)", "\"<bad>&\"name\"?\" (pid 2 S)"]);
+    has(&text, &[&format!("{:#018x}", word_at(MEMORY.start)), &format!("{:#018x}", word_at(HOLE.start - 8))]);
+    has(&text, &[&format!("Cannot access memory at address {:#x}", HOLE.start)]);
+    has(&text, &["is not mapped: its PTE", "a made-up target, thread Some(3)"]);
+    has(&text, &["$1 = 3", "$2 = <unavailable>", "4711", "A table", "target:/virtual/program"]);
+    has(&text, &["[Inferior 1 (process 5242880) detached]"]);
+    assert!(!text.contains("warning: Can not parse"), "{text}");
+}
+
+#[test]
+fn nothing_is_changed_and_nothing_runs() {
+    if !have_gdb() {
+        return;
+    }
+    let address = serve(Synthetic::new(3), Options::default());
+    let start = Instant::now();
+    let addr = format!("{:#x}", MEMORY.start);
+    let text = remote(
+        address,
+        &[
+            &format!("set {{int}}{addr} = 1"),
+            &format!("p {{int}}{addr} = 5"),
+            "p $rbx = 7",
+            "stepi",
+            "continue",
+            &format!("break *{addr}"),
+            "info program",
+            "jump *$pc",
+            "delete",
+            "stepi",
+            "run",
+            "p $rbx",
+            &format!("x/gx {addr}"),
+            "kill",
+        ],
+    );
+    assert!(start.elapsed() < Duration::from_secs(20), "{text}");
+    has(&text, &[&format!("Cannot access memory at address {addr}"), "Could not write register \"rbx\""]);
+    has(
+        &text,
+        &["this is a post-mortem dump; it cannot be resumed", &format!("{:#018x}", word_at(MEMORY.start))],
+    );
+    assert!(!text.contains("= 5\n") && !text.contains("= 7\n"), "a write was taken for done:\n{text}");
+    has(&text, &["$1 = 3", "killed"]);
+}
+
+#[test]
+fn a_process_is_attached_beside_the_kernel() {
+    if !have_gdb() {
+        return;
+    }
+    let address = serve(Synthetic::new(3), Options::default());
+    let (text, _) = gdb(&[
+        &format!("target extended-remote {address}"),
+        "add-inferior",
+        "inferior 2",
+        "attach 78",
+        "attach 77",
+        "info threads",
+        "info inferiors",
+        "p $_siginfo",
+        "info program",
+        "inferior 1",
+        "info threads",
+        "inferior 2",
+        "detach",
+        "inferior 1",
+        "p $rbx",
+        "kill",
+        "info inferiors",
+        "attach 5242880",
+        "p $rbx",
+    ]);
+    has(&text, &["Attaching to process 78 failed", "Thread 77.77", "\"init\"", "process 77", "SIGSEGV"]);
+    has(&text, &["$2 = 1", "$3 = 3"]);
+}
+
+#[test]
+fn connecting_again_finds_everything_in_place() {
+    if !have_gdb() {
+        return;
+    }
+    let address = serve(Synthetic::new(3), Options::default());
+    let connect = format!("target remote {address}");
+    let text = remote(
+        address,
+        &["disconnect", &connect, "thread 1", "p $rbx", "detach", &connect, "p $rbx", "monitor lines"],
+    );
+    has(&text, &["$1 = 1", "$2 = 3", "line 19999"]);
+}
+
+#[test]
+fn fifty_thousand_threads() {
+    if !have_gdb() {
+        return;
+    }
+    let address = serve(Synthetic::new(50_000), Options::default());
+    let start = Instant::now();
+    let text =
+        remote(address, &["thread find task-49999", "p $_inferior_thread_count", "thread 50000", "p $rbx"]);
+    has(&text, &["has target name 'task-49999'", "$2 = 50000"]);
+    assert!(start.elapsed() < Duration::from_secs(100), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_long_silence_is_borne() {
+    if !have_gdb() {
+        return;
+    }
+    let address = serve(Synthetic::new(3), Options::default());
+    let text =
+        remote(address, &["set remotetimeout 2", "monitor slow", "p $rbx", "monitor broken", "p $rbx"]);
+    has(&text, &["step 3", "$1 = 3", "error: made-up failure", "$2 = 3"]);
+}
