@@ -312,9 +312,16 @@ impl ElfDump {
         let within = phys - extent.start;
         let n = usize::try_from((extent.len - within).min(to_page_end)).unwrap_or(0).min(buf.len());
         let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
-        match self.source.read_at(extent.offset + within, buf) {
+        let truncated = ReadFault::Truncated { addr: phys };
+        let at = extent.offset + within;
+        // The file may end within the page; a hole in a flattened stream reads as zeros.
+        let there = self.source.len().saturating_sub(at).min(n as u64);
+        if !self.source.holds(at, there) {
+            return Err(truncated);
+        }
+        match self.source.read_at(at, buf) {
             Ok(n) if n > 0 => Ok(n),
-            _ => Err(ReadFault::Truncated { addr: phys }),
+            _ => Err(truncated),
         }
     }
 }

@@ -159,7 +159,7 @@ impl Kdump {
         piece.must_hold(pfn, addr)?;
         let (offset, size, flags) = piece.descriptor(pfn).ok_or(truncated)?;
         let end = offset.checked_add(size.into()).ok_or(truncated)?;
-        if offset == 0 || end > piece.source.len() {
+        if offset == 0 || end > piece.source.len() || !piece.source.holds(offset, size.into()) {
             return Err(truncated);
         }
         let corrupt = ReadFault::Corrupt { phys: addr.0 };

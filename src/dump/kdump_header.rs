@@ -186,7 +186,7 @@ impl Header {
             Range { start: 0, end: 0 } => since(2, 16)..since(2, 24),
             _ => since(6, 80)..since(6, 88),
         };
-        if is_split && (pfns.is_empty() || pfns.end > max_mapnr) {
+        if is_split && (pfns.start > pfns.end || pfns.end > max_mapnr) {
             let found = format!("{:#x}..{:#x} of {max_mapnr:#x}", pfns.start, pfns.end);
             return Err(bad(block + 80, "the page frames of this piece of a split dump", found));
         }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 mod bitmap;
 mod codec;
 mod elf;
+mod flattened;
 mod kdump;
 mod kdump_header;
 pub mod notes;
@@ -28,6 +29,7 @@ pub mod source;
 pub mod vmcoreinfo;
 
 use elf::{CoreHeaders, ElfDump};
+use flattened::Flattened;
 use kdump::Kdump;
 use kdump_header::Header;
 pub use kdump_header::Utsname;
@@ -109,12 +111,8 @@ fn magic(source: &dyn Source) -> Result<Magic> {
 fn open_source(path: &Path) -> Result<Arc<dyn Source>> {
     let source = source::open(path)?;
     let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", path, e))?;
-    if head.starts_with(b"makedumpfile\0") {
-        return Err(Error::Unsupported {
-            path: path.to_owned(),
-            what: "a flattened dump".to_owned(),
-            hint: "put it in order first: makedumpfile -R NEW < FLAT",
-        });
+    if head.starts_with(flattened::SIGNATURE) {
+        return Ok(Arc::new(Flattened::open(source)?));
     }
     Ok(source)
 }
@@ -122,6 +120,9 @@ fn open_source(path: &Path) -> Result<Arc<dyn Source>> {
 /// The dump of a machine.
 pub struct Vmcore {
     paths: Vec<PathBuf>,
+    flattened: bool,
+    /// What was lost before the format's own eyes.
+    damage: Option<String>,
     format: Format,
     notes: Notes,
     vmcoreinfo: Option<VmcoreInfo>,
@@ -139,6 +140,9 @@ impl Vmcore {
     /// Opens one dump: a file, or any of the pieces of a split kdump.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let sources = paths.iter().map(|p| open_source(p)).collect::<Result<Vec<_>>>()?;
+        let flattened = sources.iter().any(|s| s.is_flattened());
+        let damage: Vec<String> = sources.iter().filter_map(|s| s.damage()).collect();
+        let damage = (!damage.is_empty()).then(|| damage.join("; "));
         let mut elf = None;
         for source in &sources {
             if matches!(magic(&**source)?, Magic::Elf) {
@@ -165,7 +169,7 @@ impl Vmcore {
             }
         };
         let vmcoreinfo = notes.vmcoreinfo.as_deref().map(VmcoreInfo::parse);
-        Ok(Self { paths: paths.to_vec(), format, notes, vmcoreinfo })
+        Ok(Self { paths: paths.to_vec(), flattened, damage, format, notes, vmcoreinfo })
     }
 
     /// The first file.
@@ -221,10 +225,11 @@ impl Vmcore {
     /// The format, for people: `kdump-compressed v6 (zstd)`.
     #[must_use]
     pub fn format(&self) -> String {
-        match &self.format {
+        let format = match &self.format {
             Format::Elf(elf) => elf.format(),
             Format::Kdump(kdump) => kdump.format(),
-        }
+        };
+        if self.flattened { format!("{format}, flattened") } else { format }
     }
 
     /// What crash calls `[PARTIAL DUMP]`: a kdump file with two bitmaps, that is one
@@ -238,9 +243,14 @@ impl Vmcore {
     /// was. Counts the bitmap of a kdump, so it is not quite free.
     #[must_use]
     pub fn incomplete(&self) -> Option<String> {
-        match &self.format {
+        let own = match &self.format {
             Format::Elf(elf) => elf.incomplete(),
             Format::Kdump(kdump) => kdump.incomplete(),
+        };
+        match (&self.damage, own) {
+            (Some(damage), Some(own)) => Some(format!("{damage}; {own}")),
+            (Some(damage), None) => Some(damage.clone()),
+            (None, own) => own,
         }
     }
 

@@ -38,6 +38,22 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Whether all these bytes were written. A flattened dump that breaks off has
+    /// holes that read as zeros and are none.
+    fn holds(&self, offset: u64, len: u64) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len())
+    }
+
+    /// Whether this is a stream of writes put in order.
+    fn is_flattened(&self) -> bool {
+        false
+    }
+
+    /// What was lost on the way here, in words.
+    fn damage(&self) -> Option<String> {
+        None
+    }
+
     /// Fills `buf`, or fails with [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
         while !buf.is_empty() {
