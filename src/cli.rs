@@ -103,7 +103,9 @@ pub struct Gdb {
     pub gdb_args: Vec<String>,
 }
 
-/// A command of the table, run once: `corestub COMMAND [OPTIONS] DUMP... [ARGS]`
+// A command of the table, run once: `corestub COMMAND [OPTIONS] DUMP... [ARGS]`. No
+// doc comment: clap would take it for the command's summary.
+#[allow(missing_docs, reason = "see above")]
 #[derive(Debug, Args)]
 pub struct Once {
     /// JSON for machines

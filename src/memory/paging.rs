@@ -158,6 +158,7 @@ impl AddressSpace for PageTables {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "the numbers of these tests are small")]
 mod tests {
     use std::collections::HashMap;
 

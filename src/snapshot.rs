@@ -1,0 +1,58 @@
+//! An opened dump of either kind, as the program's verbs take it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::commands::Subject;
+use crate::dump::{self, Kind, Vmcore};
+use crate::error::Result;
+use crate::linux::{self, Kernel};
+use crate::target::Inferior;
+use crate::target::kernel::KernelInferior;
+
+/// What the user says beside the name of the dump.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// For a vmcore.
+    pub kernel: linux::Options,
+}
+
+/// An opened dump.
+#[derive(Clone)]
+pub enum Snapshot {
+    /// A vmcore.
+    Kernel(Arc<Kernel>),
+}
+
+impl Snapshot {
+    /// Opens the dump in `paths` (several are the pieces of a split vmcore).
+    pub fn open(paths: &[PathBuf], options: Options) -> Result<Self> {
+        let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
+        match dump::sniff(first)? {
+            Kind::Vmcore => {
+                Kernel::open(Vmcore::open(paths)?, options.kernel).map(Arc::new).map(Self::Kernel)
+            }
+            Kind::Core => Err(crate::error::Error::Unsupported {
+                path: first.to_owned(),
+                what: "a userspace core".to_owned(),
+                hint: "not in this version",
+            }),
+        }
+    }
+
+    /// For the commands.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Kernel(kernel) => Subject::Kernel(kernel),
+        }
+    }
+
+    /// For gdb.
+    #[must_use]
+    pub fn inferior(&self) -> Arc<dyn Inferior> {
+        match self {
+            Self::Kernel(kernel) => Arc::new(KernelInferior::new(kernel.clone())),
+        }
+    }
+}
