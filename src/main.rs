@@ -74,6 +74,10 @@ fn options(input: &Input) -> Options {
             kaslr_offset: input.kaslr_offset,
             phys_base: input.phys_base,
         },
+        process: corestub::process::Options {
+            sysroot: input.sysroot.clone(),
+            debug_dirs: input.debug_dirs.clone(),
+        },
     }
 }
 

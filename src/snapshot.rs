@@ -7,14 +7,18 @@ use crate::commands::Subject;
 use crate::dump::{self, Kind, Vmcore};
 use crate::error::Result;
 use crate::linux::{self, Kernel};
+use crate::process::{self, Process};
 use crate::target::Inferior;
 use crate::target::kernel::KernelInferior;
+use crate::target::process::ProcessInferior;
 
 /// What the user says beside the name of the dump.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// For a vmcore.
     pub kernel: linux::Options,
+    /// For a userspace core.
+    pub process: process::Options,
 }
 
 /// An opened dump.
@@ -22,6 +26,8 @@ pub struct Options {
 pub enum Snapshot {
     /// A vmcore.
     Kernel(Arc<Kernel>),
+    /// A userspace core.
+    Process(Arc<Process>),
 }
 
 impl Snapshot {
@@ -32,11 +38,7 @@ impl Snapshot {
             Kind::Vmcore => {
                 Kernel::open(Vmcore::open(paths)?, options.kernel).map(Arc::new).map(Self::Kernel)
             }
-            Kind::Core => Err(crate::error::Error::Unsupported {
-                path: first.to_owned(),
-                what: "a userspace core".to_owned(),
-                hint: "not in this version",
-            }),
+            Kind::Core => Process::open(first, &options.process).map(Arc::new).map(Self::Process),
         }
     }
 
@@ -45,6 +47,7 @@ impl Snapshot {
     pub fn subject(&self) -> Subject<'_> {
         match self {
             Self::Kernel(kernel) => Subject::Kernel(kernel),
+            Self::Process(process) => Subject::Process(process),
         }
     }
 
@@ -53,6 +56,7 @@ impl Snapshot {
     pub fn inferior(&self) -> Arc<dyn Inferior> {
         match self {
             Self::Kernel(kernel) => Arc::new(KernelInferior::new(kernel.clone())),
+            Self::Process(process) => Arc::new(ProcessInferior::new(process.clone())),
         }
     }
 }

@@ -71,16 +71,14 @@ impl Description {
                     (0..16).for_each(|i| d.reg(&format!("ymm{i}h"), 128, "uint128", ""));
                 }),
                 Extra::Avx512 => d.avx512(),
-                Extra::Pkeys => {
-                    d.feature("org.gnu.gdb.i386.pkeys", |d| d.reg("pkru", 32, "i386_pkru_placeholder", ""))
-                }
+                Extra::Pkeys => d.feature("org.gnu.gdb.i386.pkeys", |d| d.reg("pkru", 32, "uint32", "")),
                 Extra::System => d.system(),
                 Extra::User => d.user(),
             }
         }
         d.xml.push_str("</target>\n");
         // gdb knows no special type for pkru in the description; a plain integer does.
-        d.xml = d.xml.replace("i386_pkru_placeholder", "uint32");
+        d.xml = d.xml.replace("uint32", "uint32");
         d
     }
 
@@ -198,7 +196,7 @@ impl Description {
                 };
                 d.reg(&format!("user_{name}"), 64, ty, "user");
             }
-            d.reg("user_eflags", 32, "i386_eflags", "user");
+            d.reg("user_eflags", 32, "uint32", "user");
             d.reg("user_cs", 32, "uint32", "user");
             d.reg("user_ss", 32, "uint32", "user");
         });
