@@ -77,8 +77,6 @@ impl Description {
             }
         }
         d.xml.push_str("</target>\n");
-        // gdb knows no special type for pkru in the description; a plain integer does.
-        d.xml = d.xml.replace("uint32", "uint32");
         d
     }
 
