@@ -108,6 +108,7 @@ impl State {
             b'q' | b'Q' => self.query(packet),
             b'v' => self.verbose(packet),
             b'j' => self.lldb_query(packet),
+            b'?' | b'!' | b'g' | b'k' if !rest.is_empty() => Answer::empty(),
             b'?' => self.stop_reason(),
             b'!' => {
                 self.client.extended = true;
@@ -412,9 +413,10 @@ impl State {
     }
 
     fn detach(&mut self, args: &[u8]) -> Answer {
-        match args.strip_prefix(b";").and_then(Id::parse) {
-            Some(Id::One(pid)) => self.leave(pid),
-            _ => self.inferiors.clear(),
+        match (args.is_empty(), args.strip_prefix(b";").and_then(Id::parse)) {
+            (true, _) => self.inferiors.clear(),
+            (false, Some(Id::One(pid))) => self.leave(pid),
+            (false, _) => return Answer::error(),
         }
         if self.inferiors.is_empty() {
             self.selected = None;

@@ -6,6 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,9 +76,11 @@ impl Listener {
         let listener = match UnixListener::bind(path) {
             // A server that was killed leaves its socket behind.
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                // Only a socket may be removed: connecting to a plain file is refused, too.
+                let socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
                 match UnixStream::connect(path) {
                     Ok(_) => Err(e).map_err(refused("another server listens there: choose another path"))?,
-                    Err(dead) if dead.kind() == io::ErrorKind::ConnectionRefused => {
+                    Err(dead) if socket && dead.kind() == io::ErrorKind::ConnectionRefused => {
                         std::fs::remove_file(path)
                             .map_err(refused("the socket of a dead server cannot be removed"))?;
                     }

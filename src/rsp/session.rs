@@ -198,7 +198,9 @@ impl Session {
                     None
                 }
                 Answer::End(reply) => {
-                    return reply.map_or(Ok(()), |reply| self.send(&reply));
+                    let sent = reply.map_or(Ok(()), |reply| self.send(&reply));
+                    self.link.borrow_mut().wire.linger();
+                    return sent;
                 }
             };
             if let Some(reply) = reply {

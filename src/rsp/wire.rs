@@ -27,6 +27,8 @@ const READ_SIZE: usize = 0x4000;
 const READ_AHEAD: usize = 0x1_0000;
 /// A running command looks at the wire at most this often.
 const POLL_EVERY: Duration = Duration::from_millis(10);
+/// So long may a client take to hang up after the last reply.
+const LINGER: Duration = Duration::from_secs(1);
 /// So often may a client refuse one frame before it is given up.
 const NACK_LIMIT: u32 = 8;
 
@@ -140,6 +142,19 @@ impl Wire {
         sent
     }
 
+    /// Waits a moment for the client to hang up first: it still wants to
+    /// acknowledge the last reply, and says so if it cannot.
+    pub(crate) fn linger(&mut self) {
+        let start = Instant::now();
+        while start.elapsed() < LINGER {
+            if self.readable(POLL_EVERY)
+                && !matches!(rustix::io::read(&self.input, self.buffer.as_mut_slice()), Ok(1..))
+            {
+                return;
+            }
+        }
+    }
+
     /// No more acknowledgements, either way.
     pub(crate) fn stop_acks(&mut self) {
         self.acks = false;
@@ -153,7 +168,7 @@ impl Wire {
             return None;
         }
         self.polled = Some(now);
-        if self.framer.waiting() < READ_AHEAD && self.readable() && self.fill().is_err() {
+        if self.framer.waiting() < READ_AHEAD && self.readable(Duration::ZERO) && self.fill().is_err() {
             return Some(Stop::Closed);
         }
         if self.framer.take_interrupt() {
@@ -162,9 +177,10 @@ impl Wire {
         self.framer.packet_waits().then_some(Stop::NewPacket)
     }
 
-    fn readable(&self) -> bool {
+    fn readable(&self, timeout: Duration) -> bool {
         let mut fds = [PollFd::new(&self.input, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
+        let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.subsec_nanos().into() };
+        matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0)
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -1,7 +1,10 @@
 //! Stock gdb, as a person drives it.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use corestub::rsp::Options;
@@ -10,7 +13,7 @@ use super::serve;
 use super::target::{HOLE, MEMORY, PID, Synthetic, word_at};
 
 /// Whether there is a gdb; in CI there must be one.
-fn have_gdb() -> bool {
+pub fn have_gdb() -> bool {
     let have = Command::new("gdb").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
     if !have {
         assert!(std::env::var_os("CI").is_none(), "gdb is missing");
@@ -20,7 +23,7 @@ fn have_gdb() -> bool {
 }
 
 /// Runs gdb on commands; what it printed, both streams, and for how long it ran.
-fn gdb(commands: &[&str]) -> (String, Duration) {
+pub fn gdb(commands: &[&str]) -> (String, Duration) {
     let start = Instant::now();
     let mut gdb = Command::new("timeout");
     gdb.args(["-k", "5", "120", "gdb", "-nx", "-batch", "-ex", "set debuginfod enabled off"]);
@@ -41,7 +44,7 @@ fn remote(address: SocketAddr, commands: &[&str]) -> String {
 }
 
 #[track_caller]
-fn has(text: &str, wanted: &[&str]) {
+pub fn has(text: &str, wanted: &[&str]) {
     for wanted in wanted {
         assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
     }
@@ -177,6 +180,51 @@ fn fifty_thousand_threads() {
         remote(address, &["thread find task-49999", "p $_inferior_thread_count", "thread 50000", "p $rbx"]);
     has(&text, &["has target name 'task-49999'", "$2 = 50000"]);
     assert!(start.elapsed() < Duration::from_secs(100), "{:?}", start.elapsed());
+}
+
+/// gdb's user gives a command up with Ctrl-C: what is asked next must be
+/// answered by its own reply, not by what is left of the command's output.
+#[test]
+fn ctrl_c_in_a_command_is_followed_by_right_answers() {
+    if !have_gdb() {
+        return;
+    }
+    for command in ["endless", "silent"] {
+        let target = Synthetic::new(3);
+        let cancelled = Arc::clone(&target.cancelled);
+        let address = serve(target, Options::default());
+        let mut gdb = Command::new("gdb")
+            .args(["-nx", "-q", "-ex", "set debuginfod enabled off", "-ex", "set pagination off"])
+            .args(["-ex", "set confirm off", "-ex", &format!("target remote {address}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = gdb.stdin.take().unwrap();
+        let mut output = gdb.stdout.take().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            output.read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
+        });
+        writeln!(input, "monitor {command}").unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(Command::new("kill").args(["-INT", &gdb.id().to_string()]).status().unwrap().success());
+        std::thread::sleep(Duration::from_millis(500));
+        writeln!(input, "x/gx {:#x}\nthread 2\np $rbx\npython print(gdb.execute(\"monitor help\", to_string=True))\ndetach\nquit", MEMORY.start).unwrap();
+        drop(input);
+        let start = Instant::now();
+        while gdb.try_wait().unwrap().is_none() {
+            if start.elapsed() > Duration::from_secs(30) {
+                gdb.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let text = reader.join().unwrap().unwrap();
+        let tail = text.get(text.len().saturating_sub(1500)..).unwrap_or(&text);
+        has(tail, &[&format!("{:#018x}", word_at(MEMORY.start)), "$1 = 2", "thread Some(2)", "detached]"]);
+        assert_eq!(cancelled.load(Ordering::SeqCst), 1, "{command}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod gdb;
 mod packets;
+mod places;
 mod target;
 
 use std::io::{Read, Write};
