@@ -5,6 +5,7 @@
 
 pub mod btf;
 pub mod build_id;
+pub mod dwarf;
 pub mod elf;
 pub mod kallsyms;
 pub mod orc;
