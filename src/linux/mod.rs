@@ -80,6 +80,7 @@ impl Kernel {
     pub fn open(dump: Vmcore, options: Options) -> Result<Self> {
         let dump = Arc::new(dump);
         let place = kaslr::locate(&dump, &options)?;
+        tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
         let tables = Arc::new(place.tables);
         let vmlinux = options.vmlinux.as_deref().map(Vmlinux::open).transpose()?.map(Arc::new);
         if let Some(vmlinux) = &vmlinux {
@@ -87,18 +88,21 @@ impl Kernel {
         }
         let symbols =
             Arc::new(symbols(&dump, &tables, &place.vmcoreinfo, vmlinux.as_deref(), place.kaslr_offset)?);
+        tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
         let (btf, dwarf) = types(&dump, tables.as_ref(), &symbols, vmlinux.as_ref())?;
         let all: &dyn Types = match (&btf, &dwarf) {
             (Some(btf), _) => btf.as_ref(),
             (None, Some(dwarf)) => dwarf.as_ref(),
             (None, None) => unreachable_types(&dump)?,
         };
+        tracing::debug!(origin = all.origin(), "types read");
         let release = place.vmcoreinfo.release().unwrap_or_default();
         let layout = Layout::resolve(all, release).map_err(|what| Error::Missing {
             path: dump.path().to_owned(),
             what,
             hint: "give --vmlinux FILE, the vmlinux with DWARF of this kernel",
         })?;
+        tracing::debug!("layout resolved");
         let percpu = percpu::PerCpu::read(tables.as_ref(), &symbols);
         Ok(Self {
             dump,
