@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::debuginfo::btf::Btf;
+use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
 use crate::debuginfo::{Types, kallsyms};
@@ -57,7 +58,7 @@ pub struct Kernel {
     tables: Arc<PageTables>,
     symbols: Arc<SymbolTable>,
     btf: Option<Arc<Btf>>,
-    dwarf: Option<Box<dyn Types>>,
+    dwarf: Option<DwarfTypes>,
     vmlinux: Option<Arc<Vmlinux>>,
     layout: Layout,
     percpu: percpu::PerCpu,
@@ -92,7 +93,7 @@ impl Kernel {
         let (btf, dwarf) = types(&dump, tables.as_ref(), &symbols, vmlinux.as_ref())?;
         let all: &dyn Types = match (&btf, &dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf.as_ref(),
+            (None, Some(dwarf)) => dwarf,
             (None, None) => unreachable_types(&dump)?,
         };
         tracing::debug!(origin = all.origin(), "types read");
@@ -190,7 +191,7 @@ impl Kernel {
     pub fn types(&self) -> &dyn Types {
         match (&self.btf, &self.dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf.as_ref(),
+            (None, Some(dwarf)) => dwarf,
             (None, None) => &NoTypes,
         }
     }
@@ -387,7 +388,7 @@ fn symbols(
     })
 }
 
-type TypeSources = (Option<Arc<Btf>>, Option<Box<dyn Types>>);
+type TypeSources = (Option<Arc<Btf>>, Option<DwarfTypes>);
 
 fn types(
     dump: &Vmcore,
@@ -406,7 +407,7 @@ fn types(
             Err(why) => tracing::warn!("BTF of {} not usable: {why}", vmlinux.path().display()),
         }
     }
-    Ok((None, None))
+    DwarfTypes::new(vmlinux.clone()).map(|dwarf| (None, Some(dwarf)))
 }
 
 fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, String> {
