@@ -30,17 +30,15 @@ fn main() -> ExitCode {
 
     let done = match matches.subcommand() {
         Some((name, sub)) if commands::find(name).is_some() => {
-            let done =
-                Once::from_arg_matches(sub).map_err(|e| e.exit()).and_then(|once: Once| command(name, &once));
-            done.map(|()| ExitCode::SUCCESS)
+            Once::from_arg_matches(sub).map_err(|e| e.exit()).and_then(|once: Once| command(name, &once))
         }
         _ => Cli::from_arg_matches(&matches).map_err(|e| e.exit()).and_then(|cli: Cli| match cli.command {
-            Command::Serve(serve) => run_serve(&serve).map(|()| ExitCode::SUCCESS).map_err(Failure::Open),
+            Command::Serve(serve) => run_serve(&serve).map_err(Failure::Open),
             Command::Gdb(args) => gdb::run(&args, options(&args.input)).map_err(Failure::Open),
         }),
     };
     match done {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Open(error)) => {
             let mut text = error.to_string();
             let mut cause = error.source();

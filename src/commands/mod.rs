@@ -12,8 +12,12 @@ use crate::linux::Kernel;
 use crate::process::Process;
 use crate::target::{CommandContext, Tid};
 
+mod bt;
 mod help;
+mod lines;
+mod parallel;
 mod ps;
+mod select;
 mod sys;
 mod why;
 
@@ -75,7 +79,7 @@ pub struct Command {
 }
 
 /// All commands, in the order in which `help` lists them.
-pub const COMMANDS: &[Command] = &[help::COMMAND, sys::COMMAND, ps::COMMAND, why::COMMAND];
+pub const COMMANDS: &[Command] = &[help::COMMAND, sys::COMMAND, ps::COMMAND, bt::COMMAND, why::COMMAND];
 
 /// The command of this name.
 #[must_use]

@@ -295,8 +295,9 @@ fn sort(table: &mut SymbolTable) {
 /// Lower is better.
 fn rank(kind: u8, name: &str) -> u32 {
     let weak = matches!(kind, b'w' | b'W' | b'v' | b'V');
-    // Function prefixes for patching; labels of asm and linker script.
-    let prefix = ["__pfx_", "__cfi_"].iter().any(|p| name.starts_with(p));
+    // Function prefixes for patching; labels of asm and linker script. A system
+    // call without arguments has one body: crash names it by the 64-bit entry.
+    let prefix = ["__pfx_", "__cfi_", "__ia32_sys_"].iter().any(|p| name.starts_with(p));
     let border = name.starts_with("__start_")
         || name.starts_with("__stop_")
         || name.starts_with("__end_")

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::debuginfo::btf::Btf;
-use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
 use crate::debuginfo::{Types, kallsyms};
@@ -22,8 +21,10 @@ use crate::memory::paging::PageTables;
 pub mod kaslr;
 pub mod layout;
 pub mod modules;
+pub mod orc;
 pub mod percpu;
 pub mod registers;
+pub mod stacks;
 pub mod tasks;
 pub mod utsname;
 
@@ -58,7 +59,7 @@ pub struct Kernel {
     tables: Arc<PageTables>,
     symbols: Arc<SymbolTable>,
     btf: Option<Arc<Btf>>,
-    dwarf: Option<DwarfTypes>,
+    dwarf: Option<Box<dyn Types>>,
     vmlinux: Option<Arc<Vmlinux>>,
     layout: Layout,
     percpu: percpu::PerCpu,
@@ -66,6 +67,9 @@ pub struct Kernel {
     panic_task: OnceLock<Option<Arc<Task>>>,
     modules: OnceLock<Vec<Module>>,
     module_symbols: OnceLock<Vec<SymbolTable>>,
+    stacks: OnceLock<stacks::Stacks>,
+    orc: OnceLock<orc::OrcTables>,
+    text: OnceLock<std::ops::Range<u64>>,
     spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
 }
 
@@ -81,7 +85,6 @@ impl Kernel {
     pub fn open(dump: Vmcore, options: Options) -> Result<Self> {
         let dump = Arc::new(dump);
         let place = kaslr::locate(&dump, &options)?;
-        tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
         let tables = Arc::new(place.tables);
         let vmlinux = options.vmlinux.as_deref().map(Vmlinux::open).transpose()?.map(Arc::new);
         if let Some(vmlinux) = &vmlinux {
@@ -89,21 +92,18 @@ impl Kernel {
         }
         let symbols =
             Arc::new(symbols(&dump, &tables, &place.vmcoreinfo, vmlinux.as_deref(), place.kaslr_offset)?);
-        tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
         let (btf, dwarf) = types(&dump, tables.as_ref(), &symbols, vmlinux.as_ref())?;
         let all: &dyn Types = match (&btf, &dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf,
+            (None, Some(dwarf)) => dwarf.as_ref(),
             (None, None) => unreachable_types(&dump)?,
         };
-        tracing::debug!(origin = all.origin(), "types read");
         let release = place.vmcoreinfo.release().unwrap_or_default();
         let layout = Layout::resolve(all, release).map_err(|what| Error::Missing {
             path: dump.path().to_owned(),
             what,
             hint: "give --vmlinux FILE, the vmlinux with DWARF of this kernel",
         })?;
-        tracing::debug!("layout resolved");
         let percpu = percpu::PerCpu::read(tables.as_ref(), &symbols);
         Ok(Self {
             dump,
@@ -122,6 +122,9 @@ impl Kernel {
             panic_task: OnceLock::new(),
             modules: OnceLock::new(),
             module_symbols: OnceLock::new(),
+            stacks: OnceLock::new(),
+            orc: OnceLock::new(),
+            text: OnceLock::new(),
             spaces: Mutex::new(HashMap::new()),
         })
     }
@@ -191,7 +194,7 @@ impl Kernel {
     pub fn types(&self) -> &dyn Types {
         match (&self.btf, &self.dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf,
+            (None, Some(dwarf)) => dwarf.as_ref(),
             (None, None) => &NoTypes,
         }
     }
@@ -239,6 +242,34 @@ impl Kernel {
     pub fn module_at(&self, addr: VirtAddr) -> Option<(&Module, &SymbolTable)> {
         let i = self.modules().iter().position(|m| m.contains(addr))?;
         Some((self.modules().get(i)?, self.module_symbols().get(i)?))
+    }
+
+    /// The IRQ, exception and entry stacks of the CPUs. Read at first use.
+    #[must_use]
+    pub fn stacks(&self) -> &stacks::Stacks {
+        self.stacks.get_or_init(|| stacks::Stacks::read(self))
+    }
+
+    /// The ORC tables of the kernel and its modules. Read at first use.
+    #[must_use]
+    pub fn orc(&self) -> &orc::OrcTables {
+        self.orc.get_or_init(|| orc::OrcTables::read(self))
+    }
+
+    /// Whether `addr` lies in code of the kernel or of a module.
+    #[must_use]
+    pub fn is_text(&self, addr: VirtAddr) -> bool {
+        let own = self.text.get_or_init(|| {
+            // The init text comes last; that it was freed is no harm.
+            let end = ["_einittext", "_etext"].iter().find_map(|n| self.symbol(n));
+            self.text_start().0..end.map_or(0, |a| a.0)
+        });
+        own.contains(&addr.0)
+            || self
+                .modules()
+                .iter()
+                .flat_map(|m| &m.ranges)
+                .any(|r| r.text && addr.0.wrapping_sub(r.base.0) < r.size)
     }
 
     /// The symbol that holds `addr`, the offset into it, and the module it
@@ -388,7 +419,7 @@ fn symbols(
     })
 }
 
-type TypeSources = (Option<Arc<Btf>>, Option<DwarfTypes>);
+type TypeSources = (Option<Arc<Btf>>, Option<Box<dyn Types>>);
 
 fn types(
     dump: &Vmcore,
@@ -407,7 +438,7 @@ fn types(
             Err(why) => tracing::warn!("BTF of {} not usable: {why}", vmlinux.path().display()),
         }
     }
-    DwarfTypes::new(vmlinux.clone()).map(|dwarf| (None, Some(dwarf)))
+    Ok((None, None))
 }
 
 fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, String> {

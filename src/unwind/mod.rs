@@ -1,1 +1,247 @@
-//! (stub)
+//! Stacks of the kernel, in Rust: over ORC, or frame pointers where there is none.
+//!
+//! ORC tells for each instruction where the caller's stack pointer, rbp and
+//! return address are, also across the switches between task, IRQ and exception
+//! stacks ([`orc`] has the rules). A few functions have no ORC; `__crash_kexec`,
+//! which stands on the stack of every panic, is one of them ([`scan`]). A kernel
+//! built without ORC (before 4.14, or by choice) keeps frame pointers instead
+//! ([`frame_pointers`]).
+//!
+//! Every walk is bounded: [`FRAMES_MAX`] frames, and within one stack each frame
+//! lies above the one before. Source of the rules: `arch/x86/kernel/unwind_orc.c`,
+//! `arch/x86/kernel/unwind_frame.c`.
+
+use crate::addr::VirtAddr;
+use crate::linux::registers::{self, Source, TaskRegisters};
+use crate::linux::stacks;
+use crate::linux::{Kernel, Task};
+
+mod crash_path;
+mod frame_pointers;
+mod memory;
+mod orc;
+mod scan;
+
+#[cfg(test)]
+mod tests;
+
+use memory::StackMemory;
+
+/// No stack of a kernel is deeper: 64 KiB hold at most 4096 frames of two words,
+/// and real ones stay below 100.
+pub const FRAMES_MAX: usize = 1024;
+
+/// What a frame's pc is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FrameKind {
+    /// A return address.
+    Call,
+    /// The instruction that was interrupted, or is running: exact.
+    Regs,
+    /// User mode's: the stack of the kernel ends here.
+    User,
+}
+
+impl FrameKind {
+    /// The word in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Regs => "regs",
+            Self::User => "user",
+        }
+    }
+}
+
+/// One frame, innermost first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
+    /// Where it is executing.
+    pub pc: u64,
+    /// Its stack pointer there.
+    pub sp: u64,
+    /// What `pc` is.
+    pub kind: FrameKind,
+    /// Where its registers were saved as a `struct pt_regs`, if they were.
+    pub pt_regs: Option<VirtAddr>,
+    /// Whether of these only the hardware's five words were.
+    pub partial: bool,
+}
+
+impl Frame {
+    /// The address whose rule and symbol belong to the frame: that of the call
+    /// for a return address.
+    #[must_use]
+    pub fn lookup_pc(&self) -> u64 {
+        if self.kind == FrameKind::Call { self.pc.wrapping_sub(1) } else { self.pc }
+    }
+}
+
+/// Why a walk came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The outermost frame, or user mode.
+    Complete,
+    /// There was nowhere to begin.
+    NoRegisters(&'static str),
+    /// Nothing tells how to go on from the last frame.
+    NoRule,
+    /// The stack at this address is not in the dump.
+    Unreadable(u64),
+    /// The next frame would not lie above the last one.
+    NoProgress,
+    /// [`FRAMES_MAX`] were reached.
+    TooDeep,
+}
+
+impl End {
+    /// A sentence on an incomplete stack.
+    #[must_use]
+    pub fn sentence(self) -> Option<String> {
+        match self {
+            Self::Complete => None,
+            Self::NoRegisters(why) => Some(format!("no registers to start from: {why}")),
+            Self::NoRule => Some("the stack goes on, but nothing tells how".to_owned()),
+            Self::Unreadable(at) => Some(format!("the stack at {at:#x} is not in the dump")),
+            Self::NoProgress => Some("the next frame would lie below this one".to_owned()),
+            Self::TooDeep => Some(format!("stopped after {FRAMES_MAX} frames")),
+        }
+    }
+}
+
+/// One stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// How it ended.
+    pub end: End,
+}
+
+/// Where a walk begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Start {
+    pub(crate) pc: u64,
+    pub(crate) sp: u64,
+    pub(crate) bp: Option<u64>,
+    /// r10, r13, rdi, rdx and rax, that a few rules count from.
+    pub(crate) others: Option<Others>,
+    /// Whether `pc` is an exact one.
+    pub(crate) exact: bool,
+}
+
+/// The registers besides rsp and rbp that ORC uses.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Others {
+    pub(crate) r10: u64,
+    pub(crate) r13: u64,
+    pub(crate) di: u64,
+    pub(crate) dx: u64,
+    pub(crate) ax: u64,
+}
+
+/// By which knowledge stacks are walked.
+#[must_use]
+pub fn origin(kernel: &Kernel) -> String {
+    match (kernel.orc().of_kernel(), &kernel.orc().missing) {
+        (Some(table), _) => format!("ORC in the dump ({} rows)", table.len()),
+        (None, Some(why)) => format!("frame pointers (no ORC: {why})"),
+        (None, None) => "frame pointers".to_owned(),
+    }
+}
+
+/// The stack of a task.
+#[must_use]
+pub fn task(kernel: &Kernel, task: &Task) -> Trace {
+    let regs = registers::of(kernel, task);
+    match start_of(&regs) {
+        Ok(start) if regs.in_user_mode() => {
+            let frame =
+                Frame { pc: start.pc, sp: start.sp, kind: FrameKind::User, pt_regs: None, partial: false };
+            Trace { frames: vec![frame], end: End::Complete }
+        }
+        Ok(start) => walk(kernel, task, &start),
+        Err(why) => Trace { frames: Vec::new(), end: End::NoRegisters(why) },
+    }
+}
+
+/// The stack of a task, with the frames of the kernel's crash code above those
+/// of [`task`] where the dump still has them.
+#[must_use]
+pub fn with_crash_path(kernel: &Kernel, of: &Task) -> Trace {
+    let trace = task(kernel, of);
+    crash_path::find(kernel, of, &trace).unwrap_or(trace)
+}
+
+/// Where the walk begins with these registers.
+pub(crate) fn start_of(regs: &TaskRegisters) -> Result<Start, &'static str> {
+    let why = match regs.source {
+        Source::Nowhere(why) => why,
+        _ => "they lack rip and rsp",
+    };
+    let (pc, sp) = regs.value("rip").zip(regs.value("rsp")).ok_or(why)?;
+    let v = |name| regs.value(name);
+    let others =
+        (|| Some(Others { r10: v("r10")?, r13: v("r13")?, di: v("rdi")?, dx: v("rdx")?, ax: v("rax")? }))();
+    // A task that was switched out goes on behind a call; a new one begins at
+    // the first instruction of ret_from_fork.
+    let exact = !matches!(regs.source, Source::SwitchFrame);
+    Ok(Start { pc, sp, bp: v("rbp"), others, exact })
+}
+
+/// Walks from `start` on the stacks that `task` may be on.
+pub(crate) fn walk(kernel: &Kernel, task: &Task, start: &Start) -> Trace {
+    let mut memory = StackMemory::new(kernel);
+    if kernel.orc().of_kernel().is_some() {
+        orc::walk(kernel, task, start, &mut memory)
+    } else {
+        frame_pointers::walk(kernel, task, start, &mut memory)
+    }
+}
+
+/// Keeps a walk from going in circles.
+struct Progress {
+    /// Bounds of the stack that the last frame was on.
+    range: Option<(u64, u64)>,
+    sp: u64,
+    switches: usize,
+}
+
+/// A walk leaves a stack for another at most this often: user, NMI, #DB, #MC,
+/// IRQ and task stacks, nested as far as the hardware goes.
+const SWITCHES_MAX: usize = 16;
+
+impl Progress {
+    fn new(kernel: &Kernel, task: &Task, sp: u64) -> Self {
+        Self { range: Self::range(kernel, task, sp), sp, switches: 0 }
+    }
+
+    fn range(kernel: &Kernel, task: &Task, sp: u64) -> Option<(u64, u64)> {
+        kernel.stacks().of(kernel, task, sp).map(|s| (s.range.start, s.range.end))
+    }
+
+    /// Whether a frame at `sp` may follow.
+    fn step(&mut self, kernel: &Kernel, task: &Task, sp: u64) -> bool {
+        let inside = self.range.is_some_and(|(start, end)| start <= sp && sp <= end);
+        if inside {
+            let up = sp > self.sp;
+            self.sp = sp;
+            return up;
+        }
+        let range = Self::range(kernel, task, sp);
+        let unknown = range.is_none() && self.range.is_none();
+        if unknown && sp <= self.sp {
+            return false;
+        }
+        (self.range, self.sp) = (range, sp);
+        self.switches += usize::from(!unknown);
+        self.switches <= SWITCHES_MAX
+    }
+}
+
+/// The name of the stack that a frame of `task` is on.
+#[must_use]
+pub fn stack_of(kernel: &Kernel, task: &Task, frame: &Frame) -> Option<stacks::Stack> {
+    kernel.stacks().of(kernel, task, frame.sp)
+}

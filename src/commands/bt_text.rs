@@ -1,0 +1,239 @@
+//! The text of one stack, in crash's columns.
+
+use std::io::{self, Write};
+
+use super::{Place, Style, place};
+use crate::addr::VirtAddr;
+use crate::commands::lines::Lines;
+use crate::linux::registers::{self, Source, TaskRegisters};
+use crate::linux::stacks::{Kind, Stack};
+use crate::linux::{Kernel, Task};
+use crate::memory::AddressSpace;
+use crate::unwind::{self, Frame, FrameKind, Trace};
+
+/// Words of one frame that `-f` shows at most: 16 KiB.
+const FULL_MAX: u64 = 2048;
+
+/// Members of `struct pt_regs` in their order (`arch/x86/include/asm/ptrace.h`).
+const PT_REGS: [&str; 21] = [
+    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
+    "orig_ax", "ip", "cs", "flags", "sp", "ss",
+];
+
+/// crash's first line of a task.
+pub(in crate::commands) fn heading(task: &Task, to: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        to,
+        "PID: {:<7}  TASK: {:016x}  CPU: {:<3}  COMMAND: \"{}\"",
+        task.pid, task.addr.0, task.cpu, task.comm
+    )
+}
+
+/// The stack of `task`.
+pub(in crate::commands) fn write_task(
+    kernel: &Kernel,
+    task: &Task,
+    style: Style,
+    lines: Option<&Lines<'_>>,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    heading(task, to)?;
+    let trace = unwind::with_crash_path(kernel, task);
+    write_trace(kernel, task, &trace, style, lines, to)
+}
+
+/// The frames of `trace`.
+pub(in crate::commands) fn write_trace(
+    kernel: &Kernel,
+    task: &Task,
+    trace: &Trace,
+    style: Style,
+    lines: Option<&Lines<'_>>,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let mut number = 0;
+    let mut stack: Option<Stack> = None;
+    for (i, frame) in trace.frames.iter().enumerate() {
+        if frame.kind == FrameKind::Call || i > 0 && frame.pt_regs.is_none() {
+            write_frame(kernel, number, frame, lines, to)?;
+            number += 1;
+        } else {
+            let regs = saved(kernel, task, frame, i == 0);
+            let before = stack.clone();
+            if frame.kind == FrameKind::User {
+                if let Some(regs) = regs {
+                    registers_block(&regs, to)?;
+                }
+                break;
+            }
+            let place = place(kernel, frame.pc);
+            match place {
+                Some(p) => writeln!(to, "    [exception RIP: {}+{}]", p.name, p.offset)?,
+                None => writeln!(to, "    [exception RIP: unknown or invalid address]")?,
+            }
+            if let Some(regs) = regs {
+                registers_block(&regs, to)?;
+            }
+            let now = unwind::stack_of(kernel, task, frame);
+            // On the same stack, and where registers come from the dump's notes,
+            // crash goes on with the caller.
+            if left(before.as_ref(), now.as_ref()) {
+                leave(before.as_ref(), now.as_ref(), to)?;
+                write_frame(kernel, number, frame, lines, to)?;
+                number += 1;
+            }
+            stack = now;
+            if style.full {
+                words(kernel, frame, trace.frames.get(i + 1), stack.as_ref(), to)?;
+            }
+            continue;
+        }
+        let now = unwind::stack_of(kernel, task, frame);
+        let next = trace.frames.get(i + 1);
+        if style.full {
+            words(kernel, frame, next, now.as_ref(), to)?;
+        }
+        // A call that crosses stacks: named when the caller is reached.
+        let above =
+            next.filter(|n| n.kind == FrameKind::Call).and_then(|n| unwind::stack_of(kernel, task, n));
+        if above.is_some() {
+            leave(now.as_ref(), above.as_ref(), to)?;
+        }
+        stack = now;
+    }
+    if let Some(why) = trace.end.sentence() {
+        if task.stack.0 == 0 {
+            writeln!(to, "(no stack)")?;
+        } else {
+            writeln!(to, "({why})")?;
+        }
+    }
+    Ok(())
+}
+
+fn left(from: Option<&Stack>, to: Option<&Stack>) -> bool {
+    from.zip(to).is_some_and(|(a, b)| a.range != b.range)
+}
+
+fn leave(from: Option<&Stack>, now: Option<&Stack>, to: &mut dyn Write) -> io::Result<()> {
+    match from {
+        Some(stack) if left(from, now) && stack.kind != Kind::Task => {
+            writeln!(to, "--- <{}> ---", stack.kind.title())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_frame(
+    kernel: &Kernel,
+    number: usize,
+    frame: &Frame,
+    lines: Option<&Lines<'_>>,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let at = if frame.kind == FrameKind::Call { frame.sp.wrapping_sub(8) } else { frame.sp };
+    let name = place(kernel, frame.lookup_pc());
+    let (name, module) = match name {
+        Some(Place { name, module, .. }) => (name, module),
+        None => ("(unknown)", None),
+    };
+    write!(to, "{:>3} [{at:016x}] {name} at {:x}", format!("#{number}"), frame.pc)?;
+    if let Some(module) = module {
+        write!(to, " [{module}]")?;
+    }
+    writeln!(to)?;
+    if let Some(lines) = lines {
+        for line in lines.of(VirtAddr(frame.lookup_pc())) {
+            writeln!(to, "    {line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The registers that belong to an exact frame.
+fn saved(kernel: &Kernel, task: &Task, frame: &Frame, first: bool) -> Option<Saved> {
+    if let Some(at) = frame.pt_regs {
+        let all = registers::pt_regs(kernel, at);
+        if all.is_some() || !frame.partial {
+            return all.map(|regs| Saved { regs, partial: frame.partial, noted: false });
+        }
+        return None;
+    }
+    let regs = registers::of(kernel, task);
+    let noted = matches!(regs.source, Source::PrStatus | Source::PrStatusByPosition);
+    (first && !matches!(regs.source, Source::Nowhere(_))).then_some(Saved { regs, partial: false, noted })
+}
+
+/// Registers that were saved, whole or only the hardware's part.
+pub(in crate::commands) struct Saved {
+    regs: TaskRegisters,
+    partial: bool,
+    /// From a note that QEMU wrote.
+    noted: bool,
+}
+
+/// crash's block of registers.
+pub(in crate::commands) fn registers_block(saved: &Saved, to: &mut dyn Write) -> io::Result<()> {
+    let v = |name: &str, width: usize| match saved.regs.value(name) {
+        Some(value) if width == 4 => format!("{:04x}", value & 0xffff),
+        Some(value) if width == 8 => format!("{value:08x}"),
+        Some(value) => format!("{value:016x}"),
+        None => "(not known)".to_owned(),
+    };
+    let w = |name: &str| v(name, 16);
+    writeln!(to, "    RIP: {}  RSP: {}  RFLAGS: {}", w("rip"), w("rsp"), v("eflags", 8))?;
+    if saved.partial {
+        return writeln!(to, "    CS: {}  SS: {}", v("cs", 4), v("ss", 4));
+    }
+    for row in [
+        ["RAX: ", "rax", "RBX: ", "rbx", "RCX: ", "rcx"],
+        ["RDX: ", "rdx", "RSI: ", "rsi", "RDI: ", "rdi"],
+        ["RBP: ", "rbp", " R8: ", "r8", " R9: ", "r9"],
+        ["R10: ", "r10", "R11: ", "r11", "R12: ", "r12"],
+        ["R13: ", "r13", "R14: ", "r14", "R15: ", "r15"],
+    ] {
+        let [a, ra, b, rb, c, rc] = row;
+        writeln!(to, "    {a}{}  {b}{}  {c}{}", w(ra), w(rb), w(rc))?;
+    }
+    // QEMU's notes have the member, but nothing is in it.
+    if saved.noted {
+        return writeln!(to, "    CS: {}  SS: {}", v("cs", 4), v("ss", 4));
+    }
+    writeln!(to, "    ORIG_RAX: {}  CS: {}  SS: {}", w("orig_rax"), v("cs", 4), v("ss", 4))
+}
+
+/// The words from a frame's stack pointer to its caller's.
+fn words(
+    kernel: &Kernel,
+    frame: &Frame,
+    next: Option<&Frame>,
+    stack: Option<&Stack>,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let Some(end_of_stack) = stack.map(|s| s.range.end) else { return Ok(()) };
+    let end = next.map(|n| n.sp).filter(|&sp| sp > frame.sp && sp <= end_of_stack).unwrap_or(end_of_stack);
+    let regs = next.and_then(|n| n.pt_regs.map(|at| (at.0, n.partial)));
+    let mut at = frame.sp;
+    while at < end && at - frame.sp < FULL_MAX * 8 {
+        let Ok(word) = kernel.space().read_u64(VirtAddr(at)) else {
+            return writeln!(to, "    {at:016x}: not in the dump");
+        };
+        write!(to, "    {at:016x}: {word:016x}")?;
+        let register = regs.and_then(|(start, partial)| {
+            let i = usize::try_from(at.checked_sub(start)? / 8).ok()?;
+            PT_REGS.get(i).filter(|_| !partial || i >= 16)
+        });
+        if let Some(name) = register {
+            write!(to, "  pt_regs.{name}")?;
+        }
+        if let Some(Place { name, offset, module }) = place(kernel, word).filter(|_| word >> 63 != 0) {
+            write!(to, "  {name}+{offset}")?;
+            if let Some(module) = module {
+                write!(to, " [{module}]")?;
+            }
+        }
+        writeln!(to)?;
+        at += 8;
+    }
+    Ok(())
+}

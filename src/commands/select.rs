@@ -1,0 +1,74 @@
+//! Which tasks a command is about: by pid, task address or name.
+
+use std::sync::Arc;
+
+use super::{CommandError, Request, parse_address};
+use crate::linux::{Kernel, Task};
+
+/// The tasks that a word names: a pid in decimal, the address of a
+/// `task_struct` in hexadecimal, or a command name. A name matches exactly, or
+/// as a whole where it is quoted with `"`.
+pub(super) fn by_word<'k>(kernel: &'k Kernel, word: &str) -> Vec<&'k Arc<Task>> {
+    let list = kernel.tasks();
+    if let Ok(pid) = word.parse::<u32>() {
+        let found: Vec<_> = list.by_pid(pid).collect();
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    if let Some(task) = parse_address(word).and_then(|addr| list.by_address(addr)) {
+        return vec![task];
+    }
+    let name = word.trim_matches('"');
+    list.all().iter().filter(|t| t.comm == name).collect()
+}
+
+/// The tasks that several words name; a word that names none is an error.
+pub(super) fn by_words<'k>(kernel: &'k Kernel, words: &[&str]) -> Result<Vec<&'k Arc<Task>>, CommandError> {
+    let mut out: Vec<&Arc<Task>> = Vec::new();
+    for word in words {
+        let found = by_word(kernel, word);
+        if found.is_empty() {
+            return Err(CommandError::Failed(format!(
+                "{word} is no pid, task address or command name of this dump"
+            )));
+        }
+        for task in found {
+            if !out.iter().any(|t| t.addr == task.addr) {
+                out.push(task);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The task that is selected: gdb's, else the one that panicked, else what CPU
+/// 0 was running.
+pub(super) fn current<'k>(kernel: &'k Kernel, request: &Request<'_>) -> Result<&'k Task, CommandError> {
+    if let Some(task) = request.task.and_then(|addr| kernel.tasks().by_address(addr)) {
+        return Ok(task);
+    }
+    kernel
+        .panic_task()
+        .or_else(|| kernel.tasks().all().iter().find(|t| t.on_cpu))
+        .map(AsRef::as_ref)
+        .ok_or_else(|| CommandError::Failed("no task is selected; name one by pid".to_owned()))
+}
+
+/// The tasks that the CPUs were running, by CPU.
+pub(super) fn active(kernel: &Kernel) -> Vec<&Arc<Task>> {
+    kernel
+        .percpu()
+        .online()
+        .iter()
+        .filter_map(|&cpu| {
+            let addr = crate::linux::tasks::current(kernel, cpu)?;
+            kernel.tasks().by_address(addr)
+        })
+        .collect()
+}
+
+/// Splits a command's words into flags (`-x`, `--long`) and the rest.
+pub(super) fn flags(args: &[String]) -> (Vec<&str>, Vec<&str>) {
+    args.iter().map(String::as_str).partition(|a| a.len() > 1 && a.starts_with('-'))
+}

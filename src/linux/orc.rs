@@ -1,0 +1,116 @@
+//! The ORC tables that the dump holds: the kernel's and each module's.
+//!
+//! The kernel's lie between symbols that the linker script sets
+//! (`include/asm-generic/vmlinux.lds.h`: `ORC_UNWIND_TABLE`, and since 6.4
+//! `.orc_header`); a module's are named by `struct mod_arch_specific`
+//! (`arch/x86/include/asm/module.h`). They are read-only data, which no dump
+//! filter takes away.
+
+use std::sync::OnceLock;
+
+use super::Kernel;
+use crate::addr::VirtAddr;
+use crate::debuginfo::orc::{Layout, OrcEntry, OrcTable};
+use crate::memory::AddressSpace;
+
+/// Most rows that are read (a kernel with everything built in has 2 million).
+const MAX_ROWS: u64 = 1 << 23;
+
+/// The tables, each made at first use.
+#[derive(Debug)]
+pub struct OrcTables {
+    kernel: Option<OrcTable>,
+    modules: Vec<OnceLock<Option<OrcTable>>>,
+    layout: Layout,
+    /// Why the kernel's own is not there.
+    pub missing: Option<String>,
+}
+
+impl OrcTables {
+    /// Reads the kernel's table.
+    pub(super) fn read(kernel: &Kernel) -> Self {
+        let release = kernel.vmcoreinfo().release().unwrap_or_default();
+        let header = kernel
+            .symbol("__start_orc_header")
+            .zip(kernel.symbol("__stop_orc_header"))
+            .filter(|(start, stop)| stop.0.wrapping_sub(start.0) == 20)
+            .and_then(|(start, _)| kernel.space().read_vec(start, 20).ok());
+        let (layout, own) = match Layout::detect(header.as_deref(), release) {
+            Ok(layout) => (layout, of_kernel(kernel, layout)),
+            Err(error) => (Layout::V6_4, Err(error.to_string())),
+        };
+        let (own, missing) = match own {
+            Ok(table) => (Some(table), None),
+            Err(why) => (None, Some(why)),
+        };
+        let modules = kernel.modules().iter().map(|_| OnceLock::new()).collect();
+        Self { kernel: own, modules, layout, missing }
+    }
+
+    /// The kernel's own table.
+    #[must_use]
+    pub fn of_kernel(&self) -> Option<&OrcTable> {
+        self.kernel.as_ref()
+    }
+
+    /// The table of the module with this index in [`Kernel::modules`].
+    #[must_use]
+    pub fn of_module(&self, kernel: &Kernel, index: usize) -> Option<&OrcTable> {
+        self.modules.get(index)?.get_or_init(|| of_module(kernel, index, self.layout)).as_ref()
+    }
+
+    /// The rule for `pc`: that of the kernel or of the module it lies in.
+    #[must_use]
+    pub fn lookup(&self, kernel: &Kernel, pc: u64) -> OrcEntry {
+        if let Some(table) = self.kernel.as_ref().filter(|t| t.range().contains(&pc)) {
+            return table.lookup(pc);
+        }
+        let Some(index) = kernel.modules().iter().position(|m| m.contains(VirtAddr(pc))) else {
+            return OrcEntry::UNDEFINED;
+        };
+        self.of_module(kernel, index).map_or(OrcEntry::UNDEFINED, |table| table.lookup(pc))
+    }
+}
+
+fn of_kernel(kernel: &Kernel, layout: Layout) -> Result<OrcTable, String> {
+    let at = |name: &str| kernel.symbol(name).ok_or_else(|| format!("no symbol {name}"));
+    let (ip, ip_stop) = (at("__start_orc_unwind_ip")?, at("__stop_orc_unwind_ip")?);
+    let rows = at("__start_orc_unwind")?;
+    let bytes = ip_stop.0.wrapping_sub(ip.0);
+    let count = bytes / 4;
+    if bytes % 4 != 0 || count == 0 || count > MAX_ROWS {
+        return Err(format!("its bounds contradict: {ip} to {ip_stop}"));
+    }
+    // Behind the last function of the image comes a row that ends it.
+    let end = ["_einittext", "_etext"].iter().find_map(|n| kernel.symbol(n)).map_or(u64::MAX, |a| a.0);
+    parse(kernel, layout, ip, rows, count, end, "ORC of the kernel")
+}
+
+fn of_module(kernel: &Kernel, index: usize, layout: Layout) -> Option<OrcTable> {
+    let module = kernel.modules().get(index)?;
+    let (ip, rows, count) = module.orc?;
+    let end = module.ranges.iter().filter(|r| r.text).map(|r| r.base.0.saturating_add(r.size)).max()?;
+    let origin = format!("ORC of module {}", module.name);
+    match parse(kernel, layout, ip, rows, u64::from(count), end, &origin) {
+        Ok(table) => Some(table),
+        Err(why) => {
+            tracing::info!("{origin} not usable: {why}");
+            None
+        }
+    }
+}
+
+fn parse(
+    kernel: &Kernel,
+    layout: Layout,
+    ip: VirtAddr,
+    rows: VirtAddr,
+    count: u64,
+    end: u64,
+    origin: &str,
+) -> Result<OrcTable, String> {
+    let count = usize::try_from(count.min(MAX_ROWS)).map_err(|e| e.to_string())?;
+    let read = |at, len| kernel.space().read_vec(at, len).map_err(|fault| fault.to_string());
+    let (ips, entries) = (read(ip, count * 4)?, read(rows, count * 6)?);
+    OrcTable::parse(layout, &ips, ip.0, &entries, end, origin).map_err(|e| e.to_string())
+}

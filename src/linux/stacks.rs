@@ -1,0 +1,181 @@
+//! The stacks of a machine besides those of its tasks: one for interrupts and
+//! a few for exceptions on each CPU, and the trampoline of the kernel's entry.
+//!
+//! | stack | where | source |
+//! |---|---|---|
+//! | IRQ, softirq | `hardirq_stack_ptr`; in `pcpu_hot` 6.2 - 6.14; before 5.2 `irq_stack_ptr` | `arch/x86/kernel/irq_64.c` |
+//! | IST (NMI, #DF, #DB, #MC, #VC) | tops in `cpu_tss_rw.x86_tss.ist[]`, sizes in `struct exception_stacks` | `arch/x86/include/asm/cpu_entry_area.h` |
+//! | entry | top in `x86_tss.sp0` since 4.15, size of `struct entry_stack` | `arch/x86/kernel/process.c` |
+//!
+//! x86-64 runs softirqs on the IRQ stack.
+
+use std::ops::Range;
+
+use super::{Kernel, Task};
+use crate::addr::VirtAddr;
+use crate::memory::AddressSpace;
+
+/// What a stack is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A task's own.
+    Task,
+    /// Interrupts and softirqs of one CPU.
+    Irq,
+    /// An exception with a stack of its own, by crash's name: `NMI`.
+    Exception(&'static str),
+    /// Where the CPU enters the kernel from user mode, for a few instructions.
+    Entry,
+}
+
+impl Kind {
+    /// How crash names it between the frames.
+    #[must_use]
+    pub fn title(self) -> String {
+        match self {
+            Self::Task => "task stack".to_owned(),
+            Self::Irq => "IRQ stack".to_owned(),
+            Self::Exception(name) => format!("{name} exception stack"),
+            Self::Entry => "ENTRY stack".to_owned(),
+        }
+    }
+}
+
+/// One stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// What it is for.
+    pub kind: Kind,
+    /// The CPU it belongs to; `None` for a task's.
+    pub cpu: Option<u32>,
+    /// Lowest address to one past the highest.
+    pub range: Range<u64>,
+}
+
+/// The stacks of all CPUs, by address.
+#[derive(Debug, Clone, Default)]
+pub struct Stacks {
+    list: Vec<Stack>,
+}
+
+/// `PAGE_SIZE`: what the stacks' tops are aligned to.
+const PAGE: u64 = crate::addr::PAGE_SIZE;
+/// No exception stack is larger (`EXCEPTION_STKSZ` with KASAN is 16 KiB).
+const EXCEPTION_MAX: u64 = 64 << 10;
+
+impl Stacks {
+    /// Finds the stacks of the CPUs that were online.
+    pub(super) fn read(kernel: &Kernel) -> Self {
+        let mut list = Vec::new();
+        for &cpu in kernel.percpu().online() {
+            irq(kernel, cpu, &mut list);
+            of_tss(kernel, cpu, &mut list);
+        }
+        list.retain(|s| s.range.start >= kernel.user_limit() && s.range.start < s.range.end);
+        list.sort_by_key(|s| s.range.start);
+        Self { list }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[Stack] {
+        &self.list
+    }
+
+    /// The stack that holds `sp`. The top address itself belongs to the stack:
+    /// it is where the stack pointer of an empty one stands.
+    #[must_use]
+    pub fn at(&self, sp: u64) -> Option<&Stack> {
+        let after = self.list.partition_point(|s| s.range.start <= sp);
+        let last = self.list.get(after.checked_sub(1)?)?;
+        if sp < last.range.end {
+            return Some(last);
+        }
+        (sp == last.range.end).then_some(last)
+    }
+
+    /// The stack that holds `sp` for `task`: its own, or one of a CPU.
+    #[must_use]
+    pub fn of(&self, kernel: &Kernel, task: &Task, sp: u64) -> Option<Stack> {
+        of_task(kernel, task)
+            .filter(|own| own.range.contains(&sp) || sp == own.range.end)
+            .or_else(|| self.at(sp).cloned())
+    }
+}
+
+/// A task's own stack.
+#[must_use]
+pub fn of_task(kernel: &Kernel, task: &Task) -> Option<Stack> {
+    let start = task.stack.0;
+    let range = start..start.checked_add(kernel.thread_size())?;
+    (start != 0).then_some(Stack { kind: Kind::Task, cpu: None, range })
+}
+
+fn percpu_word(kernel: &Kernel, cpu: u32, symbol: &str, offset: u64) -> Option<u64> {
+    let at = kernel.percpu().address(kernel.symbol(symbol)?, cpu)?.checked_add(offset)?;
+    kernel.space().read_u64(at).ok()
+}
+
+fn irq(kernel: &Kernel, cpu: u32, list: &mut Vec<Stack>) {
+    let hot = kernel.types().field("pcpu_hot", "hardirq_stack_ptr");
+    let pointer = percpu_word(kernel, cpu, "hardirq_stack_ptr", 0)
+        .or_else(|| percpu_word(kernel, cpu, "pcpu_hot", hot?.offset))
+        .or_else(|| percpu_word(kernel, cpu, "irq_stack_ptr", 0))
+        .filter(|&p| p != 0);
+    // The pointer is the top, or 8 below (since 5.8), or 64 below (before 5.2).
+    let Some(top) = pointer.and_then(|p| p.checked_next_multiple_of(PAGE)) else { return };
+    // IRQ_STACK_SIZE has been THREAD_SIZE's 16 KiB (32 with KASAN) all along.
+    let size = kernel.thread_size();
+    if let Some(start) = top.checked_sub(size) {
+        list.push(Stack { kind: Kind::Irq, cpu: Some(cpu), range: start..top });
+    }
+}
+
+fn of_tss(kernel: &Kernel, cpu: u32, list: &mut Vec<Stack>) {
+    let types = kernel.types();
+    let symbol = ["cpu_tss_rw", "cpu_tss", "init_tss"].into_iter().find(|s| kernel.symbol(s).is_some());
+    let Some(symbol) = symbol else { return };
+    let Some(ist) = types.field("tss_struct", "x86_tss.ist") else { return };
+    let new = types.size_of("exception_stacks").is_some();
+    // Before 5.1 the index in the gate counts from 1, and until 3.x/4.x a stack
+    // fault had one, too (arch/x86/include/asm/page_64_types.h).
+    let names: &[&'static str] = match kernel.layout().version {
+        _ if new => &["DOUBLEFAULT", "NMI", "DEBUG", "MCE", "VC"],
+        v if v >= (3, 15) => &["DOUBLEFAULT", "NMI", "DEBUG", "MCE"],
+        _ => &["STACKFAULT", "DOUBLEFAULT", "NMI", "DEBUG", "MCE"],
+    };
+    for (i, &name) in (0u64..).zip(names) {
+        let top = percpu_word(kernel, cpu, symbol, ist.offset + i * 8).filter(|&t| t != 0);
+        let size = if new {
+            let member = match name {
+                "DOUBLEFAULT" => "DF_stack",
+                "NMI" => "NMI_stack",
+                "DEBUG" => "DB_stack",
+                "MCE" => "MCE_stack",
+                _ => "VC_stack",
+            };
+            types.field("exception_stacks", member).map(|f| f.size)
+        } else {
+            Some(if name == "DEBUG" { 2 * PAGE } else { PAGE })
+        };
+        let start = top.zip(size.filter(|&s| s <= EXCEPTION_MAX)).and_then(|(t, s)| t.checked_sub(s));
+        if let (Some(start), Some(top)) = (start, top) {
+            list.push(Stack { kind: Kind::Exception(name), cpu: Some(cpu), range: start..top });
+        }
+    }
+    // Before 4.15 sp0 was the top of the task's stack, and there was no such type.
+    let size = types.size_of("entry_stack").or_else(|| types.size_of("SYSENTER_stack"));
+    let sp0 = types.field("tss_struct", "x86_tss.sp0");
+    let top = sp0.and_then(|f| percpu_word(kernel, cpu, symbol, f.offset));
+    if let (Some(size), Some(top)) = (size.filter(|&s| s <= EXCEPTION_MAX), top)
+        && let Some(start) = top.checked_sub(size)
+    {
+        list.push(Stack { kind: Kind::Entry, cpu: Some(cpu), range: start..top });
+    }
+}
+
+/// The address range as people write it.
+#[must_use]
+pub fn bounds(stack: &Stack) -> String {
+    format!("{}-{}", VirtAddr(stack.range.start), VirtAddr(stack.range.end))
+}

@@ -1,0 +1,65 @@
+//! The frames above those at which the dump's registers begin.
+//!
+//! A crashing kernel saves for each CPU the registers of the code that was
+//! interrupted, and then goes on: into `machine_kexec`, or on other CPUs into the
+//! handler of the NMI that stopped them. How the CPU got there (the exception's
+//! entry, its registers on the stack) is still below. Such a path is taken for
+//! real only if walking it leads to the very frame that the registers name.
+
+use super::{Frame, Start, Trace, walk};
+use crate::addr::VirtAddr;
+use crate::bytes::u64_at;
+use crate::linux::registers::{self, Source};
+use crate::linux::stacks::{self, Kind};
+use crate::linux::{Kernel, Task};
+use crate::memory::AddressSpace;
+
+/// Where a CPU of a crashing kernel ends: the panicking one, and those it stops
+/// (`arch/x86/kernel/crash.c`, `arch/x86/kernel/reboot.c`).
+const ENDS: [&str; 3] = ["machine_kexec", "crash_nmi_callback", "kdump_nmi_callback"];
+/// Return addresses that are tried on one stack.
+const TRIES: usize = 64;
+
+pub(super) fn find(kernel: &Kernel, task: &Task, known: &Trace) -> Option<Trace> {
+    let regs = registers::of(kernel, task);
+    if !task.on_cpu || regs.source != Source::CrashNote {
+        return None;
+    }
+    let ends: Vec<(u64, u64)> = ENDS
+        .iter()
+        .filter_map(|name| kernel.symbols().by_name(name))
+        .map(|s| (s.address, s.address + s.size))
+        .collect();
+    let of_cpu = kernel.stacks().all().iter().filter(|s| s.cpu == Some(task.cpu) && s.kind != Kind::Entry);
+    for stack in stacks::of_task(kernel, task).iter().chain(of_cpu) {
+        let len = usize::try_from(stack.range.end - stack.range.start).ok()?.min(1 << 18);
+        let mut bytes = vec![0; len];
+        let read = kernel.space().read(VirtAddr(stack.range.start), &mut bytes).unwrap_or(0);
+        let slots = (0..read / 8).filter_map(|i| Some((i, u64_at(&bytes, i * 8)?)));
+        let ends_at = |pc: u64| ends.iter().any(|&(start, end)| start < pc && pc <= end);
+        for (i, pc) in slots.filter(|&(_, pc)| ends_at(pc)).take(TRIES) {
+            let sp = stack.range.start + (i as u64 + 1) * 8;
+            let trace = walk(kernel, task, &Start { pc, sp, ..Start::default() });
+            if leads_to(&trace, known) {
+                return Some(trace);
+            }
+        }
+    }
+    None
+}
+
+/// Whether `trace` comes to the frames of `known`.
+fn leads_to(trace: &Trace, known: &Trace) -> bool {
+    if trace.frames.len() <= known.frames.len() {
+        return false;
+    }
+    // In a panic the registers are those of __crash_kexec itself, whose pc is
+    // another one by the time it calls on; its callers are the same.
+    let same = |skip: usize| {
+        let known: Vec<&Frame> = known.frames.iter().skip(skip).collect();
+        let from = trace.frames.len().saturating_sub(known.len());
+        !known.is_empty()
+            && trace.frames.iter().skip(from).zip(known).all(|(a, b)| (a.pc, a.sp) == (b.pc, b.sp))
+    };
+    same(0) || same(1)
+}

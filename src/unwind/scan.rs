@@ -1,0 +1,79 @@
+//! Leaving a function for which ORC has no rules.
+//!
+//! A handful of functions are marked `STACK_FRAME_NON_STANDARD`; of these only
+//! `__crash_kexec` occurs in dumps, but in every one that went through `panic()`.
+//! Its return address is found by what makes it one: the call in front of it
+//! leads to the function's own start.
+
+use super::memory::StackMemory;
+use crate::addr::VirtAddr;
+use crate::linux::Kernel;
+use crate::memory::AddressSpace;
+
+/// How far up the return address is looked for.
+const REACH: u64 = 4096;
+
+/// The caller.
+pub(super) struct Caller {
+    pub(super) pc: u64,
+    pub(super) sp: u64,
+    pub(super) bp: Option<u64>,
+}
+
+/// Finds the caller of the function around `pc`, whose stack pointer is `sp`.
+pub(super) fn leave(
+    kernel: &Kernel,
+    pc: u64,
+    sp: u64,
+    bp: Option<u64>,
+    memory: &mut StackMemory<'_>,
+) -> Option<Caller> {
+    if !kernel.is_text(VirtAddr(pc)) {
+        return None;
+    }
+    let (symbol, _) = kernel.symbols().by_address(pc)?;
+    let start = symbol.address;
+    for slot in (sp..sp.checked_add(REACH)?).step_by(8) {
+        let word = memory.word(slot)?;
+        if !kernel.is_text(VirtAddr(word)) {
+            continue;
+        }
+        if call_target(kernel, word) == Some(start) {
+            let bp = saved_bp(kernel, start, slot).and_then(|at| memory.word(at)).or(bp);
+            return Some(Caller { pc: word, sp: slot + 8, bp });
+        }
+    }
+    None
+}
+
+/// Where the call in front of return address `pc` leads, if it is a near one.
+fn call_target(kernel: &Kernel, pc: u64) -> Option<u64> {
+    let mut code = [0; 5];
+    kernel.space().read_exact(VirtAddr(pc.checked_sub(5)?), &mut code).ok()?;
+    let [0xe8, rel @ ..] = code else { return None };
+    Some(pc.wrapping_add_signed(i64::from(i32::from_le_bytes(rel))))
+}
+
+/// Where the function at `start` pushed rbp, if its first instructions are
+/// pushes: `slot` holds its return address.
+fn saved_bp(kernel: &Kernel, start: u64, slot: u64) -> Option<u64> {
+    let mut code = [0; 32];
+    kernel.space().read_exact(VirtAddr(start), &mut code).ok()?;
+    let mut rest = code.as_slice();
+    // endbr64; the 5-byte nop or call of the function tracer.
+    for prefix in [&[0xf3, 0x0f, 0x1e, 0xfa][..], &[0x0f, 0x1f, 0x44, 0x00, 0x00]] {
+        rest = rest.strip_prefix(prefix).unwrap_or(rest);
+    }
+    if let [0xe8, _, _, _, _, more @ ..] = rest {
+        rest = more;
+    }
+    let mut at = slot;
+    loop {
+        at = at.checked_sub(8)?;
+        rest = match rest {
+            [0x55, ..] => return Some(at),
+            [0x50..=0x57, more @ ..] | [0x41, 0x50..=0x57, more @ ..] => more,
+            _ => return None,
+        };
+    }
+}

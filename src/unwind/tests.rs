@@ -1,0 +1,90 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::dump::Vmcore;
+use crate::linux::Options;
+
+/// The fixed dumps of the lab, if they are there.
+fn kernels() -> Vec<Kernel> {
+    let dir = PathBuf::from("/work/shared/dumps");
+    ["k6.1-oops.kdump", "k6.12-oops.kdump"]
+        .iter()
+        .map(|name| dir.join(name))
+        .filter(|path| path.is_file())
+        .map(|path| Kernel::open(Vmcore::open(&[path]).unwrap(), Options::default()).unwrap())
+        .collect()
+}
+
+/// Any stack of any start ends, whatever the registers are.
+#[test]
+fn a_walk_from_garbage_is_bounded() {
+    for kernel in kernels() {
+        let task = kernel.panic_task().unwrap();
+        let base = task.stack.0;
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        let text = kernel.text_start().0;
+        for _ in 0..2000 {
+            let pc = match next() % 4 {
+                0 => next(),
+                1 => 0,
+                _ => text + next() % (14 << 20),
+            };
+            let sp = base + next() % kernel.thread_size();
+            let others =
+                (next() % 2 == 0).then(|| Others { r10: sp + 16, r13: sp, di: base, dx: next(), ax: sp });
+            let start = Start { pc, sp, bp: Some(base + next() % 0x4000), others, exact: next() % 2 == 0 };
+            let trace = walk(&kernel, task, &start);
+            assert!(trace.frames.len() <= FRAMES_MAX + 1);
+        }
+    }
+}
+
+/// A jump through a null pointer: the caller is what lies on top of the stack.
+#[test]
+fn a_call_of_null_leads_back_to_its_caller() {
+    for kernel in kernels() {
+        let task = kernel.panic_task().unwrap();
+        let known = super::task(&kernel, task);
+        // As if the second frame had called 0 at the place where it called on.
+        let frame = known.frames[1];
+        let start = Start { pc: 0, sp: frame.sp - 8, exact: true, ..Start::default() };
+        for pc in [0, 0x1000, 0xffff_8880_0000_1000] {
+            let trace = walk(&kernel, task, &Start { pc, ..start });
+            let pcs = |frames: &[Frame]| frames.iter().map(|f| f.pc).collect::<Vec<_>>();
+            assert_eq!(pcs(&trace.frames[1..]), pcs(&known.frames[1..]), "{pc:#x}");
+            assert_eq!(trace.end, End::Complete);
+        }
+    }
+}
+
+/// A stack pointer that does not go up ends the walk.
+#[test]
+fn a_frame_below_the_last_one_is_refused() {
+    for kernel in kernels() {
+        let task = kernel.panic_task().unwrap();
+        let mut progress = Progress::new(&kernel, task, task.stack.0 + 0x1000);
+        assert!(progress.step(&kernel, task, task.stack.0 + 0x1008));
+        assert!(!progress.step(&kernel, task, task.stack.0 + 0x1008));
+        assert!(!progress.step(&kernel, task, task.stack.0 + 0x800));
+    }
+}
+
+/// The stacks of each CPU are found, are apart from each other, and have names.
+#[test]
+fn every_cpu_has_an_irq_and_an_nmi_stack() {
+    for kernel in kernels() {
+        let stacks = kernel.stacks().all();
+        for &cpu in kernel.percpu().online() {
+            for kind in [stacks::Kind::Irq, stacks::Kind::Exception("NMI"), stacks::Kind::Entry] {
+                assert!(stacks.iter().any(|s| s.cpu == Some(cpu) && s.kind == kind), "{kind:?} of {cpu}");
+            }
+        }
+        assert!(stacks.windows(2).all(|w| w[0].range.end <= w[1].range.start), "{stacks:#x?}");
+    }
+}
