@@ -30,15 +30,17 @@ fn main() -> ExitCode {
 
     let done = match matches.subcommand() {
         Some((name, sub)) if commands::find(name).is_some() => {
-            Once::from_arg_matches(sub).map_err(|e| e.exit()).and_then(|once: Once| command(name, &once))
+            let done =
+                Once::from_arg_matches(sub).map_err(|e| e.exit()).and_then(|once: Once| command(name, &once));
+            done.map(|()| ExitCode::SUCCESS)
         }
         _ => Cli::from_arg_matches(&matches).map_err(|e| e.exit()).and_then(|cli: Cli| match cli.command {
-            Command::Serve(serve) => run_serve(&serve).map_err(Failure::Open),
+            Command::Serve(serve) => run_serve(&serve).map(|()| ExitCode::SUCCESS).map_err(Failure::Open),
             Command::Gdb(args) => gdb::run(&args, options(&args.input)).map_err(Failure::Open),
         }),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(Failure::Open(error)) => {
             let mut text = error.to_string();
             let mut cause = error.source();

@@ -130,6 +130,8 @@ pub struct Type<'a> {
 pub struct Member<'a> {
     /// Empty if anonymous.
     pub name: &'a str,
+    /// Offset of the name among the strings.
+    pub name_offset: u32,
     /// Its type.
     pub type_id: TypeId,
     /// Offset in bits from the start of the struct.
@@ -143,6 +145,8 @@ pub struct Member<'a> {
 pub struct Enumerator<'a> {
     /// Its name.
     pub name: &'a str,
+    /// Offset of the name among the strings.
+    pub name_offset: u32,
     /// Its value; read as unsigned if `signed` is false.
     pub value: i64,
     /// Whether the enumeration is signed.
@@ -154,6 +158,8 @@ pub struct Enumerator<'a> {
 pub struct Param<'a> {
     /// May be empty.
     pub name: &'a str,
+    /// Offset of the name among the strings.
+    pub name_offset: u32,
     /// Its type; 0 in last place stands for `...`.
     pub type_id: TypeId,
 }
@@ -181,6 +187,12 @@ pub struct SectionVar {
 }
 
 impl<'a> Type<'a> {
+    /// Offset of its name among the strings, 0 if it has none.
+    #[must_use]
+    pub fn name_offset(&self) -> u32 {
+        self.name_off
+    }
+
     /// Its name, empty if it has none.
     #[must_use]
     pub fn name(&self) -> &'a str {
@@ -231,6 +243,7 @@ impl<'a> Type<'a> {
             let (bit_offset, width) = if flag { (word & 0xff_ffff, word >> 24) } else { (word, 0) };
             Member {
                 name: btf.string(self::word(m, 0)),
+                name_offset: self::word(m, 0),
                 type_id: self::word(m, 4),
                 bit_offset,
                 bits: u8::try_from(width).ok().filter(|w| *w > 0),
@@ -255,7 +268,7 @@ impl<'a> Type<'a> {
             } else {
                 i64::from(low)
             };
-            Enumerator { name: btf.string(word(e, 0)), value, signed }
+            Enumerator { name: btf.string(word(e, 0)), name_offset: word(e, 0), value, signed }
         })
     }
 
@@ -263,7 +276,11 @@ impl<'a> Type<'a> {
     pub fn params(&self) -> impl ExactSizeIterator<Item = Param<'a>> + use<'a> {
         let btf = self.btf;
         let extra = if self.kind == Kind::FuncProto { self.extra } else { &[] };
-        extra.chunks_exact(8).map(move |p| Param { name: btf.string(word(p, 0)), type_id: word(p, 4) })
+        extra.chunks_exact(8).map(move |p| Param {
+            name: btf.string(word(p, 0)),
+            name_offset: word(p, 0),
+            type_id: word(p, 4),
+        })
     }
 
     /// Element type and count, of an array.
@@ -469,8 +486,21 @@ impl Btf {
         })
     }
 
+    /// The string section of this BTF itself.
+    #[must_use]
+    pub fn own_strings(&self) -> &[u8] {
+        self.bytes.get(self.strings.clone()).unwrap_or_default()
+    }
+
+    /// The offset by which the first of [`Btf::own_strings`] is named.
+    #[must_use]
+    pub fn first_string(&self) -> u32 {
+        self.first_string
+    }
+
     /// The string at an offset; empty where there is none or it is no text.
-    fn string(&self, offset: u32) -> &str {
+    #[must_use]
+    pub fn string(&self, offset: u32) -> &str {
         std::str::from_utf8(self.string_bytes_at(offset)).unwrap_or_default()
     }
 
@@ -478,8 +508,7 @@ impl Btf {
         let Some(own) = offset.checked_sub(self.first_string) else {
             return self.base.as_ref().map_or(&[], |b| b.string_bytes_at(offset));
         };
-        let rest =
-            self.bytes.get(self.strings.clone()).and_then(|s| s.get(own as usize..)).unwrap_or_default();
+        let rest = self.own_strings().get(own as usize..).unwrap_or_default();
         let end = rest.iter().take(4096).position(|&b| b == 0).unwrap_or(0);
         rest.get(..end).unwrap_or_default()
     }

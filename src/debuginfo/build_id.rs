@@ -7,7 +7,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::addr::VirtAddr;
 use crate::dump::notes::iter_notes;
+use crate::memory::AddressSpace;
 
 /// `NT_GNU_BUILD_ID`.
 const NT_GNU_BUILD_ID: u32 = 3;
@@ -31,6 +33,14 @@ impl BuildId {
         iter_notes(notes)
             .find(|note| note.kind == NT_GNU_BUILD_ID && note.name == b"GNU")
             .and_then(|note| Self::new(note.desc))
+    }
+
+    /// The build-id of a running kernel: the notes between its symbols
+    /// `__start_notes` and `__stop_notes`. For those whose VMCOREINFO has garbage.
+    #[must_use]
+    pub fn from_memory(space: &dyn AddressSpace, start: u64, stop: u64) -> Option<Self> {
+        let len = usize::try_from(stop.checked_sub(start)?).ok().filter(|len| *len <= 1 << 16)?;
+        Self::from_notes(&space.read_vec(VirtAddr(start), len).ok()?)
     }
 
     /// Its bytes.
@@ -87,6 +97,19 @@ mod tests {
         assert_eq!(id.debug_path(), PathBuf::from("3b/43fad5034874490492495d552c0af6a5fab235.debug"));
         for bad in ["", "3b", "3b4", "3b4g", "../../etc/passwd", "é3b43"] {
             assert_eq!(bad.parse::<BuildId>(), Err(NotABuildId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn in_the_memory_of_a_kernel() {
+        use crate::debuginfo::{kallsyms, lab};
+        for scenario in lab::scenarios("qemu.elf") {
+            let guest = lab::Guest::open(&scenario);
+            let tables = kallsyms::Tables::from_lookup(&|name| guest.symbol(name)).unwrap();
+            let table = kallsyms::read(&guest, &tables, None, "6.1").unwrap();
+            let at = |name| table.address(name).unwrap();
+            let id = BuildId::from_memory(&guest, at("__start_notes"), at("__stop_notes")).unwrap();
+            assert_eq!(id.to_string(), guest.get("BUILD-ID").unwrap());
         }
     }
 

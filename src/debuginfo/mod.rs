@@ -5,8 +5,10 @@
 
 pub mod btf;
 pub mod build_id;
+pub mod dwarf;
 pub mod elf;
 pub mod kallsyms;
+pub mod locate;
 pub mod orc;
 pub mod symbols;
 

@@ -58,11 +58,14 @@ pub enum Kind {
 
 /// Tells what the file at `path` is, by its first bytes and its notes.
 pub fn sniff(path: &Path) -> Result<Kind> {
-    let source = open_source(path)?;
-    match magic(&*source)? {
+    sniff_source(&*open_source(path)?)
+}
+
+fn sniff_source(source: &dyn Source) -> Result<Kind> {
+    match magic(source)? {
         Magic::Kdump => Ok(Kind::Vmcore),
         Magic::Elf => {
-            let machine = CoreHeaders::read(&*source)?.is_machine(&*source);
+            let machine = CoreHeaders::read(source)?.is_machine(source);
             Ok(if machine { Kind::Vmcore } else { Kind::Core })
         }
     }
@@ -140,6 +143,11 @@ impl Vmcore {
     /// Opens one dump: a file, or any of the pieces of a split kdump.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let sources = paths.iter().map(|p| open_source(p)).collect::<Result<Vec<_>>>()?;
+        Self::from_sources(sources)
+    }
+
+    fn from_sources(sources: Vec<Arc<dyn Source>>) -> Result<Self> {
+        let paths = sources.iter().map(|s| s.path().to_owned()).collect();
         let flattened = sources.iter().any(|s| s.is_flattened());
         let damage: Vec<String> = sources.iter().filter_map(|s| s.damage()).collect();
         let damage = (!damage.is_empty()).then(|| damage.join("; "));
@@ -169,7 +177,7 @@ impl Vmcore {
             }
         };
         let vmcoreinfo = notes.vmcoreinfo.as_deref().map(VmcoreInfo::parse);
-        Ok(Self { paths: paths.to_vec(), flattened, damage, format, notes, vmcoreinfo })
+        Ok(Self { paths, flattened, damage, format, notes, vmcoreinfo })
     }
 
     /// The first file.

@@ -1,3 +1,242 @@
 //! ELF images that are served to gdb, made from what the dump holds.
+//!
+//! gdb is given an exec-file and a list of libraries, and takes the first unwind
+//! rule it finds in their order; the separate debug file that it finds for an
+//! image stands before that image. So there are two arrangements:
+//!
+//! | real DWARF | exec-file | its debug file | libraries |
+//! |---|---|---|---|
+//! | not known | build-id, symbols, all of ORC | types from BTF | modules, fallback |
+//! | known | symbols, only the rows at which DWARF is wrong | none | `vmlinux` again (build-id, all of ORC; gdb finds the DWARF for it), modules, fallback |
+//!
+//! Everything here is a function of borrowed parts: what the parts are, and when
+//! the images are made, is the kernel inferior's business.
 
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
+
+use crate::debuginfo::btf::Btf;
+use crate::debuginfo::orc::OrcTable;
+use crate::debuginfo::symbols::SymbolTable;
+
+pub mod cfi;
+pub mod dwarf_types;
+pub mod fallback;
 pub mod files;
+mod leb;
+pub mod skeleton;
+#[cfg(test)]
+#[path = "tests/kernel.rs"]
+mod tests;
+
+use cfi::{CallOverride, Frames};
+use dwarf_types::Dwarf;
+use skeleton::{Section, SectionKind, Skeleton};
+
+/// A made image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The ELF file.
+    pub bytes: Arc<[u8]>,
+    /// Its lowest address, for `<segment>` in the library list.
+    pub segment: u64,
+}
+
+/// What the kernel's images are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelParts<'a> {
+    /// All symbols, at run-time addresses.
+    pub symbols: &'a SymbolTable,
+    /// The kernel's build-id. Without one gdb cannot ask for a debug file, and
+    /// the types go into the exec-file.
+    pub build_id: Option<&'a [u8]>,
+    /// Sections of the real vmlinux at run-time addresses, if one was found;
+    /// empty to go by the symbols.
+    pub sections: &'a [Section],
+    /// The unwind table.
+    pub orc: Option<&'a OrcTable>,
+    /// The types.
+    pub btf: Option<&'a Btf>,
+    /// Functions that ORC leaves out (see [`cfi::frame_by_caller`]).
+    pub overrides: &'a [CallOverride],
+    /// Whether gdb will find real DWARF by the build-id.
+    pub real_dwarf: bool,
+}
+
+/// The kernel's images.
+#[derive(Debug, Clone)]
+pub struct KernelImages {
+    /// The exec-file.
+    pub exec: Image,
+    /// To be served as the exec-file's build-id debug file.
+    pub debug: Option<Image>,
+    /// To be the first library, before the modules.
+    pub unwind: Option<Image>,
+    /// To be the last library.
+    pub fallback: Image,
+}
+
+/// Makes the kernel's images.
+#[must_use]
+pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
+    let by_symbols;
+    let sections = if parts.sections.is_empty() {
+        by_symbols = skeleton::kernel_sections(parts.symbols);
+        &by_symbols
+    } else {
+        parts.sections
+    };
+    let text = text_range(sections);
+    let (symbols, (frames, dwarf)) = thread::scope(|scope| {
+        let symbols = scope.spawn(|| skeleton::symbol_table(parts.symbols, sections));
+        let frames =
+            parts.orc.map(|orc| cfi::frames(orc, parts.symbols, parts.overrides)).unwrap_or_default();
+        let dwarf = parts.btf.filter(|_| !parts.real_dwarf).map(|btf| {
+            dwarf_types::dwarf(&dwarf_types::Input {
+                btf,
+                symbols: parts.symbols,
+                text: &text,
+                signal_ranges: &frames.signal_ranges,
+                name: "vmlinux",
+            })
+        });
+        (symbols.join().unwrap_or_default(), (frames, dwarf))
+    });
+
+    let image = |build_id, symbols, frames: Option<&Frames>, dwarf: Option<&Dwarf>| {
+        let mut contents = Vec::new();
+        if let Some(f) = frames.filter(|f| f.count > 0) {
+            contents.push((".debug_frame", &*f.bytes));
+        }
+        if let Some(d) = dwarf {
+            contents.extend(d.sections());
+        }
+        build(&Skeleton { sections, build_id, symbols, contents: &contents })
+    };
+    let whole = sections
+        .iter()
+        .fold(text.clone(), |r, s| r.start.min(s.range.start)..r.end.max(s.range.end.min(FIXMAP)));
+    let fallback = fallback_image(&whole);
+    if parts.real_dwarf {
+        let switches = parts.orc.map(|orc| cfi::switch_frames(orc, parts.symbols));
+        return KernelImages {
+            exec: image(None, Some(&symbols), switches.as_ref(), None),
+            debug: None,
+            unwind: Some(image(parts.build_id, None, Some(&frames), None)),
+            fallback,
+        };
+    }
+    let (inside, beside) = if parts.build_id.is_some() { (None, dwarf) } else { (dwarf, None) };
+    KernelImages {
+        exec: image(parts.build_id, Some(&symbols), Some(&frames), inside.as_ref()),
+        debug: beside.map(|d| image(parts.build_id, None, None, Some(&d))),
+        unwind: None,
+        fallback,
+    }
+}
+
+const FIXMAP: u64 = 0xffff_ffff_ff00_0000;
+
+/// What a module's image is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct ModuleParts<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its symbols, at run-time addresses.
+    pub symbols: &'a SymbolTable,
+    /// Its build-id, by which gdb looks for debug info.
+    pub build_id: Option<&'a [u8]>,
+    /// Its sections (or memory areas, where the sections are not known).
+    pub sections: &'a [Section],
+    /// Its unwind table.
+    pub orc: Option<&'a OrcTable>,
+    /// Its split BTF; not to be given if gdb will find real DWARF.
+    pub btf: Option<&'a Btf>,
+}
+
+/// Makes a module's image.
+#[must_use]
+pub fn module(parts: &ModuleParts<'_>) -> Image {
+    let frames = parts.orc.map(|orc| cfi::frames(orc, parts.symbols, &[])).unwrap_or_default();
+    let text = text_range(parts.sections);
+    let dwarf = parts.btf.map(|btf| {
+        dwarf_types::dwarf(&dwarf_types::Input {
+            btf,
+            symbols: parts.symbols,
+            text: &text,
+            signal_ranges: &frames.signal_ranges,
+            name: parts.name,
+        })
+    });
+    let symbols = skeleton::symbol_table(parts.symbols, parts.sections);
+    let mut contents: Vec<(&'static str, &[u8])> = Vec::new();
+    if frames.count > 0 {
+        contents.push((".debug_frame", &frames.bytes));
+    }
+    if let Some(d) = &dwarf {
+        contents.extend(d.sections());
+    }
+    build(&Skeleton {
+        sections: parts.sections,
+        build_id: parts.build_id,
+        symbols: Some(&symbols),
+        contents: &contents,
+    })
+}
+
+fn fallback_image(kernel: &Range<u64>) -> Image {
+    let frames = fallback::frames(kernel);
+    let sections = [Section {
+        name: ".text".to_owned(),
+        range: fallback::ADDRESS..fallback::ADDRESS + 16,
+        kind: SectionKind::Text,
+    }];
+    build(&Skeleton {
+        sections: &sections,
+        contents: &[(".debug_frame", &frames.bytes)],
+        ..Skeleton::default()
+    })
+}
+
+fn build(skeleton: &Skeleton<'_>) -> Image {
+    Image { bytes: skeleton.build().into(), segment: skeleton.lowest().unwrap_or(0) }
+}
+
+/// From the first section with code to the last.
+fn text_range(sections: &[Section]) -> Range<u64> {
+    let text = || sections.iter().filter(|s| s.kind == SectionKind::Text && s.range.start != 0);
+    let start = text().map(|s| s.range.start).min().unwrap_or(0);
+    start..text().map(|s| s.range.end).max().unwrap_or(0)
+}
+
+/// The name under a debug directory by which gdb asks for the debug file of a
+/// build-id: `.build-id/xx/yyyy.debug`.
+#[must_use]
+pub fn debug_file_name(build_id: &[u8]) -> Option<String> {
+    let (first, rest) = build_id.split_first().filter(|(_, rest)| !rest.is_empty())?;
+    let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
+    Some(format!(".build-id/{first:02x}/{rest}.debug"))
+}
+
+/// The `<library-list>` document: names and lowest addresses, in gdb's order.
+#[must_use]
+pub fn library_list<'a>(libraries: impl IntoIterator<Item = (&'a str, u64)>) -> String {
+    let mut out = String::from("<library-list>\n");
+    for (name, segment) in libraries {
+        let mut escaped = String::with_capacity(name.len());
+        for c in name.chars() {
+            match c {
+                '&' => escaped.push_str("&amp;"),
+                '<' => escaped.push_str("&lt;"),
+                '>' => escaped.push_str("&gt;"),
+                '"' => escaped.push_str("&quot;"),
+                c if c.is_control() => escaped.push('?'),
+                c => escaped.push(c),
+            }
+        }
+        out.push_str(&format!("<library name=\"{escaped}\"><segment address=\"{segment:#x}\"/></library>\n"));
+    }
+    out.push_str("</library-list>\n");
+    out
+}

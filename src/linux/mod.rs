@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::debuginfo::btf::Btf;
+use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
 use crate::debuginfo::{Types, kallsyms};
@@ -59,7 +60,7 @@ pub struct Kernel {
     tables: Arc<PageTables>,
     symbols: Arc<SymbolTable>,
     btf: Option<Arc<Btf>>,
-    dwarf: Option<Box<dyn Types>>,
+    dwarf: Option<DwarfTypes>,
     vmlinux: Option<Arc<Vmlinux>>,
     layout: Layout,
     percpu: percpu::PerCpu,
@@ -85,6 +86,7 @@ impl Kernel {
     pub fn open(dump: Vmcore, options: Options) -> Result<Self> {
         let dump = Arc::new(dump);
         let place = kaslr::locate(&dump, &options)?;
+        tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
         let tables = Arc::new(place.tables);
         let vmlinux = options.vmlinux.as_deref().map(Vmlinux::open).transpose()?.map(Arc::new);
         if let Some(vmlinux) = &vmlinux {
@@ -92,18 +94,21 @@ impl Kernel {
         }
         let symbols =
             Arc::new(symbols(&dump, &tables, &place.vmcoreinfo, vmlinux.as_deref(), place.kaslr_offset)?);
+        tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
         let (btf, dwarf) = types(&dump, tables.as_ref(), &symbols, vmlinux.as_ref())?;
         let all: &dyn Types = match (&btf, &dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf.as_ref(),
+            (None, Some(dwarf)) => dwarf,
             (None, None) => unreachable_types(&dump)?,
         };
+        tracing::debug!(origin = all.origin(), "types read");
         let release = place.vmcoreinfo.release().unwrap_or_default();
         let layout = Layout::resolve(all, release).map_err(|what| Error::Missing {
             path: dump.path().to_owned(),
             what,
             hint: "give --vmlinux FILE, the vmlinux with DWARF of this kernel",
         })?;
+        tracing::debug!("layout resolved");
         let percpu = percpu::PerCpu::read(tables.as_ref(), &symbols);
         Ok(Self {
             dump,
@@ -194,7 +199,7 @@ impl Kernel {
     pub fn types(&self) -> &dyn Types {
         match (&self.btf, &self.dwarf) {
             (Some(btf), _) => btf.as_ref(),
-            (None, Some(dwarf)) => dwarf.as_ref(),
+            (None, Some(dwarf)) => dwarf,
             (None, None) => &NoTypes,
         }
     }
@@ -419,7 +424,7 @@ fn symbols(
     })
 }
 
-type TypeSources = (Option<Arc<Btf>>, Option<Box<dyn Types>>);
+type TypeSources = (Option<Arc<Btf>>, Option<DwarfTypes>);
 
 fn types(
     dump: &Vmcore,
@@ -438,7 +443,7 @@ fn types(
             Err(why) => tracing::warn!("BTF of {} not usable: {why}", vmlinux.path().display()),
         }
     }
-    Ok((None, None))
+    DwarfTypes::new(vmlinux.clone()).map(|dwarf| (None, Some(dwarf)))
 }
 
 fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, String> {

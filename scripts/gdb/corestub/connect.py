@@ -1,0 +1,186 @@
+"""`vmcore`: connecting, with what the user had loaded put where it belongs;
+and keeping it there when something (lx-symbols) loads vmlinux anew."""
+
+import os
+import shutil
+import stat
+import tempfile
+
+import gdb
+
+from . import kernel, stub
+
+_store = None
+
+
+def store():
+    """A folder of .build-id links for gdb's debug-file-directory."""
+    global _store
+    if _store is None:
+        _store = tempfile.mkdtemp(prefix="corestub-debug-")
+        gdb.execute("set debug-file-directory {}:{}".format(_store, gdb.parameter("debug-file-directory")),
+                    to_string=True)
+    return _store
+
+
+def drop_store(*_):
+    global _store
+    if _store is not None:
+        shutil.rmtree(_store, ignore_errors=True)
+        _store = None
+
+
+def link(path, build_id):
+    """Makes gdb find PATH by its build-id."""
+    folder = os.path.join(store(), ".build-id", build_id[:2])
+    os.makedirs(folder, exist_ok=True)
+    name = os.path.join(folder, build_id[2:] + ".debug")
+    if not os.path.lexists(name):
+        os.symlink(os.path.abspath(path), name)
+
+
+def local(objfile):
+    name = objfile.filename
+    return name is not None and not name.startswith("target:") and os.path.isfile(name)
+
+
+def kernel_files():
+    """What the user loaded by hand and the dump may be of: vmlinux and modules
+    with a build-id. Separate debug files go with their owner."""
+    main = gdb.current_progspace().filename
+    for objfile in gdb.objfiles():
+        if objfile.is_valid() and objfile.owner is None and local(objfile) and objfile.build_id:
+            if os.path.splitext(objfile.filename)[1] in (".ko", ".debug") or "vmlinux" in os.path.basename(
+                    objfile.filename):
+                yield objfile.filename, objfile.build_id, objfile.filename == main
+
+
+def hand_over():
+    """Takes the user's kernel files out of gdb and offers them by build-id
+    instead: gdb then relocates them section by section against the image that
+    the server makes, per-CPU symbols and modules included, whatever address
+    they had been loaded at."""
+    given = list(kernel_files())
+    for path, build_id, is_main in given:
+        link(path, build_id)
+        if is_main:
+            gdb.execute("file", to_string=True)
+        else:
+            for command in ('remove-symbol-file "{}"'.format(path), "remove-symbol-file {}".format(path)):
+                try:
+                    gdb.execute(command, to_string=True)
+                    break
+                except gdb.error:
+                    continue
+    return given
+
+
+def came_back(build_id):
+    return any(o.is_valid() and o.build_id == build_id for o in gdb.objfiles())
+
+
+def banner():
+    """What is in the dump and what to type next."""
+    what = stub.system()
+    if not what:
+        text = stub.monitor("sys")
+        if text:
+            gdb.write(text if text.endswith("\n") else text + "\n")
+        return
+    release = what.get("release") or "an unknown release"
+    gdb.write("Linux {}, {} CPUs, {} tasks".format(release, what.get("cpus", "?"), what.get("tasks", "?")))
+    gdb.write(", {} (KASLR {})\n".format(what.get("nodename") or "no name", what.get("kaslr_offset", "unknown")))
+    if what.get("panic"):
+        gdb.write("Panic: {}\n".format(what["panic"].strip()))
+    if what.get("pid") is not None:
+        gdb.write("{}: {} (pid {}) on CPU {}\n".format("Crashed" if what.get("panic") else "Shown first",
+                                                      what.get("comm", "?"), what["pid"], what.get("cpu", "?")))
+    gdb.write("Try: bt, info threads, monitor help. Helpers: help vmcore, help user-bt, help function task_by_pid.\n")
+
+
+class Vmcore(gdb.Command):
+    """Connect to corestub and put everything in its place.
+
+vmcore HOST:PORT
+vmcore SOCKET
+vmcore DUMP
+
+Like `target extended-remote`, but first takes a vmlinux and modules that were
+loaded by hand (`gdb vmlinux`, add-symbol-file, with or without an offset) and
+lets gdb find them by build-id, so that they end at their run-time addresses:
+KASLR, per-CPU symbols and modules. A file of another kernel is named and left out.
+
+With the path of a dump it starts `corestub serve --stdio DUMP` itself."""
+
+    def __init__(self):
+        super().__init__("vmcore", gdb.COMMAND_RUNNING, gdb.COMPLETE_FILENAME)
+
+    def invoke(self, argument, from_tty):
+        self.dont_repeat()
+        where = argument.strip()
+        if not where:
+            raise gdb.GdbError("vmcore needs HOST:PORT, the path of a socket, or a dump (help vmcore)")
+        plain = os.path.expanduser(where)
+        if os.path.isfile(plain):
+            program = os.environ.get("CORESTUB", "corestub")
+            if shutil.which(program) is None:
+                raise gdb.GdbError("{} is a file, and no corestub is in PATH to serve it".format(where))
+            where = "| {} serve --stdio '{}'".format(program, plain.replace("'", "'\\''"))
+        elif os.path.exists(plain) and stat.S_ISSOCK(os.stat(plain).st_mode):
+            where = plain
+        with stub.unpaged():
+            stub.forget()
+            given = hand_over()
+            if stub.connection() is not None:
+                gdb.execute("disconnect", to_string=True)
+            gdb.execute("target extended-remote " + where, to_string=True)
+            for path, build_id, _ in given:
+                if not came_back(build_id):
+                    gdb.write("warning: {} (build-id {}) belongs to nothing in this dump; it is not loaded\n"
+                              .format(path, build_id))
+            banner()
+
+
+def misplaced():
+    """The vmlinux that the user's main file is, if its symbols stand at link
+    addresses while the dump's kernel was moved."""
+    moved = stub.slide()
+    main = gdb.current_progspace().filename
+    if not moved or main is None or main.startswith("target:"):
+        return None
+    text = kernel.symbol("_stext")
+    true_text = stub.system().get("stext")
+    if text is None:
+        return None
+    if true_text is not None:
+        return main if text != stub.number(true_text) else None
+    # Link addresses lie in [0xffffffff80000000, +16 MiB of kernel alignment].
+    return main if text - 0xFFFFFFFF80000000 < min(moved, 0x2000000) else None
+
+
+class AfterSymbolFile(gdb.Command):
+    """Moves a vmlinux that was just loaded to its run-time address.
+
+Runs by itself after `symbol-file` and `file` (lx-symbols uses the former),
+which load at link addresses what KASLR had moved."""
+
+    def __init__(self):
+        super().__init__("corestub-relocate", gdb.COMMAND_FILES)
+
+    def invoke(self, argument, from_tty):
+        try:
+            main = misplaced() if stub.connection() is not None else None
+        except (gdb.error, gdb.MemoryError, ValueError, TypeError):
+            main = None
+        if main is not None:
+            with stub.unpaged():
+                gdb.execute("symbol-file -o {:#x} {}".format(stub.slide(), main), to_string=True)
+
+
+def load():
+    Vmcore()
+    AfterSymbolFile()
+    gdb.execute("define hookpost-symbol-file\ncorestub-relocate\nend", to_string=True)
+    gdb.execute("define hookpost-file\ncorestub-relocate\nend", to_string=True)
+    import atexit
+    atexit.register(drop_store)

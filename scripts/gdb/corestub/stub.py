@@ -1,0 +1,81 @@
+"""Asking the server: its monitor commands, with JSON where they have it."""
+
+import json
+from contextlib import contextmanager
+
+import gdb
+
+_answers = {}
+
+
+def forget(*_):
+    """Another target may answer otherwise."""
+    _answers.clear()
+
+
+def connection():
+    """The connection of the selected inferior, if it is a remote one."""
+    found = gdb.selected_inferior().connection
+    return found if found is not None and "remote" in found.type else None
+
+
+def monitor(line):
+    """The text of a monitor command, or None if the target has no such thing."""
+    if connection() is None:
+        return None
+    try:
+        return gdb.execute("monitor " + line, to_string=True)
+    except gdb.error:
+        return None
+
+
+def ask(line):
+    """The value of `monitor LINE --json`, or None. A dump does not change, so
+    each question is asked once for a connection."""
+    where = connection()
+    if where is None:
+        return None
+    key = (where.num, line)
+    if key not in _answers:
+        text = monitor(line + " --json")
+        try:
+            _answers[key] = json.loads(text) if text else None
+        except ValueError:
+            _answers[key] = None
+    return _answers[key]
+
+
+def system():
+    """What `monitor sys` says of a kernel dump: a dict, empty if there is none."""
+    value = ask("sys")
+    return value if isinstance(value, dict) else {}
+
+
+def number(value):
+    """A number of the stub's JSON: addresses are "0x..." strings."""
+    return int(value, 0) if isinstance(value, str) else int(value)
+
+
+def slide():
+    """How far KASLR moved the kernel, or None if this is no kernel dump."""
+    value = system().get("kaslr_offset")
+    return None if value is None else number(value)
+
+
+@contextmanager
+def unpaged():
+    """Output that must not stop at a pager, whatever the user has set."""
+    before = gdb.parameter("pagination")
+    gdb.execute("set pagination off", to_string=True)
+    try:
+        yield
+    finally:
+        if before:
+            gdb.execute("set pagination on", to_string=True)
+
+
+def load():
+    for name in ("connection_removed", "exited"):
+        event = getattr(gdb.events, name, None)
+        if event is not None:
+            event.connect(forget)

@@ -1,0 +1,162 @@
+"""The user-mode side of a task: its registers and its stack."""
+
+import gdb
+
+from . import stub
+
+GENERAL = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"] + ["r%d" % i for i in range(8, 16)] + ["rip"]
+REST = ["eflags", "cs", "ss", "orig_rax", "fs_base", "gs_base"]
+
+
+def user_register(name):
+    """A `user_` register of the selected thread; None if the dump has it not."""
+    try:
+        value = gdb.newest_frame().read_register("user_" + name)
+        int(value)
+        return value
+    except (gdb.error, ValueError):
+        return None
+
+
+def thread_or_complain():
+    thread = gdb.selected_thread()
+    if thread is None:
+        raise gdb.GdbError("no thread is selected: not connected to a dump (try: vmcore HOST:PORT)")
+    return thread
+
+
+class select:
+    """Runs a block with the thread of PID, and goes back."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def __enter__(self):
+        self.before, self.frame = thread_or_complain(), None
+        try:
+            self.frame = gdb.selected_frame()
+        except gdb.error:
+            pass
+        if self.pid is None:
+            return self.before
+        for thread in gdb.selected_inferior().threads():
+            if self.pid in (thread.ptid[1], thread.ptid[2]) and thread.ptid[1] != thread.inferior.pid or \
+                    self.pid == thread.ptid[2] or (thread.ptid[2] == 0 and thread.ptid[1] == self.pid):
+                thread.switch()
+                return thread
+        raise gdb.GdbError("no thread has pid {}".format(self.pid))
+
+    def __exit__(self, *_):
+        if self.before.is_valid():
+            self.before.switch()
+            if self.frame is not None and self.frame.is_valid():
+                self.frame.select()
+
+
+def pid_argument(argument):
+    text = argument.strip()
+    if not text:
+        return None
+    try:
+        return int(gdb.parse_and_eval(text))
+    except gdb.error:
+        raise gdb.GdbError("the argument is a pid, not {}".format(text)) from None
+
+
+def pid_of(thread):
+    return thread.ptid[1] if thread.ptid[2] == 0 else thread.ptid[2]
+
+
+class UserRegs(gdb.Command):
+    """Show the user-mode registers of the selected task, or of a pid.
+
+user-regs [PID]
+
+They are what the kernel saved when the task entered it (struct pt_regs at the
+top of its stack); in a system call rcx and r11 hold rip and eflags by design.
+Each is also a register of gdb's: $user_rip, $user_rsp and so on, and
+`info registers user` lists them. Kernel threads have none."""
+
+    def __init__(self):
+        super().__init__("user-regs", gdb.COMMAND_DATA)
+
+    def invoke(self, argument, from_tty):
+        with select(pid_argument(argument)) as thread:
+            values = [(name, user_register(name)) for name in GENERAL + REST]
+            if user_register("rip") is None and user_register("rsp") is None:
+                gdb.write("thread {} has no user mode (a kernel thread, or its stack is not in the dump)\n"
+                          .format(thread.num))
+                return
+            for name, value in values:
+                if value is None:
+                    gdb.write("{:<15}<unavailable>\n".format(name))
+                    continue
+                raw = int(value) & ((1 << (8 * value.type.sizeof)) - 1)
+                text = str(value) if name in ("eflags", "rip") else ""
+                if name == "orig_rax":
+                    signed = raw - (1 << 64) if raw >> 63 else raw
+                    text = "system call {}".format(signed) if signed >= 0 else "not in a system call"
+                gdb.write("{:<15}{:<#19x}{}\n".format(name, raw, text).rstrip() + "\n")
+
+
+class UserBt(gdb.Command):
+    """Show the user-mode stack of the selected task, or of a pid.
+
+user-bt [PID]
+
+Attaches to the process as a further inferior (its own memory, its own
+programs and libraries as far as files with the right build-id are found),
+shows the backtrace, and leaves it again. This needs `target extended-remote`,
+which is what `vmcore HOST:PORT` and `corestub gdb` use. To stay in
+the process, do the same by hand: add-inferior -no-connection is not needed,
+`add-inferior`, `inferior 2`, `attach PID`.
+
+Pages of user memory are usually left out of vmcores by their filter; the
+backtrace ends where the stack does."""
+
+    def __init__(self):
+        super().__init__("user-bt", gdb.COMMAND_STACK)
+
+    def invoke(self, argument, from_tty):
+        with select(pid_argument(argument)) as thread:
+            pid = pid_of(thread)
+            rip, rsp = user_register("rip"), user_register("rsp")
+            if rip is None:
+                gdb.write("pid {} has no user mode (a kernel thread, or its stack is not in the dump)\n".format(pid))
+                return
+            where = stub.connection()
+            if where is None or where.type != "extended-remote":
+                gdb.write("user rip {:#x}, rsp {:#x}; for the stack connect with target extended-remote "
+                          "(or: vmcore HOST:PORT)\n".format(int(rip), int(rsp)))
+                return
+            self.attached(pid, int(rip), int(rsp))
+
+    def attached(self, pid, rip, rsp):
+        home = gdb.selected_inferior()
+        with stub.unpaged():
+            known = {i.num for i in gdb.inferiors()}
+            gdb.execute("add-inferior", to_string=True)
+            new = next((i for i in gdb.inferiors() if i.num not in known), None)
+            try:
+                gdb.execute("inferior {}".format(new.num), to_string=True)
+                try:
+                    gdb.execute("attach {}".format(pid), to_string=True)
+                except gdb.error as why:
+                    gdb.write("user rip {:#x}, rsp {:#x}; the process cannot be shown: {}\n".format(rip, rsp, why))
+                    return
+                try:
+                    for one in new.threads():
+                        if pid_of(one) == pid:
+                            one.switch()
+                    gdb.write(gdb.execute("backtrace", to_string=True))
+                finally:
+                    gdb.execute("detach", to_string=True)
+            finally:
+                gdb.execute("inferior {}".format(home.num), to_string=True)
+                if new is not None:
+                    gdb.execute("remove-inferiors {}".format(new.num), to_string=True)
+
+
+def load():
+    UserRegs()
+    UserBt()

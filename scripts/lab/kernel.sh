@@ -1,0 +1,147 @@
+# shellcheck shell=bash disable=SC2034 # part of make-vmcores: variables are used by the others
+# The kernel packages, the module that crashes, and the guests' initrds.
+
+DISK_MODULES=(virtio_pci virtio_blk)
+CI_MODULES=(qemu_fw_cfg loop dummy lzo_rle zram overlay)
+LAB_MODULES=("${CI_MODULES[@]}" xfs fuse nf_tables)
+KERNEL_WANTED=${KERNEL_PKG:-linux-image-6.1.0-*-cloud-amd64 linux-image-6.12*-cloud-amd64}
+
+pick_unpacked_kernel() { # one that was unpacked before
+	local d w
+	set -f
+	for w in $KERNEL_WANTED; do
+		set +f
+		for d in $(find "$OUT" -maxdepth 1 -name "root-${w#linux-image-}" | sort -rV); do
+			[ -e "$d/.done" ] || continue
+			KVER=${d#"$OUT"/root-}; PKG=linux-image-$KVER
+			return
+		done
+	done
+	set +f
+	return 1
+}
+
+pick_kernel() { # the newest package of that name that has a -dbg package too
+	local re p w
+	apt_update
+	set -f
+	for w in $KERNEL_WANTED; do
+		set +f
+		re="^${w//./\\.}\$"; re=${re//+/\\+}; re=${re//\*/.*}
+		for p in $(apt-cache search --names-only "${re}" | awk '{print $1}' | grep -vE -- '-(dbg|unsigned)$' | grep -E '^linux-image-[0-9]+\.[0-9]+\.[0-9]' | sort -rV); do
+			if apt-cache show "$p-dbg" > /dev/null 2>&1; then
+				PKG=$p; KVER=${p#linux-image-}; return
+			fi
+		done
+	done
+	set +f
+	die "apt knows no kernel package like $KERNEL_WANTED with a -dbg package (has apt-get update run?)"
+}
+
+fetch_kernel() {
+	local flavour=cloud-amd64 common kb f dbg= want
+	[ -e "$K/.done" ] && return
+	common=linux-headers-${KVER%-"$flavour"}-common
+	kb=$(apt-cache depends "linux-headers-$KVER" | sed -n 's/.*Depends: \(linux-kbuild[^ ]*\)/\1/p' | head -1)
+	rm -rf "${OUT:?}/debs/$KVER" "$K"
+	mkdir -p "$OUT/debs/$KVER" "$K"
+	say "downloading $PKG, its headers and its debug info (about 300 MB)"
+	(cd "$OUT/debs/$KVER" && step "download" quietly apt_get download "$PKG" "$PKG-dbg" "linux-headers-$KVER" "$common" "$kb") || die "download; see $OUT/apt.log"
+	for f in "$OUT/debs/$KVER"/*.deb; do
+		case $f in *-dbg_*) dbg=$f;; *) dpkg -x "$f" "$K";; esac
+	done
+	find "$K/lib/modules" "$K/usr/lib/modules" -name '*.ko.xz' -exec xz -d {} + 2>/dev/null || true
+	[ -e "$K/lib/modules/$KVER" ] || { mkdir -p "$K/lib"; ln -sfn ../usr/lib/modules "$K/lib/modules"; }
+	depmod -b "$K" "$KVER" || die depmod
+	# of the -dbg package, vmlinux and the modules that guests load: tar stops at the
+	# last of them, and dpkg-deb complains of a broken pipe
+	want=("./usr/lib/debug/boot/vmlinux-$KVER")
+	for f in $(module_files "${DISK_MODULES[@]}" "${LAB_MODULES[@]}"); do want+=("./usr/lib/debug${f#"$K"}"); done
+	{ dpkg-deb --fsys-tarfile "$dbg" 2>/dev/null || true; } | tar x -C "$K" --occurrence=1 "${want[@]}" || die "unpacking $dbg"
+	# the headers' Makefile names its own absolute place
+	sed -i "s#^include /usr/src/#include $K/usr/src/#; s#^\(.*[ =:]\)/usr/src/#\1$K/usr/src/#" "$K/usr/src/linux-headers-$KVER/Makefile"
+	touch "$K/.done"
+}
+
+build_module() {
+	[ -e "$B/labcrash.ko" ] && return
+	mkdir -p "$B/mod"
+	cp "$HERE/guest/labcrash.c" "$B/mod/"
+	echo 'obj-m := labcrash.o' > "$B/mod/Makefile"
+	make -C "$K/usr/src/linux-headers-$KVER" M="$B/mod" CONFIG_DEBUG_INFO_BTF_MODULES= \
+		KCFLAGS="-ffile-prefix-map=$B/mod=/labcrash -ffile-prefix-map=$K=" modules > "$B/mod/build.log" 2>&1 || die "module build; see $B/mod/build.log"
+	mkdir -p "$B/debug"
+	cp "$B/mod/labcrash.ko" "$B/debug/labcrash.ko"
+	objcopy --strip-debug "$B/mod/labcrash.ko" "$B/labcrash.ko"
+}
+
+copy_bin() { # copy_bin ROOT PROGRAM [NAME]: a program and its libraries
+	local root=$1 p=$2 l
+	mkdir -p "$root/usr/bin"
+	cp "$p" "$root/usr/bin/${3:-$(basename "$p")}"
+	{ ldd "$p" 2>/dev/null || true; } | grep -oE '/[^ ]+' | while read -r l; do
+		mkdir -p "$root$(dirname "$l")"
+		[ -e "$root$l" ] || cp -L "$l" "$root$l"
+	done
+}
+
+module_files() { # module_files MODULE...: their files with what they depend on, in load order
+	local m
+	for m in "$@"; do
+		{ modprobe -d "$K" -S "$KVER" --show-depends "$m" 2>/dev/null || true; } | awk '$1=="insmod"{print $2}'
+	done | awk '!s[$0]++'
+}
+
+module_list() { # module_list ROOT LIST MODULE...: copy them, write the order
+	local root=$1 list=$2 ko
+	shift 2
+	mkdir -p "$root/modules"
+	module_files "$@" | while read -r ko; do
+		cp -L "$ko" "$root/modules/"
+		echo "modules/$(basename "$ko")"
+	done > "$list"
+}
+
+guest_makedumpfile() { # guest_makedumpfile ROOT: with the libraries it is to run with
+	local r=$1 l
+	if [ -z "$MDF_LD" ]; then copy_bin "$r" "$(command -v "${MDF[0]}")" makedumpfile; return; fi
+	mkdir -p "$r/next" "$r/usr/bin"
+	cp -L "$MDF_LD" "$r/next/ld.so"
+	cp "${MDF[-1]}" "$r/next/"
+	"${MDF[@]:0:3}" --list "${MDF[-1]}" | grep -oE "$MDF_LIBS/[^ ]+" | while read -r l; do cp -L "$l" "$r/next/"; done
+	printf '#!/bin/sh\nexec /next/ld.so --library-path /next /next/makedumpfile "$@"\n' > "$r/usr/bin/makedumpfile"
+	chmod 755 "$r/usr/bin/makedumpfile"
+}
+
+build_initrd() { # build_initrd full|ci|kdump
+	local r=$B/root-$1
+	[ -e "$B/initrd-$1.img" ] && return
+	rm -rf "$r"
+	mkdir -p "$r/bin" "$r/etc"
+	cp "$(command -v busybox)" "$r/bin/busybox"
+	! ldd "$r/bin/busybox" > /dev/null 2>&1 || die "busybox is not static: apt-get install busybox-static"
+	ln -s busybox "$r/bin/sh"
+	install -m 755 "$HERE/guest/init" "$r/init"
+	module_list "$r" "$r/etc/modules.disk" "${DISK_MODULES[@]}"
+	case $1 in
+	kdump)
+		guest_makedumpfile "$r"
+		gcc -O1 -Wall -o "$B/vmcopy" "$HERE/guest/vmcopy.c"
+		copy_bin "$r" "$B/vmcopy"
+		;;
+	*)
+		if [ "$1" = ci ]; then
+			module_list "$r" "$r/etc/modules.lab" "${CI_MODULES[@]}"
+		else
+			module_list "$r" "$r/etc/modules.lab" "${LAB_MODULES[@]}"
+		fi
+		cp "$B/labcrash.ko" "$r/modules/"
+		echo modules/labcrash.ko >> "$r/etc/modules.lab"
+		copy_bin "$r" "$(command -v kexec)"
+		gcc -g -O1 -pthread -Wall -o "$B/mtprog" "$HERE/guest/mtprog.c"
+		copy_bin "$r" "$B/mtprog"
+		;;
+	esac
+	(cd "$r" && find . | cpio -o -H newc --quiet | zstd -q -10 -T0 > "$B/.initrd")
+	mv "$B/.initrd" "$B/initrd-$1.img"
+}

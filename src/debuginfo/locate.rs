@@ -1,0 +1,541 @@
+//! Finds the real vmlinux and the debug files of modules.
+//!
+//! By build-id where a package made the links (`.build-id/xx/yyyy.debug`), else by
+//! release at the places that distributions use. A file counts only if its
+//! build-id is the wanted one: a kernel of the same name from another build puts
+//! every symbol wrong. Only regular files are opened, nothing is executed but
+//! `debuginfod-find`, and that only if `DEBUGINFOD_URLS` asks for it.
+//!
+//! | distribution | vmlinux | modules |
+//! |---|---|---|
+//! | Debian, Ubuntu | `/usr/lib/debug/boot/vmlinux-REL` | `/usr/lib/debug/lib/modules/REL/kernel/**.ko` |
+//! | Fedora, RHEL | `/usr/lib/debug/lib/modules/REL/vmlinux` | `.../REL/kernel/**.ko.debug` |
+//! | SUSE | `/usr/lib/debug/boot/vmlinux-REL.debug` | `/usr/lib/debug/lib/modules/REL/**.ko.debug` |
+//! | Arch | `/usr/lib/debug/usr/lib/modules/REL/vmlinux`, `.../REL/build/vmlinux` | `.../REL/kernel/**.ko.zst` |
+//!
+//! Debian's debug packages have no `.build-id` links for the kernel, so gdb does not
+//! find these files by itself: see [`link_build_ids`].
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::build_id::BuildId;
+use super::elf::Vmlinux;
+
+/// Where debug files lie unless told otherwise.
+pub const DEFAULT_DEBUG_DIR: &str = "/usr/lib/debug";
+/// How long `debuginfod-find` may take: a vmlinux is half a gigabyte.
+const DEBUGINFOD_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often its progress is told.
+const DEBUGINFOD_PROGRESS: Duration = Duration::from_secs(5);
+/// Directory entries visited below one folder; a distribution kernel has 10,000.
+const WALK_MAX: usize = 200_000;
+/// Depth of a walk: `kernel/drivers/net/ethernet/...` needs eight.
+const DEPTH_MAX: usize = 12;
+/// Depth of the walk through a folder that the user named.
+const GIVEN_DEPTH: usize = 2;
+/// Compressed files larger than this once decompressed are refused.
+const DECOMPRESSED_MAX: u64 = 2 << 30;
+/// Memory for an xz dictionary; `xz -9` asks for 65 MiB.
+const XZ_MEMORY_KIB: u32 = 256 << 10;
+/// Lines that [`Locator::explain`] keeps.
+const EXPLAIN_MAX: usize = 400;
+
+/// Module files of one folder: by name with `_`, best candidates first.
+type Modules = HashMap<String, Vec<PathBuf>>;
+
+/// Looks for debug files, remembers what it found and why not.
+pub struct Locator {
+    debug_dirs: Vec<PathBuf>,
+    /// `/`, or where a test pretends it to be.
+    root: PathBuf,
+    cache: Option<PathBuf>,
+    debuginfod: Option<Debuginfod>,
+    found: Mutex<HashMap<BuildId, Option<PathBuf>>>,
+    walked: Mutex<HashMap<PathBuf, Arc<Modules>>>,
+    log: Mutex<Vec<String>>,
+}
+
+struct Debuginfod {
+    program: PathBuf,
+    timeout: Duration,
+}
+
+/// A file that was looked at.
+enum Verdict {
+    /// The wanted one; with DWARF or not.
+    Match { dwarf: bool },
+    /// Not there: too common to be told.
+    Absent,
+    /// There, but not it.
+    Refused(String),
+}
+
+impl Locator {
+    /// Looks below `debug_dirs` (none: [`DEFAULT_DEBUG_DIR`]), then at the system's own
+    /// places, then asks debuginfod if the environment has `DEBUGINFOD_URLS`.
+    #[must_use]
+    pub fn new(debug_dirs: Vec<PathBuf>) -> Self {
+        let asked = std::env::var_os("DEBUGINFOD_URLS").is_some_and(|urls| !urls.is_empty());
+        Self::with(debug_dirs, "/".into(), cache_dir()).debuginfod(
+            asked.then(|| Debuginfod { program: "debuginfod-find".into(), timeout: DEBUGINFOD_TIMEOUT }),
+        )
+    }
+
+    fn with(mut debug_dirs: Vec<PathBuf>, root: PathBuf, cache: Option<PathBuf>) -> Self {
+        if debug_dirs.is_empty() {
+            debug_dirs.push(DEFAULT_DEBUG_DIR.into());
+        }
+        Self {
+            debug_dirs,
+            root,
+            cache,
+            debuginfod: None,
+            found: Mutex::default(),
+            walked: Mutex::default(),
+            log: Mutex::default(),
+        }
+    }
+
+    fn debuginfod(mut self, client: Option<Debuginfod>) -> Self {
+        self.debuginfod = client;
+        self
+    }
+
+    /// The folders that are searched.
+    #[must_use]
+    pub fn debug_dirs(&self) -> &[PathBuf] {
+        &self.debug_dirs
+    }
+
+    /// The vmlinux of that release with that build-id: one with DWARF, or else
+    /// one with symbols only. An empty id finds nothing: it could not be checked.
+    #[must_use]
+    pub fn vmlinux(&self, release: &str, build_id: &[u8]) -> Option<PathBuf> {
+        let id = self.wanted("vmlinux", Some(build_id))?;
+        self.remembered(&id, || {
+            let mut candidates = self.by_id(&id);
+            if is_plain_name(release) {
+                candidates.extend(self.vmlinux_candidates(release));
+            }
+            self.choose(&format!("vmlinux {release}"), &id, candidates)
+        })
+    }
+
+    /// The debug file of a module, or the module itself if it has no other.
+    #[must_use]
+    pub fn module(&self, release: &str, name: &str, build_id: Option<&[u8]>) -> Option<PathBuf> {
+        let id = self.wanted(name, build_id)?;
+        self.remembered(&id, || {
+            let mut candidates = self.by_id(&id);
+            if is_plain_name(name) && is_plain_name(release) {
+                let key = name.replace('-', "_");
+                for (folder, depth) in self.module_folders(release) {
+                    candidates.extend(self.walk(&folder, depth).get(&key).into_iter().flatten().cloned());
+                }
+            }
+            self.choose(&format!("module {name}"), &id, candidates)
+        })
+    }
+
+    /// The debug file of any image, by build-id alone.
+    #[must_use]
+    pub fn debug_file(&self, build_id: &[u8]) -> Option<PathBuf> {
+        let id = self.wanted("a file", Some(build_id))?;
+        self.remembered(&id, || self.choose("debug file", &id, self.by_id(&id)))
+    }
+
+    /// What was found and what was not, and why, a line each.
+    #[must_use]
+    pub fn explain(&self) -> Vec<String> {
+        lock(&self.log).clone()
+    }
+
+    fn say(&self, line: String) {
+        tracing::debug!("{line}");
+        let mut log = lock(&self.log);
+        if log.len() < EXPLAIN_MAX {
+            log.push(line);
+        }
+    }
+
+    fn wanted(&self, what: &str, build_id: Option<&[u8]>) -> Option<BuildId> {
+        let id = BuildId::new(build_id.unwrap_or_default());
+        if id.is_none() {
+            self.say(format!("{what}: not looked for, because its build-id is not known"));
+        }
+        id
+    }
+
+    fn remembered(&self, id: &BuildId, find: impl FnOnce() -> Option<PathBuf>) -> Option<PathBuf> {
+        if let Some(known) = lock(&self.found).get(id) {
+            return known.clone();
+        }
+        let found = find();
+        lock(&self.found).insert(id.clone(), found.clone());
+        found
+    }
+
+    /// The first candidate with the right id and DWARF, else the first with the right id.
+    fn choose(&self, what: &str, id: &BuildId, candidates: Vec<PathBuf>) -> Option<PathBuf> {
+        let mut without_dwarf = None;
+        let looked = candidates.len();
+        for path in candidates {
+            let (path, verdict) = self.check(path, id);
+            match verdict {
+                Verdict::Match { dwarf: true } => {
+                    self.say(format!("{what}: {}", path.display()));
+                    return Some(path);
+                }
+                Verdict::Match { dwarf: false } => without_dwarf = without_dwarf.or(Some(path)),
+                Verdict::Absent => {}
+                Verdict::Refused(why) => self.say(format!("{what}: {}: {why}", path.display())),
+            }
+        }
+        if let Some(path) = self.ask_debuginfod(what, id) {
+            return Some(path);
+        }
+        match &without_dwarf {
+            Some(path) => self.say(format!("{what}: {} (without DWARF)", path.display())),
+            None => self.say(format!("{what} with build-id {id}: not found ({looked} places)")),
+        }
+        without_dwarf
+    }
+
+    /// Whether the file at `path` is the wanted one. A compressed file is replaced
+    /// by its decompressed copy.
+    fn check(&self, path: PathBuf, id: &BuildId) -> (PathBuf, Verdict) {
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => {}
+            Ok(_) => return (path, Verdict::Refused("not a regular file".into())),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return (path, Verdict::Absent);
+            }
+            Err(error) => return (path, Verdict::Refused(error.to_string())),
+        }
+        if let Some(codec) = Codec::of(&path) {
+            return match self.unpack(&path, codec, id) {
+                Ok((copy, dwarf)) => (copy, Verdict::Match { dwarf }),
+                Err(why) => (path, Verdict::Refused(why)),
+            };
+        }
+        let verdict = match Vmlinux::open(&path) {
+            Ok(file) => verdict(&file, id),
+            Err(error) => Verdict::Refused(error.to_string()),
+        };
+        (path, verdict)
+    }
+
+    /// Decompresses into the cache, where it stays under its build-id if it has the
+    /// wanted one.
+    fn unpack(&self, path: &Path, codec: Codec, id: &BuildId) -> Result<(PathBuf, bool), String> {
+        let folder =
+            self.cache.as_ref().ok_or("compressed, and there is no cache folder (XDG_CACHE_HOME)")?;
+        let copy = folder.join(".build-id").join(id.debug_path());
+        if let Ok(file) = Vmlinux::open(&copy)
+            && let Verdict::Match { dwarf } = verdict(&file, id)
+        {
+            return Ok((copy, dwarf));
+        }
+        let part = copy.with_extension(format!("part{}", std::process::id()));
+        let unpack = || {
+            codec.decompress(path, &part)?;
+            let file = Vmlinux::open(&part).map_err(|error| error.to_string())?;
+            match verdict(&file, id) {
+                Verdict::Match { dwarf } => {
+                    fs::rename(&part, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
+                    Ok((copy.clone(), dwarf))
+                }
+                Verdict::Refused(why) => Err(why),
+                Verdict::Absent => Err("empty".into()),
+            }
+        };
+        let result = unpack();
+        if result.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        result
+    }
+
+    /// Where a file lies by its build-id alone.
+    fn by_id(&self, id: &BuildId) -> Vec<PathBuf> {
+        let below = Path::new(".build-id").join(id.debug_path());
+        self.debug_dirs
+            .iter()
+            .flat_map(|dir| [dir.join(&below), dir.join("usr/lib/debug").join(&below)])
+            .chain(self.cache.iter().map(|dir| dir.join(&below)))
+            .collect()
+    }
+
+    fn vmlinux_candidates(&self, release: &str) -> Vec<PathBuf> {
+        let mut names = vec![format!("boot/vmlinux-{release}"), format!("boot/vmlinux-{release}.debug")];
+        for modules in ["lib/modules", "usr/lib/modules"] {
+            names.push(format!("{modules}/{release}/vmlinux"));
+            names.push(format!("{modules}/{release}/vmlinux.debug"));
+            names.push(format!("{modules}/{release}/build/vmlinux"));
+        }
+        let own = [
+            format!("vmlinux-{release}"),
+            format!("vmlinux-{release}.debug"),
+            "vmlinux".to_owned(),
+            "vmlinux.debug".to_owned(),
+        ];
+        let compressed = ["gz", "xz", "zst"].map(|ending| format!("boot/vmlinux-{release}.{ending}"));
+        let mut all = Vec::new();
+        for dir in &self.debug_dirs {
+            all.extend(names.iter().map(|name| dir.join(name)));
+            all.extend(names.iter().map(|name| dir.join("usr/lib/debug").join(name)));
+            all.extend(own.iter().map(|name| dir.join(name)));
+            all.extend(own.iter().map(|name| dir.join(release).join(name)));
+        }
+        let system = self.root.join("usr/lib/debug");
+        all.extend(names.iter().map(|name| system.join(name)));
+        all.extend(names.iter().chain(&compressed).map(|name| self.root.join(name)));
+        all
+    }
+
+    /// The folders below which modules of that release lie, and how deep.
+    fn module_folders(&self, release: &str) -> Vec<(PathBuf, usize)> {
+        let system = self.root.join("usr/lib/debug");
+        let mut all = Vec::new();
+        for dir in self.debug_dirs.iter().chain([&system, &self.root]) {
+            for tree in ["", "usr/lib/debug"] {
+                for modules in ["lib/modules", "usr/lib/modules"] {
+                    let folder = dir.join(tree).join(modules).join(release);
+                    if !all.iter().any(|(known, _)| *known == folder) {
+                        all.push((folder, DEPTH_MAX));
+                    }
+                }
+            }
+        }
+        // Loose modules in a folder that the user named.
+        let named = self.debug_dirs.iter().filter(|dir| *dir != Path::new(DEFAULT_DEBUG_DIR));
+        all.extend(named.map(|dir| (dir.clone(), GIVEN_DEPTH)));
+        all
+    }
+
+    /// The module files below `folder`, listed once.
+    fn walk(&self, folder: &Path, depth: usize) -> Arc<Modules> {
+        if let Some(known) = lock(&self.walked).get(folder) {
+            return Arc::clone(known);
+        }
+        let (modules, complete) = list_modules(folder, depth);
+        if !complete {
+            self.say(format!("{}: more than {WALK_MAX} entries, not all looked at", folder.display()));
+        }
+        let modules = Arc::new(modules);
+        lock(&self.walked).insert(folder.to_owned(), Arc::clone(&modules));
+        modules
+    }
+
+    fn ask_debuginfod(&self, what: &str, id: &BuildId) -> Option<PathBuf> {
+        let client = self.debuginfod.as_ref()?;
+        match client.find(what, id) {
+            Ok(path) => match self.check(path, id) {
+                (path, Verdict::Match { .. }) => {
+                    self.say(format!("{what}: {} (debuginfod)", path.display()));
+                    return Some(path);
+                }
+                (path, Verdict::Refused(why)) => {
+                    self.say(format!("{what}: debuginfod's {}: {why}", path.display()));
+                }
+                (path, Verdict::Absent) => {
+                    self.say(format!("{what}: debuginfod's {} is gone", path.display()))
+                }
+            },
+            Err(why) => self.say(format!("{what}: {why}")),
+        }
+        None
+    }
+}
+
+impl Debuginfod {
+    /// Runs `debuginfod-find debuginfo ID`; it keeps its own cache, and prints the path.
+    fn find(&self, what: &str, id: &BuildId) -> Result<PathBuf, String> {
+        let began = Instant::now();
+        let mut child = Command::new(&self.program)
+            .args(["debuginfo", &id.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    "debuginfod is not asked: debuginfod-find is not installed".to_owned()
+                }
+                _ => format!("{} does not start: {error}", self.program.display()),
+            })?;
+        let mut told = began;
+        let status = loop {
+            match child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) if began.elapsed() > self.timeout => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(format!("debuginfod did not answer within {} s", self.timeout.as_secs()));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(format!("debuginfod-find: {error}")),
+            }
+            if told.elapsed() > DEBUGINFOD_PROGRESS {
+                told = Instant::now();
+                tracing::info!("fetching {what} by debuginfod ({} s)", began.elapsed().as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        if !status.success() {
+            return Err(format!("debuginfod has no debug file for {id}"));
+        }
+        let mut path = String::new();
+        if let Some(out) = child.stdout.take() {
+            out.take(8192).read_to_string(&mut path).map_err(|error| format!("debuginfod-find: {error}"))?;
+        }
+        match path.trim() {
+            path if path.starts_with('/') => Ok(path.into()),
+            other => Err(format!("debuginfod-find printed {other:?} instead of a path")),
+        }
+    }
+}
+
+fn verdict(file: &Vmlinux, id: &BuildId) -> Verdict {
+    match file.build_id() {
+        Some(found) if found == id => Verdict::Match { dwarf: file.has_dwarf() },
+        Some(found) => Verdict::Refused(format!("build-id {found} is not {id}")),
+        None => Verdict::Refused("it has no build-id".into()),
+    }
+}
+
+/// Names from the dump become parts of paths.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() < 200
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-~".contains(&b))
+}
+
+fn list_modules(folder: &Path, depth: usize) -> (Modules, bool) {
+    let mut modules = Modules::new();
+    let mut pending = vec![(folder.to_owned(), depth)];
+    let mut entries = 0;
+    while let Some((folder, depth)) = pending.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            entries += 1;
+            if entries > WALK_MAX {
+                return (modules, false);
+            }
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            match entry.file_type() {
+                // Links to folders (`build`, `source`) lead out of the tree.
+                Ok(kind) if kind.is_dir() => {
+                    if depth > 1 && name != ".build-id" {
+                        pending.push((entry.path(), depth - 1));
+                    }
+                }
+                Ok(_) => {
+                    if let Some(module) = module_name(name) {
+                        modules.entry(module).or_default().push(entry.path());
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    for paths in modules.values_mut() {
+        // Debug files, then plain modules, then compressed ones; stable by path.
+        paths.sort_by_key(|path| {
+            let text = path.to_string_lossy();
+            (Codec::of(path).is_some(), !text.contains(".ko.debug"), text.into_owned())
+        });
+    }
+    (modules, true)
+}
+
+/// `snd_hda_intel` of `snd-hda-intel.ko.debug.xz`.
+fn module_name(file: &str) -> Option<String> {
+    let (name, ending) = file.split_once(".ko")?;
+    let known =
+        matches!(ending, "" | ".debug" | ".xz" | ".zst" | ".gz" | ".debug.xz" | ".debug.zst" | ".debug.gz");
+    (known && !name.is_empty()).then(|| name.replace('-', "_"))
+}
+
+/// How a file is compressed, by its ending.
+#[derive(Debug, Clone, Copy)]
+enum Codec {
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Codec {
+    fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "gz" => Some(Self::Gzip),
+            "xz" => Some(Self::Xz),
+            "zst" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    fn decompress(self, path: &Path, to: &Path) -> Result<(), String> {
+        let file = io::BufReader::new(fs::File::open(path).map_err(|error| error.to_string())?);
+        let failed = |error: io::Error| format!("does not decompress: {error}");
+        let mut stream: Box<dyn Read> = match self {
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(file, true, XZ_MEMORY_KIB)),
+            Self::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file).map_err(failed)?),
+        };
+        let cannot = |error: io::Error| format!("cannot be decompressed to {}: {error}", to.display());
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).map_err(cannot)?;
+        }
+        let mut out = fs::File::create(to).map_err(cannot)?;
+        let copied = io::copy(&mut stream.by_ref().take(DECOMPRESSED_MAX + 1), &mut out).map_err(failed)?;
+        if copied > DECOMPRESSED_MAX {
+            return Err(format!("larger than {DECOMPRESSED_MAX:#x} bytes once decompressed"));
+        }
+        Ok(())
+    }
+}
+
+/// Makes `DIR/.build-id/xx/yyyy.debug` links to the files, so that gdb finds them by
+/// `set debug-file-directory DIR`.
+///
+/// # Errors
+/// The folder or a link cannot be made.
+pub fn link_build_ids<'a>(
+    dir: &Path,
+    files: impl IntoIterator<Item = (&'a BuildId, &'a Path)>,
+) -> io::Result<()> {
+    for (id, file) in files {
+        let link = dir.join(".build-id").join(id.debug_path());
+        if let Some(parent) = link.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match std::os::unix::fs::symlink(fs::canonicalize(file)?, &link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// `$XDG_CACHE_HOME/corestub/debug`.
+fn cache_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("corestub/debug"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[path = "tests/locate.rs"]
+mod tests;

@@ -1,0 +1,218 @@
+#![allow(clippy::print_stderr, reason = "skipped tests are said")]
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::debuginfo::vmlinux;
+
+const ID: [u8; 4] = [0xab, 0xcd, 0xef, 0x01];
+const OTHER: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
+const REL: &str = "6.1.0-9-amd64";
+
+/// A small ELF file with a build-id, with or without DWARF.
+fn image(id: &[u8; 4], dwarf: bool) -> Vec<u8> {
+    let mut object = object::write::Object::new(
+        object::BinaryFormat::Elf,
+        object::Architecture::X86_64,
+        object::Endianness::Little,
+    );
+    let note = object.add_section(Vec::new(), b".notes".to_vec(), object::SectionKind::Note);
+    let head: Vec<u8> = [4_u32, 4, 3].iter().flat_map(|w| w.to_le_bytes()).collect();
+    object.append_section_data(note, &[&head[..], b"GNU\0", id].concat(), 4);
+    if dwarf {
+        let info = object.add_section(Vec::new(), b".debug_info".to_vec(), object::SectionKind::Debug);
+        object.append_section_data(info, &[0; 16], 1);
+    }
+    object.write().unwrap()
+}
+
+struct Tree {
+    dir: tempfile::TempDir,
+}
+
+impl Tree {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn put(&self, path: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Sees nothing outside of the tree.
+    fn locator(&self) -> Locator {
+        let at = |path: &str| self.dir.path().join(path);
+        Locator::with(vec![at("usr/lib/debug"), at("given")], at(""), Some(at("cache")))
+    }
+}
+
+#[test]
+fn vmlinux_at_the_places_of_every_distribution() {
+    for place in [
+        "usr/lib/debug/.build-id/ab/cdef01.debug".to_owned(),
+        format!("usr/lib/debug/boot/vmlinux-{REL}"),
+        format!("usr/lib/debug/boot/vmlinux-{REL}.debug"),
+        format!("usr/lib/debug/lib/modules/{REL}/vmlinux"),
+        format!("usr/lib/debug/usr/lib/modules/{REL}/vmlinux"),
+        format!("usr/lib/debug/usr/lib/modules/{REL}/build/vmlinux"),
+        format!("usr/lib/modules/{REL}/build/vmlinux"),
+        format!("boot/vmlinux-{REL}"),
+        "given/vmlinux".to_owned(),
+        format!("given/{REL}/vmlinux"),
+        format!("given/usr/lib/debug/boot/vmlinux-{REL}"),
+    ] {
+        let tree = Tree::new();
+        let path = tree.put(&place, &image(&ID, true));
+        assert_eq!(tree.locator().vmlinux(REL, &ID), Some(path), "{place}");
+        assert_eq!(tree.locator().vmlinux(REL, &OTHER), None, "{place}");
+    }
+}
+
+#[test]
+fn only_what_proves_itself_is_taken() {
+    let tree = Tree::new();
+    tree.put(&format!("usr/lib/debug/boot/vmlinux-{REL}"), &image(&OTHER, true));
+    tree.put(&format!("usr/lib/debug/lib/modules/{REL}/vmlinux"), b"not an ELF file at all");
+    let folder = tree.dir.path().join("given/vmlinux");
+    fs::create_dir_all(folder).unwrap();
+    let locator = tree.locator();
+    assert_eq!(locator.vmlinux(REL, &ID), None);
+    let said = locator.explain().join("\n");
+    for word in
+        ["build-id 11223344 is not abcdef01", "expected an ELF header", "not a regular file", "not found"]
+    {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    // Once decided, not looked for again.
+    tree.put(&format!("boot/vmlinux-{REL}"), &image(&ID, true));
+    assert_eq!(locator.vmlinux(REL, &ID), None);
+    assert!(tree.locator().vmlinux(REL, &ID).is_some());
+    // Without an id there is no proof; names from the dump do not climb.
+    assert_eq!(tree.locator().vmlinux(REL, &[]), None);
+    let climbing = Tree::new();
+    climbing.put("usr/lib/debug/x/vmlinux", &image(&ID, true));
+    for release in ["../x", "..", "", "a/b", "a\0b"] {
+        assert_eq!(climbing.locator().vmlinux(release, &ID), None, "{release:?}");
+        assert_eq!(climbing.locator().module(release, release, Some(&ID)), None, "{release:?}");
+    }
+}
+
+#[test]
+fn dwarf_is_preferred_to_symbols() {
+    let tree = Tree::new();
+    let plain = tree.put(&format!("usr/lib/debug/boot/vmlinux-{REL}"), &image(&ID, false));
+    assert_eq!(tree.locator().vmlinux(REL, &ID), Some(plain));
+    let full = tree.put(&format!("boot/vmlinux-{REL}"), &image(&ID, true));
+    assert_eq!(tree.locator().vmlinux(REL, &ID), Some(full));
+}
+
+#[test]
+fn modules_by_name_compressed_or_not() {
+    let bytes = image(&ID, true);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let zstd = zstd::stream::encode_all(&bytes[..], 1).unwrap();
+    let mut forms =
+        vec![("ko", bytes.clone()), ("ko.debug", bytes.clone()), ("ko.gz", gzip), ("ko.zst", zstd)];
+    forms.extend(xz(&bytes).map(|xz| ("ko.xz", xz)));
+    for (ending, form) in forms {
+        for tree_of in ["usr/lib/debug/lib/modules", "usr/lib/debug/usr/lib/modules", "lib/modules"] {
+            let tree = Tree::new();
+            let place = format!("{tree_of}/{REL}/kernel/sound/pci/hda/snd-hda-intel.{ending}");
+            let path = tree.put(&place, &form);
+            let found = tree.locator().module(REL, "snd_hda_intel", Some(&ID)).expect(&place);
+            assert_eq!(fs::read(&found).unwrap(), bytes, "{place}");
+            assert_eq!(found == path, ending.starts_with("ko.d") || ending == "ko", "{place}");
+            assert_eq!(tree.locator().module(REL, "snd_hda_intel", None), None);
+            assert_eq!(tree.locator().module(REL, "snd_hda_intel", Some(&OTHER)), None);
+            // By its id alone, once it is in the cache or linked.
+            assert_eq!(tree.locator().debug_file(&ID).is_some(), found != path);
+        }
+    }
+    let tree = Tree::new();
+    tree.put(&format!("lib/modules/{REL}/kernel/x.ko.xz"), b"\xfd7zXZ\0 and nonsense");
+    tree.put(
+        &format!("lib/modules/{REL}/kernel/x.ko.zst"),
+        &zstd::stream::encode_all(&image(&OTHER, true)[..], 1).unwrap(),
+    );
+    let loose = tree.put("given/x.ko", &bytes);
+    let locator = tree.locator();
+    assert_eq!(locator.module(REL, "x", Some(&ID)), Some(loose));
+    let said = locator.explain().join("\n");
+    assert!(said.contains("does not decompress") && said.contains("build-id 11223344"), "{said}");
+    let left: Vec<_> =
+        fs::read_dir(tree.dir.path().join("cache/.build-id/ab")).into_iter().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// By the xz program, for the crate in use does only decode.
+fn xz(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut child = Command::new("xz")
+        .args(["--check=crc32", "--lzma2=dict=1MiB", "-c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .inspect_err(|_| eprintln!("SKIPPED: no xz program"))
+        .ok()?;
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    Some(child.wait_with_output().unwrap().stdout)
+}
+
+#[test]
+fn debuginfod_is_asked_last_and_checked() {
+    let tree = Tree::new();
+    let answer = tree.put("answer", &image(&ID, true));
+    let script = tree.put("debuginfod-find", format!("#!/bin/sh\necho {}\n", answer.display()).as_bytes());
+    let ask = |script: &Path, timeout| {
+        fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+        tree.locator().debuginfod(Some(Debuginfod { program: script.into(), timeout }))
+    };
+    let second = Duration::from_secs(5);
+    assert_eq!(ask(&script, second).vmlinux(REL, &ID), Some(answer));
+    let wrong = ask(&script, second);
+    assert_eq!(wrong.vmlinux(REL, &OTHER), None);
+    assert!(wrong.explain().join("\n").contains("build-id abcdef01 is not 11223344"));
+    let slow = tree.put("slow", b"#!/bin/sh\nexec sleep 30\n");
+    let slow = ask(&slow, Duration::from_millis(100));
+    assert_eq!(slow.vmlinux(REL, &ID), None);
+    assert!(slow.explain().join("\n").contains("did not answer"));
+    let missing =
+        tree.locator().debuginfod(Some(Debuginfod { program: "/no/such/program".into(), timeout: second }));
+    assert_eq!(missing.module(REL, "x", Some(&ID)), None);
+    assert!(missing.explain().join("\n").contains("not installed"));
+}
+
+#[test]
+fn links_for_gdb() {
+    let tree = Tree::new();
+    let file = tree.put("boot/vmlinux", &image(&ID, true));
+    let id = BuildId::new(&ID).unwrap();
+    for _ in 0..2 {
+        link_build_ids(&tree.dir.path().join("links"), [(&id, file.as_path())]).unwrap();
+    }
+    assert_eq!(fs::read(tree.dir.path().join("links/.build-id/ab/cdef01.debug")).unwrap(), image(&ID, true));
+}
+
+/// Debian's debug packages, unpacked by the lab.
+#[test]
+fn debians_packages() {
+    for (release, path) in vmlinux::all() {
+        let root = path.ancestors().nth(5).unwrap();
+        let id = Vmlinux::open(&path).unwrap().build_id().unwrap().clone();
+        for dir in [root.to_owned(), root.join("usr/lib/debug")] {
+            let locator = Locator::with(vec![dir], "/nowhere".into(), None);
+            assert_eq!(locator.vmlinux(&release, id.as_bytes()).as_deref(), Some(path.as_path()));
+            let modules = locator.walk(&root.join("usr/lib/debug/lib/modules").join(&release), DEPTH_MAX);
+            assert!(!modules.is_empty());
+            for (name, paths) in modules.iter().take(20) {
+                let id = Vmlinux::open(&paths[0]).unwrap().build_id().unwrap().clone();
+                assert_eq!(locator.module(&release, name, Some(id.as_bytes())).as_ref(), Some(&paths[0]));
+            }
+        }
+    }
+}
