@@ -16,8 +16,8 @@ use crate::debuginfo::{Types, kallsyms};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
 use crate::error::{Error, ReadFault, Result};
-use crate::memory::AddressSpace;
 use crate::memory::paging::PageTables;
+use crate::memory::{self, AddressSpace};
 
 pub mod kaslr;
 pub mod layout;
@@ -451,6 +451,6 @@ fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, S
     let (start, stop) = (at("__start_BTF")?, at("__stop_BTF")?);
     let len = stop.checked_sub(start).filter(|n| (24..BTF_MAX).contains(n)).ok_or("its bounds contradict")?;
     let len = usize::try_from(len).map_err(|e| e.to_string())?;
-    let bytes = space.read_vec(VirtAddr(start), len).map_err(|fault| fault.to_string())?;
+    let bytes = memory::read_large(space, VirtAddr(start), len).map_err(|fault| fault.to_string())?;
     Btf::parse(bytes, "BTF in the dump").map_err(|e| e.to_string())
 }

@@ -73,3 +73,33 @@ pub trait AddressSpace: Send + Sync {
         Ok(bytes::cstr(buf.get(..n).unwrap_or_default()).into_owned())
     }
 }
+
+/// The `len` bytes at `addr`, read on several threads: what takes time in a
+/// large read of a compressed dump is the decompression of its pages.
+pub fn read_large(space: &dyn AddressSpace, addr: VirtAddr, len: usize) -> Result<Vec<u8>, ReadFault> {
+    /// Less than this is not worth a thread.
+    const PART: usize = 256 << 10;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    let part = len.div_ceil(threads).max(PART).next_multiple_of(4096);
+    let mut out = vec![0; len];
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let readers: Vec<_> = out
+            .chunks_mut(part)
+            .enumerate()
+            .map(|(i, chunk)| {
+                scope.spawn(move || {
+                    let at = addr
+                        .checked_add((i * part) as u64)
+                        .ok_or(ReadFault::NonCanonical { addr: addr.0 })?;
+                    space.read_exact(at, chunk)
+                })
+            })
+            .collect();
+        // In the order of addresses, so that the first fault is the lowest.
+        readers
+            .into_iter()
+            .map(|r| r.join().unwrap_or(Err(ReadFault::NonCanonical { addr: addr.0 })))
+            .collect()
+    });
+    results.into_iter().collect::<Result<(), _>>().map(|()| out)
+}
