@@ -3,5 +3,6 @@
 #![allow(clippy::cast_possible_truncation, clippy::print_stderr, unreachable_pub)]
 
 mod dump;
+mod linux;
 mod rsp;
 mod support;

@@ -15,3 +15,32 @@ pub fn lab_dirs() -> Vec<PathBuf> {
     );
     vec![cache.join("corestub/lab")]
 }
+
+/// A test that cannot run here says so; where `CI` is set that is a failure.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "skipped in CI: {why}");
+    eprintln!("SKIPPED: {why}");
+}
+
+/// The smallest raw ELF vmcore (of a crash, not filtered) there is.
+pub fn raw_vmcore() -> Option<PathBuf> {
+    files("vmcore.elf").into_iter().min_by_key(|p| std::fs::metadata(p).map_or(u64::MAX, |m| m.len()))
+}
+
+/// All files of this name up to three folders below the lab's.
+pub fn files(name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<(PathBuf, u8)> = lab_dirs().into_iter().map(|d| (d, 3)).collect();
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) && depth > 0 {
+                folders.push((path, depth - 1));
+            } else if path.file_name().is_some_and(|n| n == name) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}

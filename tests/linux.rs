@@ -1,0 +1,176 @@
+//! Damaged kernels: a real dump in which one link or number was overwritten.
+//! What is left must still be found, and nothing may loop.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use corestub::addr::{PhysAddr, VirtAddr};
+use corestub::dump::Vmcore;
+use corestub::linux::{Kernel, Options};
+use corestub::memory::AddressSpace;
+use tempfile::TempDir;
+
+use crate::support;
+
+/// A copy of a raw ELF vmcore that can be written to by virtual address.
+struct Patient {
+    _dir: TempDir,
+    path: PathBuf,
+    healthy: Arc<Kernel>,
+    /// Physical start, file offset, bytes: the copy's PT_LOAD segments.
+    loads: Vec<(u64, u64, u64)>,
+}
+
+impl Patient {
+    /// The smallest raw ELF vmcore of the lab.
+    fn new() -> Option<Self> {
+        let original = support::raw_vmcore()?;
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("vmcore.elf");
+        fs::copy(&original, &path).unwrap();
+        let mut permissions = fs::metadata(&path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+        fs::set_permissions(&path, permissions).unwrap();
+        Some(Self { healthy: Arc::new(open(&path)), loads: loads(&path), path, _dir: dir })
+    }
+
+    /// Overwrites memory of the copy, calls `check` with the opened kernel, and
+    /// heals it again.
+    fn with(&self, writes: &[(VirtAddr, &[u8])], check: impl FnOnce(&Kernel)) {
+        let file = File::options().read(true).write(true).open(&self.path).unwrap();
+        let mut before = Vec::new();
+        for (addr, bytes) in writes {
+            for at in self.offsets(self.healthy.space().translate(*addr).unwrap()) {
+                let mut old = vec![0; bytes.len()];
+                file.read_exact_at(&mut old, at).unwrap();
+                file.write_all_at(bytes, at).unwrap();
+                before.push((at, old));
+            }
+        }
+        check(&open(&self.path));
+        for (at, old) in before.into_iter().rev() {
+            file.write_all_at(&old, at).unwrap();
+        }
+    }
+
+    /// Where the file holds it: /proc/vmcore lists the kernel image twice.
+    fn offsets(&self, phys: PhysAddr) -> Vec<u64> {
+        let holds = |(start, _, len): &&(u64, u64, u64)| (*start..start + len).contains(&phys.0);
+        let found = self.loads.iter().filter(holds);
+        found.map(|(start, offset, _)| offset + (phys.0 - start)).collect()
+    }
+
+    fn tasks_link(&self, pid: u32) -> VirtAddr {
+        let task = self.healthy.tasks().by_pid(pid).next().unwrap();
+        VirtAddr(task.addr.0 + self.healthy.layout().task.tasks.offset)
+    }
+
+    fn healthy_tasks(&self) -> Vec<u64> {
+        addresses(&self.healthy)
+    }
+}
+
+fn open(path: &Path) -> Kernel {
+    let dump = Vmcore::open(&[path.to_owned()]).unwrap();
+    Kernel::open(dump, Options::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn addresses(kernel: &Kernel) -> Vec<u64> {
+    let mut all: Vec<u64> = kernel.tasks().all().iter().map(|t| t.addr.0).collect();
+    all.sort_unstable();
+    all
+}
+
+/// The PT_LOAD segments by a reader that shares nothing with the program's.
+fn loads(path: &Path) -> Vec<(u64, u64, u64)> {
+    let file = File::open(path).unwrap();
+    let word = |at: u64| {
+        let mut b = [0; 8];
+        file.read_exact_at(&mut b, at).unwrap();
+        u64::from_le_bytes(b)
+    };
+    let (phoff, count) = (word(32), word(56) & 0xffff);
+    (0..count)
+        .map(|i| phoff + i * 56)
+        .filter(|at| word(*at) & 0xffff_ffff == 1)
+        .map(|at| (word(at + 24), word(at + 8), word(at + 32)))
+        .collect()
+}
+
+#[test]
+fn a_damaged_task_list_loses_no_task_and_does_not_loop() {
+    let Some(patient) = Patient::new() else { return support::skip("no raw ELF vmcore") };
+    let whole = patient.healthy_tasks();
+    let two = patient.tasks_link(2);
+    let itself = two.0.to_le_bytes();
+    // A link that points to itself, to nowhere, into user space, to unmapped memory.
+    for bad in [itself, 0u64.to_le_bytes(), 0x1234u64.to_le_bytes(), 0xffff_f000_0000_0010u64.to_le_bytes()] {
+        patient.with(&[(two, &bad)], |kernel| {
+            assert_eq!(addresses(kernel), whole, "the pid map still has them all");
+            assert!(!kernel.tasks().remarks.is_empty(), "the damage is told");
+        });
+    }
+}
+
+#[test]
+fn a_damaged_pid_map_loses_no_task_of_the_list() {
+    let Some(patient) = Patient::new() else { return support::skip("no raw ELF vmcore") };
+    let whole = patient.healthy_tasks();
+    let ns = patient.healthy.symbol("init_pid_ns").unwrap();
+    let root = VirtAddr(ns.0 + patient.healthy.layout().pid_map_head.unwrap().offset);
+    let node = patient.healthy.space().read_u64(root).unwrap();
+    let slots = patient.healthy.layout().xa_node.unwrap().1.offset;
+    // The root is gone; the root node is its own child.
+    patient.with(&[(root, &0u64.to_le_bytes())], |kernel| assert_eq!(addresses(kernel), whole));
+    let own_slot = VirtAddr((node & !3) + slots);
+    patient.with(&[(own_slot, &node.to_le_bytes())], |kernel| {
+        assert_eq!(addresses(kernel), whole);
+        assert!(!kernel.tasks().remarks.is_empty(), "the damage is told");
+    });
+}
+
+#[test]
+fn both_damaged_keeps_what_either_still_reaches() {
+    let Some(patient) = Patient::new() else { return support::skip("no raw ELF vmcore") };
+    let whole = patient.healthy_tasks();
+    let ns = patient.healthy.symbol("init_pid_ns").unwrap();
+    let root = VirtAddr(ns.0 + patient.healthy.layout().pid_map_head.unwrap().offset);
+    let two = patient.tasks_link(2);
+    patient.with(&[(root, &0u64.to_le_bytes()), (two, &0u64.to_le_bytes())], |kernel| {
+        let left = addresses(kernel);
+        assert!(left.len() < whole.len() && !left.is_empty());
+        assert!(left.iter().all(|t| whole.contains(t)), "nothing is invented");
+        // What runs is known by the run queues alone.
+        for &cpu in kernel.percpu().online() {
+            let current = corestub::linux::tasks::current(kernel, cpu).unwrap();
+            assert!(left.contains(&current.0));
+        }
+    });
+}
+
+#[test]
+fn a_task_with_an_absurd_pid_is_skipped_and_counted() {
+    let Some(patient) = Patient::new() else { return support::skip("no raw ELF vmcore") };
+    let task = patient.healthy.tasks().by_pid(2).next().unwrap().clone();
+    let pid = VirtAddr(task.addr.0 + patient.healthy.layout().task.pid.offset);
+    patient.with(&[(pid, &u32::MAX.to_le_bytes())], |kernel| {
+        assert!(kernel.tasks().by_address(task.addr).is_none());
+        assert_eq!(kernel.tasks().skipped, 1);
+        assert_eq!(kernel.tasks().all().len(), patient.healthy.tasks().all().len() - 1);
+    });
+}
+
+#[test]
+fn a_module_list_that_loops_ends() {
+    let Some(patient) = Patient::new() else { return support::skip("no raw ELF vmcore") };
+    let modules = patient.healthy.modules();
+    let link = patient.healthy.types().field("module", "list").unwrap().offset;
+    let third = VirtAddr(modules[2].addr.0 + link);
+    patient.with(&[(third, &(modules[0].addr.0 + link).to_le_bytes())], |kernel| {
+        let names: Vec<&str> = kernel.modules().iter().map(|m| m.name.as_str()).collect();
+        let expected: Vec<&str> = modules.iter().take(3).map(|m| m.name.as_str()).collect();
+        assert_eq!(names, expected);
+    });
+}
