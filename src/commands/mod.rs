@@ -17,6 +17,7 @@ mod help;
 mod lines;
 mod parallel;
 mod ps;
+mod qemu;
 mod select;
 mod sys;
 mod why;
@@ -94,6 +95,11 @@ pub fn run(
     request: &Request<'_>,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
+    if let (None, Subject::Kernel(kernel)) = (find(name), subject)
+        && let Some(done) = qemu::run(kernel, name, request, out)
+    {
+        return done;
+    }
     let command =
         find(name).ok_or_else(|| CommandError::Failed(format!("no command {name}; `help` lists them")))?;
     let (fits, other) = match subject {

@@ -193,6 +193,11 @@ impl State {
             b"qqemu.sstepbits" | b"Qqemu.sstepbits" if self.options.qemu_dialect => {
                 Answer::text("ENABLE=1,NOIRQ=2,NOTIMER=4")
             }
+            b"qqemu.PhyMemMode" => Answer::text(if self.client.physical { "1" } else { "0" }),
+            b"Qqemu.PhyMemMode" => {
+                self.client.physical = args == b"1";
+                Answer::text("OK")
+            }
             _ => Answer::empty(),
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Client {
     pub(crate) extended: bool,
     /// It asked things that only LLDB asks.
     pub(crate) lldb: bool,
+    /// Addresses of `m` are physical: QEMU's `Qqemu.PhyMemMode:1`.
+    pub(crate) physical: bool,
 }
 
 /// The inferior and thread of the last `H`.
@@ -135,7 +137,12 @@ impl State {
     pub(crate) fn read_memory(&mut self, addr: u64, buf: &mut [u8]) -> Option<usize> {
         let addr = VirtAddr(addr);
         let (served, tid) = self.thread()?;
-        match served.inferior().read_memory(tid, addr, buf) {
+        let inferior = served.inferior();
+        let read = match self.client.physical {
+            true => inferior.read_physical(addr.0, buf),
+            false => inferior.read_memory(tid, addr, buf),
+        };
+        match read {
             Ok(n) => (n > 0).then_some(n.min(buf.len())),
             Err(fault) => {
                 trace!(%addr, %fault, "unreadable");

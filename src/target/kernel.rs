@@ -8,7 +8,7 @@ use super::{
     CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid,
     description::{Extra, OsAbi},
 };
-use crate::addr::VirtAddr;
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::commands::{self, Subject};
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
@@ -112,6 +112,19 @@ impl Inferior for KernelInferior {
     fn read_memory(&self, tid: Tid, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
         let task = if addr.0 < self.kernel.user_limit() { self.task(tid) } else { None };
         self.kernel.read_as(task.map(Arc::as_ref), addr, buf)
+    }
+
+    fn read_physical(&self, addr: u64, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let memory = self.kernel.space().memory();
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+            match memory.read_phys(PhysAddr(addr.wrapping_add(done as u64)), rest) {
+                Ok(n) if n > 0 => done += n,
+                Err(fault) if done == 0 => return Err(fault),
+                _ => break,
+            }
+        }
+        Ok(done)
     }
 
     fn text_segment(&self) -> Option<VirtAddr> {

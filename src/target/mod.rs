@@ -85,6 +85,11 @@ pub trait Inferior: Send + Sync {
     /// Reads memory as the thread sees it: as much of `buf` as is readable.
     fn read_memory(&self, tid: Tid, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault>;
 
+    /// Reads physical memory, where there is such a thing.
+    fn read_physical(&self, addr: u64, _buf: &mut [u8]) -> Result<usize, ReadFault> {
+        Err(ReadFault::NoMemory { phys: addr })
+    }
+
     /// Name of the main image, to be opened by [`Inferior::open_file`].
     fn exec_file(&self) -> Option<String> {
         None
