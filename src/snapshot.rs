@@ -34,6 +34,10 @@ impl Snapshot {
     /// Opens the dump in `paths` (several are the pieces of a split vmcore).
     pub fn open(paths: &[PathBuf], options: Options) -> Result<Self> {
         let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
+        // As systemd-coredump keeps them; vmcores are not compressed as a whole.
+        if process::compressed::is_compressed_file(first)? {
+            return Process::open(first, &options.process).map(Arc::new).map(Self::Process);
+        }
         match dump::sniff(first)? {
             Kind::Vmcore => {
                 Kernel::open(Vmcore::open(paths)?, options.kernel).map(Arc::new).map(Self::Kernel)

@@ -56,7 +56,7 @@ pub(super) struct Style {
 fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
     match subject {
         Subject::Kernel(kernel) => of_kernel(kernel, request, out),
-        Subject::Process(_) => Err(CommandError::Failed("not yet".to_owned())),
+        Subject::Process(process) => super::process::bt::run(process, request, out),
     }
 }
 

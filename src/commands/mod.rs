@@ -15,11 +15,14 @@ use crate::target::{CommandContext, Tid};
 mod bt;
 mod help;
 mod lines;
+mod maps;
 mod parallel;
+mod process;
 mod ps;
 mod qemu;
 mod select;
 mod sys;
+mod verify;
 mod why;
 
 /// What a command looks at.
@@ -80,7 +83,8 @@ pub struct Command {
 }
 
 /// All commands, in the order in which `help` lists them.
-pub const COMMANDS: &[Command] = &[help::COMMAND, sys::COMMAND, ps::COMMAND, bt::COMMAND, why::COMMAND];
+pub const COMMANDS: &[Command] =
+    &[help::COMMAND, sys::COMMAND, ps::COMMAND, bt::COMMAND, maps::COMMAND, verify::COMMAND, why::COMMAND];
 
 /// The command of this name.
 #[must_use]

@@ -32,7 +32,7 @@ struct Row<'a> {
 fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
     match subject {
         Subject::Kernel(kernel) => of_kernel(kernel, request, out),
-        Subject::Process(_) => Err(CommandError::Failed("not yet".to_owned())),
+        Subject::Process(process) => super::process::ps::run(process, request, out),
     }
 }
 

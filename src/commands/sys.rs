@@ -40,7 +40,7 @@ struct Sys<'a> {
 fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
     match subject {
         Subject::Kernel(kernel) => of_kernel(kernel, request, out),
-        Subject::Process(_) => Err(CommandError::Failed("not yet".to_owned())),
+        Subject::Process(process) => super::process::sys::run(process, request, out),
     }
 }
 

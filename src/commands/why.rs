@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use super::{Command, CommandError, Request, Subject, parse_address};
-use crate::addr::VirtAddr;
 
 pub(super) const COMMAND: Command = Command {
     name: "why",
@@ -22,9 +21,10 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
         (Some(text), _) => {
             parse_address(text).ok_or_else(|| CommandError::Failed(format!("{text} is not an address")))?
         }
-        (None, Some((addr, fault))) => {
-            return Ok(writeln!(out, "{addr}: {fault}")?);
-        }
+        (None, Some((addr, fault))) => match subject {
+            Subject::Kernel(_) => return Ok(writeln!(out, "{addr}: {fault}")?),
+            Subject::Process(_) => addr,
+        },
         (None, None) => {
             return Ok(writeln!(out, "no read has failed in this session; why ADDRESS asks for one")?);
         }
@@ -38,15 +38,7 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
                 Err(fault) => writeln!(out, "{addr}: {fault}")?,
             }
         }
-        Subject::Process(process) => process_why(process, addr, out)?,
+        Subject::Process(process) => super::process::why::run(process, addr, request, out)?,
     }
     Ok(())
-}
-
-fn process_why(
-    _process: &crate::process::Process,
-    addr: VirtAddr,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    Ok(writeln!(out, "{addr}: not known")?)
 }

@@ -33,6 +33,13 @@ pub fn is_compressed(head: &[u8]) -> bool {
     head.starts_with(&ZSTD) || head.starts_with(&LZ4_FRAME)
 }
 
+/// Whether the file at `path` is a compressed core.
+pub fn is_compressed_file(path: &Path) -> Result<bool> {
+    let source = source::open(path)?;
+    let head = source.bytes_up_to(0, 8).map_err(|e| Error::io("read", path, e))?;
+    Ok(is_compressed(&head))
+}
+
 /// Opens the core at `path`, unpacking it if it is compressed.
 pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
     let packed = source::open(path)?;

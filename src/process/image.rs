@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::Process;
 use super::elf::{self, Header, Phdr, Symbols};
 use super::files::{self, MappedFile};
+use super::unwind::Rules;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::memory::AddressSpace;
 
@@ -24,9 +25,16 @@ pub struct Image {
     /// The program headers.
     pub phdrs: Vec<Phdr>,
     symbols: OnceLock<Vec<Symbols>>,
+    rules: OnceLock<Rules>,
 }
 
 impl Image {
+    /// The unwind rules.
+    #[must_use]
+    pub fn rules(&self, process: &Process) -> &Rules {
+        self.rules.get_or_init(|| Rules::read(process, self))
+    }
+
     /// The run-time address of a link-time one.
     #[must_use]
     pub fn at(&self, link_time: u64) -> u64 {
@@ -102,8 +110,9 @@ fn of_file(file: &Arc<MappedFile>) -> Option<Image> {
     let span =
         phdrs.iter().filter(|p| p.kind == elf::PT_LOAD).filter_map(|p| p.vaddr.checked_add(p.memsz)).max()?;
     let end = bias.wrapping_add(span).max(first.end);
-    let (name, file, symbols) = (file.name.clone(), Some(Arc::clone(file)), OnceLock::new());
-    Some(Image { name, file, start: first.start, end, bias, phdrs, symbols })
+    let (name, start) = (file.name.clone(), first.start);
+    let file = Some(Arc::clone(file));
+    Some(Image { name, file, start, end, bias, phdrs, symbols: OnceLock::new(), rules: OnceLock::new() })
 }
 
 /// The link-time address of file offset 0.
@@ -124,5 +133,14 @@ fn vdso(process: &Process) -> Option<Image> {
     };
     let phdrs = Header::read(&memory)?.phdrs(&memory);
     let bias = start.wrapping_sub(start_of(&phdrs)?);
-    Some(Image { name: "[vdso]".to_owned(), file: None, start, end, bias, phdrs, symbols: OnceLock::new() })
+    Some(Image {
+        name: "[vdso]".to_owned(),
+        file: None,
+        start,
+        end,
+        bias,
+        phdrs,
+        symbols: OnceLock::new(),
+        rules: OnceLock::new(),
+    })
 }

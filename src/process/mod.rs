@@ -6,6 +6,7 @@
 //!  files       mapped files: found, proven      elf         reads ELF from files and from memory
 //!  image       programs and libraries in memory link_map    the dynamic linker's list, TLS
 //!  procfs      /proc/PID as gdb wants it        signal      siginfo in words
+//!  unwind      stacks for a quick look          verify      the core against its files
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -31,6 +32,8 @@ pub mod notes;
 pub mod procfs;
 pub mod registers;
 pub mod signal;
+pub mod unwind;
+pub mod verify;
 
 use core_file::{CoreFile, ThreadNotes};
 use files::MappedFile;

@@ -41,7 +41,7 @@ impl Layout {
     /// The layout of an area of `size` bytes, from the core's own note if it has one.
     #[must_use]
     pub fn of(size: usize, note: Option<&[u8]>) -> Self {
-        let mut layout = if (2440..2696).contains(&size) { Self::AMD } else { Self::INTEL };
+        let mut layout = if (2432..2688).contains(&size) { Self::AMD } else { Self::INTEL };
         for entry in note.unwrap_or_default().chunks_exact(16) {
             let (Some(kind), Some(offset)) = (u32_at(entry, 0), u32_at(entry, 8)) else { continue };
             let Ok(offset) = usize::try_from(offset) else { continue };

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
+use crate::commands::{self, Subject};
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 use crate::memory::AddressSpace;
@@ -294,7 +295,6 @@ impl Inferior for ProcessInferior {
     }
 
     fn monitor(&self, context: &CommandContext<'_>, line: &str, out: &mut dyn Write) -> io::Result<()> {
-        let _ = (context, line);
-        writeln!(out, "no commands yet")
+        commands::monitor(Subject::Process(&self.process), context, None, line, out)
     }
 }

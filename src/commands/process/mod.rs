@@ -1,0 +1,87 @@
+//! The commands' answers for a userspace core.
+
+pub(super) mod bt;
+pub(super) mod maps;
+pub(super) mod ps;
+pub(super) mod sys;
+pub(super) mod verify;
+pub(super) mod why;
+
+use crate::process::Process;
+use crate::process::core_file::ThreadNotes;
+use crate::process::elf::hex;
+
+use super::CommandError;
+
+/// A place in code, for people and machines.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+struct Place {
+    pc: String,
+    symbol: Option<String>,
+    /// Offset in the symbol.
+    offset: Option<String>,
+    /// The file that is mapped there.
+    module: Option<String>,
+    /// Offset from the module's first mapping: what a kernel log prints as `lib.so[..+OFFSET]`.
+    module_offset: Option<String>,
+    /// The module's link-time address: what addr2line and objdump take.
+    link_address: Option<String>,
+}
+
+impl Place {
+    /// `lookup` is the address whose function is named: the call before a return address.
+    fn of(process: &Process, pc: u64, lookup: u64) -> Self {
+        let image = process.image_at(lookup);
+        let symbol = image.and_then(|i| i.symbol(process, lookup));
+        let file = process.file_at(lookup);
+        Self {
+            pc: format!("{pc:#x}"),
+            offset: symbol.as_ref().map(|(_, o)| format!("{:#x}", o.wrapping_add(pc.wrapping_sub(lookup)))),
+            symbol: symbol.map(|(name, _)| name),
+            module: image.map(|i| i.name.clone()).or_else(|| file.map(|(f, _)| f.name.clone())),
+            module_offset: image.map(|i| format!("{:#x}", pc.wrapping_sub(i.start))),
+            link_address: image.map(|i| format!("{:#x}", pc.wrapping_sub(i.bias))),
+        }
+    }
+
+    /// `strlen+0x12 in /usr/lib/libc.so.6+0x9c132`.
+    fn text(&self) -> String {
+        let function = match (&self.symbol, &self.offset) {
+            (Some(symbol), Some(offset)) => format!("{symbol}+{offset}"),
+            _ => "??".to_owned(),
+        };
+        match (&self.module, &self.module_offset) {
+            (Some(module), Some(offset)) => format!("{function} in {module}+{offset}"),
+            (Some(module), None) => format!("{function} in {module}"),
+            _ => function,
+        }
+    }
+}
+
+/// The thread that a person names, or the selected one, or the one that died.
+fn thread<'a>(
+    process: &'a Process,
+    word: Option<&String>,
+    selected: Option<u32>,
+) -> Result<&'a ThreadNotes, CommandError> {
+    let tid = match word {
+        Some(word) => {
+            Some(word.parse().map_err(|_| CommandError::Failed(format!("{word} is not a thread id")))?)
+        }
+        None => selected,
+    };
+    match tid {
+        Some(tid) => process
+            .thread(tid)
+            .ok_or_else(|| CommandError::Failed(format!("no thread {tid}; `ps` lists them"))),
+        None => process
+            .threads()
+            .first()
+            .ok_or_else(|| CommandError::Failed("the core has no threads".to_owned())),
+    }
+}
+
+/// Bytes as `48 8b 07`.
+fn spaced(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| hex(&[*b])).collect::<Vec<_>>().join(" ")
+}

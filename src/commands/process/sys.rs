@@ -1,0 +1,172 @@
+//! `sys`: what died, of what.
+
+use std::io::Write;
+
+use super::{Place, spaced};
+use crate::addr::VirtAddr;
+use crate::commands::{CommandError, Request, json};
+use crate::memory::AddressSpace;
+use crate::process::files::{Lookup, printable};
+use crate::process::signal::{self, SigInfo};
+use crate::process::verify::{self, How};
+use crate::process::{Process, procfs};
+
+#[derive(serde::Serialize)]
+struct Sys {
+    core: String,
+    command_line: Option<String>,
+    executable: Option<String>,
+    pid: u32,
+    ppid: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    comm: Option<String>,
+    threads: usize,
+    tid: Option<u32>,
+    signal: Option<String>,
+    siginfo: Option<SigInfo>,
+    died_of: Option<String>,
+    #[serde(flatten)]
+    place: Option<Place>,
+    code_in_core: Option<String>,
+    code_in_file: Option<String>,
+    mappings: usize,
+    files_missing: Vec<String>,
+    lost_bytes: u64,
+    warnings: Vec<String>,
+}
+
+const CODE: usize = 16;
+
+pub(in crate::commands) fn run(
+    process: &Process,
+    request: &Request<'_>,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    let sys = collect(process);
+    if request.json {
+        return json(&sys, out);
+    }
+    let mut row = |name: &str, value: &str| writeln!(out, "{name:>12}: {value}");
+    row("CORE", &sys.core)?;
+    row("COMMAND", sys.command_line.as_deref().unwrap_or("unknown: the core has no NT_PRPSINFO"))?;
+    if let Some(exe) = &sys.executable {
+        row("EXECUTABLE", exe)?;
+    }
+    let ids = [("", Some(sys.pid)), ("parent ", sys.ppid), ("user ", sys.uid), ("group ", sys.gid)];
+    let ids: Vec<_> = ids.iter().filter_map(|(what, id)| id.map(|id| format!("{what}{id}"))).collect();
+    row("PID", &ids.join(", "))?;
+    row("THREADS", &sys.threads.to_string())?;
+    if let Some(died_of) = &sys.died_of {
+        row("SIGNAL", died_of)?;
+    }
+    if let (Some(tid), Some(place)) = (sys.tid, &sys.place) {
+        row("THREAD", &tid.to_string())?;
+        row("PC", &format!("{}  {}", place.pc, place.text()))?;
+    }
+    if let Some(code) = &sys.code_in_core {
+        row("CODE AT PC", code)?;
+    }
+    if let Some(code) = &sys.code_in_file {
+        row("IN THE FILE", code)?;
+    }
+    row("MAPPINGS", &sys.mappings.to_string())?;
+    for (i, file) in sys.files_missing.iter().enumerate() {
+        row(if i == 0 { "NOT FOUND" } else { "" }, file)?;
+    }
+    for warning in &sys.warnings {
+        row("WARNING", warning)?;
+    }
+    Ok(())
+}
+
+fn collect(process: &Process) -> Sys {
+    let core = process.core();
+    let psinfo = core.psinfo.as_ref();
+    let first = process.threads().first();
+    let pc = first.and_then(|t| process.general_regs(t)).map(|r| r.rip);
+    let siginfo = first.and_then(|t| t.siginfo.as_ref()).and_then(|at| SigInfo::parse(&core.note(at)));
+    let signal = first.map(|t| t.signal).filter(|&s| s != 0).map(u32::from);
+    let died_of = match (&siginfo, signal) {
+        (Some(info), Some(signal)) if info.signal == signal => Some(info.describe()),
+        (_, Some(signal)) => Some(format!("{} ({})", signal::name(signal), signal::meaning(signal))),
+        (_, None) => Some("none: the core was taken of a live process".to_owned()),
+    };
+    let mut warnings = core.complaints.clone();
+    if core.lost > 0 {
+        warnings.insert(
+            0,
+            format!(
+                "the core is truncated: {} of the bytes that its headers promise are missing ({} KiB)",
+                core.lost,
+                core.lost >> 10
+            ),
+        );
+    }
+    let code = pc.and_then(|pc| code_at(process, pc));
+    let code_in_file = pc.and_then(|pc| page_warning(process, pc, &mut warnings));
+    let lost_file = |f: &&std::sync::Arc<crate::process::files::MappedFile>| {
+        f.is_elf() && matches!(f.lookup(), Lookup::Refused(_))
+    };
+    let why = |f: &std::sync::Arc<crate::process::files::MappedFile>| match f.lookup() {
+        Lookup::Refused(why) => format!("{}: {why}", f.name),
+        _ => f.name.clone(),
+    };
+    Sys {
+        core: core.path.display().to_string(),
+        command_line: procfs::command_line(process),
+        executable: process.program().map(|i| i.name.clone()),
+        pid: process.pid(),
+        ppid: psinfo.map(|p| p.ppid),
+        uid: psinfo.map(|p| p.uid),
+        gid: psinfo.map(|p| p.gid),
+        comm: psinfo.map(|p| printable(&p.name)),
+        threads: process.threads().len(),
+        tid: first.map(|t| t.tid),
+        signal: signal.map(signal::name),
+        siginfo,
+        died_of,
+        place: pc.map(|pc| Place::of(process, pc, pc)),
+        code_in_core: code,
+        code_in_file,
+        mappings: procfs::mappings(process).len(),
+        files_missing: process.files().iter().filter(lost_file).map(why).collect(),
+        lost_bytes: core.lost,
+        warnings,
+    }
+}
+
+/// The instruction bytes at `pc`, and who says so.
+fn code_at(process: &Process, pc: u64) -> Option<String> {
+    let mut code = [0; CODE];
+    let n = process.memory().read(VirtAddr(pc), &mut code).ok()?;
+    let source = if process.memory().stored().run(pc) > 0 { "core" } else { "from the file" };
+    Some(format!("{}  ({source})", spaced(code.get(..n)?)))
+}
+
+/// Warns if the page of `pc` is not what the file holds; gives the file's bytes there.
+fn page_warning(process: &Process, pc: u64, warnings: &mut Vec<String>) -> Option<String> {
+    let Some(page) = verify::page(process, pc) else {
+        if verify::is_zero_text(process, pc) {
+            warnings.push(
+                "the page of the pc is executable and all ZEROS in the core; there is no file to compare"
+                    .to_owned(),
+            );
+        }
+        return None;
+    };
+    let text = match page.how {
+        How::Zeroed => {
+            "the page of the pc reads as ZEROS in the core, but the file has code there: `verify` shows which pages"
+        }
+        How::Changed => "the page of the pc is not what the file holds: `verify` shows the bytes",
+        How::Breakpoint => "a breakpoint (int3) is set in the page of the pc",
+        How::RelocatedText => return None,
+    };
+    warnings.push(text.to_owned());
+    let (file, range) = process.file_at(pc)?;
+    let mut code = [0; CODE];
+    let found = file.served()?;
+    crate::process::elf::Bytes::fill(&*found.file, range.offset + (pc - range.start), &mut code)
+        .then(|| spaced(&code))
+}

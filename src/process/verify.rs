@@ -1,0 +1,287 @@
+//! Is what the core holds of a file's read-only mappings what the file holds?
+//!
+//! Nothing writes to them, so a difference is a finding: pages that lost their
+//! contents and read as zeros, bytes that a patcher, a debugger or broken memory
+//! changed. Three differences are no findings: data that the linker relocates before
+//! it makes it read-only (RELRO: its `PT_LOAD` is writable), text that it
+//! relocates because the file is not position-independent (`DT_TEXTREL`), and what
+//! the core does not hold, which is the file by definition.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Process;
+use super::elf::{self, Bytes, Phdr};
+use super::files::{FoundFile, Lookup, MappedFile, Refusal};
+use super::image::Image;
+use crate::addr::PAGE_SIZE;
+use crate::bytes::u64_at;
+
+const PAGE: usize = 4096;
+/// Bytes of a difference that are shown.
+const SHOWN: usize = 16;
+/// Differences of one file that are listed one by one.
+const LISTED: usize = 256;
+
+/// How a page differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// All zeros in the core; the file has something there.
+    Zeroed,
+    /// Some bytes are others.
+    Changed,
+    /// One byte is `int3`: a debugger's breakpoint.
+    Breakpoint,
+    /// Only bytes that `DT_TEXTREL` lets the linker change.
+    RelocatedText,
+}
+
+/// One page that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Its address.
+    pub addr: u64,
+    /// Its offset in the file.
+    pub offset: u64,
+    /// In which way.
+    pub how: How,
+    /// How many bytes differ.
+    pub bytes: usize,
+    /// Address of the first byte that differs.
+    pub first: u64,
+    /// What the core has from there on.
+    pub core: Vec<u8>,
+    /// What the file has from there on.
+    pub file: Vec<u8>,
+}
+
+/// What became of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// All pages that can be compared are the file's.
+    Same,
+    /// Some differ.
+    Differs,
+    /// No page of a read-only mapping is in the core.
+    NothingInCore,
+    /// It cannot be compared.
+    NotCompared(Refusal),
+}
+
+/// The comparison of one file.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The file.
+    pub file: Arc<MappedFile>,
+    /// In one word.
+    pub verdict: Verdict,
+    /// Pages of read-only mappings.
+    pub pages: u64,
+    /// How many of those are in the core and were compared.
+    pub compared: u64,
+    /// Read-only pages that the linker wrote before: not compared.
+    pub relro: u64,
+    /// Pages of each kind of difference.
+    pub zeroed: u64,
+    /// Pages with changed bytes, breakpoints included.
+    pub changed: u64,
+    /// Pages that differ by text relocations only.
+    pub relocated: u64,
+    /// Without a file: executable pages of the core that are all zeros.
+    pub zero_text: u64,
+    /// The first pages that differ, relocated text left out.
+    pub differences: Vec<Page>,
+}
+
+impl std::fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MappedFile").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+const DT_RELA: u64 = 7;
+const DT_RELASZ: u64 = 8;
+const DT_TEXTREL: u64 = 22;
+const DT_FLAGS: u64 = 30;
+const DF_TEXTREL: u64 = 4;
+
+/// Compares the read-only mappings of `file`. Stops early when `cancelled`.
+#[must_use]
+pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -> bool) -> Report {
+    let mut report = Report {
+        file: Arc::clone(file),
+        verdict: Verdict::NothingInCore,
+        pages: 0,
+        compared: 0,
+        relro: 0,
+        zeroed: 0,
+        changed: 0,
+        relocated: 0,
+        zero_text: 0,
+        differences: Vec::new(),
+    };
+    let image = image_of(process, file);
+    let found = match file.lookup() {
+        Lookup::Proven(found) | Lookup::HeaderOnly(found) => Some(found),
+        Lookup::Refused(why) => {
+            report.verdict = Verdict::NotCompared(why.clone());
+            None
+        }
+    };
+    let relocations = found.zip(image).map(|(f, i)| text_relocations(f, i)).unwrap_or_default();
+    for range in &file.ranges {
+        let mut addr = range.start & !(PAGE_SIZE - 1);
+        while addr < range.end {
+            if cancelled() {
+                return report;
+            }
+            let Some(segment) = process.memory().stored().segment(addr) else { break };
+            let (segment_end, executable) = (segment.end.min(range.end), segment.executable());
+            if segment.writable() {
+                addr = segment_end.max(addr + PAGE_SIZE);
+                continue;
+            }
+            report.pages += 1;
+            if image.is_some_and(|i| in_writable_load(i, addr)) {
+                report.relro += 1;
+            } else {
+                match (found, core_page(process, addr)) {
+                    (_, None) => {}
+                    (None, Some(core)) => {
+                        report.zero_text += u64::from(executable && core.iter().all(|&b| b == 0));
+                    }
+                    (Some(found), Some(core)) => {
+                        let offset = range.offset + (addr - range.start);
+                        report.compared += 1;
+                        let page = compare_page(found, addr, offset, &core, &relocations, image);
+                        report.take(page);
+                    }
+                }
+            }
+            addr += PAGE_SIZE;
+        }
+    }
+    if found.is_some() {
+        report.verdict = match (report.zeroed + report.changed, report.compared) {
+            (0, 0) => Verdict::NothingInCore,
+            (0, _) => Verdict::Same,
+            _ => Verdict::Differs,
+        };
+    }
+    report
+}
+
+impl Report {
+    fn take(&mut self, page: Option<Page>) {
+        let Some(page) = page else { return };
+        match page.how {
+            How::Zeroed => self.zeroed += 1,
+            How::Changed | How::Breakpoint => self.changed += 1,
+            How::RelocatedText => self.relocated += 1,
+        }
+        if page.how != How::RelocatedText && self.differences.len() < LISTED {
+            self.differences.push(page);
+        }
+    }
+}
+
+/// The page of `addr`, if the core holds it, and how it differs from the file that
+/// is mapped there. For pages of read-only mappings only.
+#[must_use]
+pub fn page(process: &Process, addr: u64) -> Option<Page> {
+    let addr = addr & !(PAGE_SIZE - 1);
+    let (file, range) = process.file_at(addr)?;
+    let segment = process.memory().stored().segment(addr)?;
+    let image = image_of(process, file);
+    if segment.writable() || image.is_some_and(|i| in_writable_load(i, addr)) {
+        return None;
+    }
+    let core = core_page(process, addr)?;
+    let found = file.served()?;
+    let relocations = image.map(|i| text_relocations(found, i)).unwrap_or_default();
+    compare_page(found, addr, range.offset + (addr - range.start), &core, &relocations, image)
+}
+
+/// Whether the page of `addr` is in the core, executable, and all zeros.
+#[must_use]
+pub fn is_zero_text(process: &Process, addr: u64) -> bool {
+    let executable = process.memory().stored().segment(addr).is_some_and(|s| s.executable());
+    executable && core_page(process, addr & !(PAGE_SIZE - 1)).is_some_and(|p| p.iter().all(|&b| b == 0))
+}
+
+fn image_of<'a>(process: &'a Process, file: &Arc<MappedFile>) -> Option<&'a Image> {
+    process.images().iter().find(|i| i.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file)))
+}
+
+fn core_page(process: &Process, addr: u64) -> Option<[u8; PAGE]> {
+    let mut page = [0; PAGE];
+    process.memory().stored().read(addr, &mut page).then_some(page)
+}
+
+/// Whether the linker loads `addr` writable: RELRO, when the mapping is read-only.
+fn in_writable_load(image: &Image, addr: u64) -> bool {
+    let link_time = addr.wrapping_sub(image.bias);
+    let covers = |p: &&Phdr| {
+        p.kind == elf::PT_LOAD
+            && (p.vaddr & !(PAGE_SIZE - 1)) <= link_time
+            && p.vaddr.checked_add(p.memsz).is_none_or(|end| link_time < end)
+    };
+    image.phdrs.iter().find(covers).is_some_and(|p| p.flags & 2 != 0)
+}
+
+fn compare_page(
+    found: &FoundFile,
+    addr: u64,
+    offset: u64,
+    core: &[u8; PAGE],
+    relocations: &[u64],
+    image: Option<&Image>,
+) -> Option<Page> {
+    let mut file = [0; PAGE];
+    let in_file = usize::try_from(found.len.saturating_sub(offset)).unwrap_or(PAGE).min(PAGE);
+    // Past the end of the file there is nothing to compare with; a page is padded with zeros.
+    if in_file == 0 || !found.file.fill(offset, file.get_mut(..in_file)?) || &file == core {
+        return None;
+    }
+    let differing = || (0..PAGE).filter(|&i| core.get(i) != file.get(i));
+    let (first, bytes) = (differing().next()?, differing().count());
+    let relocated = |i: usize| {
+        let Some(image) = image else { return false };
+        let link_time = (addr + i as u64).wrapping_sub(image.bias);
+        // 8 bytes: R_X86_64_RELATIVE and R_X86_64_64, the widest.
+        let after = relocations.partition_point(|&r| r <= link_time);
+        after.checked_sub(1).and_then(|i| relocations.get(i)).is_some_and(|&r| link_time - r < 8)
+    };
+    let how = match () {
+        () if core.iter().all(|&b| b == 0) => How::Zeroed,
+        () if !relocations.is_empty() && differing().all(relocated) => How::RelocatedText,
+        () if bytes == 1 && core.get(first) == Some(&0xcc) => How::Breakpoint,
+        () => How::Changed,
+    };
+    let shown = |from: &[u8; PAGE]| from.iter().skip(first).take(SHOWN).copied().collect();
+    Some(Page { addr, offset, how, bytes, first: addr + first as u64, core: shown(core), file: shown(&file) })
+}
+
+/// Link-time addresses that the linker relocates although they lie in text,
+/// sorted; none unless the file says `DT_TEXTREL` or `DF_TEXTREL`.
+fn text_relocations(found: &FoundFile, image: &Image) -> Vec<u64> {
+    let file = &*found.file;
+    let Some(dynamic) = image.phdr(elf::PT_DYNAMIC) else { return Vec::new() };
+    let table = file.vec(dynamic.offset, dynamic.filesz.min(1 << 16)).unwrap_or_default();
+    let entry = |tag: u64| {
+        let mut entries = table.chunks_exact(16);
+        entries.find(|e| u64_at(e, 0) == Some(tag)).and_then(|e| u64_at(e, 8))
+    };
+    if entry(DT_TEXTREL).is_none() && entry(DT_FLAGS).is_none_or(|f| f & DF_TEXTREL == 0) {
+        return Vec::new();
+    }
+    let (Some(at), Some(size)) = (entry(DT_RELA), entry(DT_RELASZ)) else { return Vec::new() };
+    let load = |p: &&Phdr| p.kind == elf::PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
+    let Some(load) = image.phdrs.iter().find(load) else { return Vec::new() };
+    let raw = load.offset.checked_add(at - load.vaddr).and_then(|o| file.vec(o, size)).unwrap_or_default();
+    let mut offsets: Vec<u64> = raw.chunks_exact(24).filter_map(|r| u64_at(r, 0)).collect();
+    offsets.sort_unstable();
+    offsets
+}
