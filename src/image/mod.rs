@@ -155,9 +155,18 @@ pub struct ModuleParts<'a> {
     pub btf: Option<&'a Btf>,
 }
 
-/// Makes a module's image.
+/// A module's images.
+#[derive(Debug, Clone)]
+pub struct ModuleImages {
+    /// The library.
+    pub library: Image,
+    /// To be served as its build-id debug file.
+    pub debug: Option<Image>,
+}
+
+/// Makes a module's images.
 #[must_use]
-pub fn module(parts: &ModuleParts<'_>) -> Image {
+pub fn module(parts: &ModuleParts<'_>) -> ModuleImages {
     let frames = parts.orc.map(|orc| cfi::frames(orc, parts.symbols, &[])).unwrap_or_default();
     let text = text_range(parts.sections);
     let dwarf = parts.btf.map(|btf| {
@@ -170,19 +179,19 @@ pub fn module(parts: &ModuleParts<'_>) -> Image {
         })
     });
     let symbols = skeleton::symbol_table(parts.symbols, parts.sections);
+    let (inside, beside) = if parts.build_id.is_some() { (None, dwarf) } else { (dwarf, None) };
     let mut contents: Vec<(&'static str, &[u8])> = Vec::new();
     if frames.count > 0 {
         contents.push((".debug_frame", &frames.bytes));
     }
-    if let Some(d) = &dwarf {
+    if let Some(d) = &inside {
         contents.extend(d.sections());
     }
-    build(&Skeleton {
-        sections: parts.sections,
-        build_id: parts.build_id,
-        symbols: Some(&symbols),
-        contents: &contents,
-    })
+    let skeleton = Skeleton { sections: parts.sections, build_id: parts.build_id, ..Skeleton::default() };
+    ModuleImages {
+        library: build(&Skeleton { symbols: Some(&symbols), contents: &contents, ..skeleton }),
+        debug: beside.map(|d| build(&Skeleton { contents: &d.sections(), ..skeleton })),
+    }
 }
 
 fn fallback_image(kernel: &Range<u64>) -> Image {
@@ -208,6 +217,58 @@ fn text_range(sections: &[Section]) -> Range<u64> {
     let text = || sections.iter().filter(|s| s.kind == SectionKind::Text && s.range.start != 0);
     let start = text().map(|s| s.range.start).min().unwrap_or(0);
     start..text().map(|s| s.range.end).max().unwrap_or(0)
+}
+
+/// The sections of a module from their starts alone (name, address), within the
+/// module's memory `ranges` (and whether each holds code). Where the starts are
+/// not known the ranges themselves are the sections.
+#[must_use]
+pub fn module_sections<'a>(
+    starts: impl IntoIterator<Item = (&'a str, u64)>,
+    ranges: &[(Range<u64>, bool)],
+) -> Vec<Section> {
+    // A skeleton has its own note, and the per-CPU section is elsewhere.
+    const LEFT_OUT: [&str; 2] = [".note.gnu.build-id", ".data..percpu"];
+    let mut starts: Vec<_> = starts.into_iter().collect();
+    starts.sort_by_key(|(_, at)| *at);
+    let mut out = Vec::new();
+    for (i, (name, at)) in starts.iter().enumerate() {
+        let Some((range, _)) = ranges.iter().find(|(r, _)| r.contains(at)) else { continue };
+        let next = starts.get(i + 1..).unwrap_or_default().iter().map(|(_, a)| *a).find(|a| a > at);
+        let end = next.map_or(range.end, |n| n.min(range.end));
+        if !LEFT_OUT.contains(name) {
+            out.push(Section { name: (*name).to_owned(), range: *at..end, kind: kind_by_name(name) });
+        }
+    }
+    if out.iter().any(|s| s.kind == SectionKind::Text) {
+        return out;
+    }
+    let (mut texts, mut others) = (0, 0);
+    ranges
+        .iter()
+        .filter(|(r, _)| r.start < r.end)
+        .map(|(range, text)| {
+            let (name, kind, n) = match text {
+                true => (".text", SectionKind::Text, &mut texts),
+                false => (".data", SectionKind::Data, &mut others),
+            };
+            *n += 1;
+            let name = if *n == 1 { name.to_owned() } else { format!("{name}.{n}") };
+            Section { name, range: range.clone(), kind }
+        })
+        .collect()
+}
+
+fn kind_by_name(name: &str) -> SectionKind {
+    if name.contains(".text")
+        || matches!(name, ".altinstr_replacement" | ".altinstr_aux" | ".plt" | ".init.plt")
+    {
+        SectionKind::Text
+    } else if name.contains("data") && !name.contains("rodata") || name.contains(".bss") {
+        SectionKind::Data
+    } else {
+        SectionKind::ReadOnly
+    }
 }
 
 /// The name under a debug directory by which gdb asks for the debug file of a

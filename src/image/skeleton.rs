@@ -54,7 +54,7 @@ pub struct Section {
 }
 
 /// The parts of a skeleton.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Skeleton<'a> {
     /// Sections at their run-time addresses.
     pub sections: &'a [Section],

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 
+use super::images::{self, Images};
 use super::threads::{self, Threads};
 use super::{
     CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid,
@@ -23,6 +24,7 @@ pub struct KernelInferior {
     description: Description,
     first: OnceLock<Option<Arc<Task>>>,
     threads: OnceLock<Threads>,
+    images: OnceLock<Images>,
 }
 
 impl KernelInferior {
@@ -34,6 +36,7 @@ impl KernelInferior {
             description: Description::new(OsAbi::None, &[Extra::System, Extra::User]),
             first: OnceLock::new(),
             threads: OnceLock::new(),
+            images: OnceLock::new(),
         }
     }
 
@@ -54,6 +57,10 @@ impl KernelInferior {
 
     fn all(&self) -> &Threads {
         self.threads.get_or_init(|| Threads::of(&self.kernel))
+    }
+
+    fn images(&self) -> &Images {
+        self.images.get_or_init(|| Images::new(&self.kernel))
     }
 
     /// The task behind a thread id. The one shown first needs no list.
@@ -135,8 +142,16 @@ impl Inferior for KernelInferior {
         Some(self.kernel.vmcoreinfo().text().into())
     }
 
-    fn open_file(&self, _path: &str) -> Result<VirtualFile, FileError> {
-        Err(FileError::NotFound)
+    fn exec_file(&self) -> Option<String> {
+        Some(images::EXEC.to_owned())
+    }
+
+    fn libraries(&self) -> Option<Arc<str>> {
+        Some(self.images().libraries())
+    }
+
+    fn open_file(&self, path: &str) -> Result<VirtualFile, FileError> {
+        self.images().open(path)
     }
 
     fn monitor(&self, context: &CommandContext<'_>, line: &str, out: &mut dyn Write) -> io::Result<()> {

@@ -12,6 +12,7 @@ use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 
 pub mod description;
+mod images;
 pub mod kernel;
 pub mod process;
 mod threads;

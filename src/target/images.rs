@@ -1,0 +1,223 @@
+//! The files that a kernel inferior announces to gdb: its exec-file, libraries
+//! and debug files, made at first use out of the dump.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread;
+
+use super::FileError;
+use crate::addr::VirtAddr;
+use crate::debuginfo::btf::Btf;
+use crate::debuginfo::build_id::BuildId;
+use crate::debuginfo::orc::Kind;
+use crate::image::cfi::{self, CallOverride};
+use crate::image::files::VirtualFile;
+use crate::image::skeleton::{Section, SectionKind};
+use crate::image::{self, Image, KernelParts, ModuleParts};
+use crate::linux::{Kernel, Module, registers, tasks};
+use crate::memory::AddressSpace;
+
+/// Name of the exec-file.
+pub(super) const EXEC: &str = "/kernel/vmlinux";
+/// Where real DWARF is known: the second image of the kernel, for which gdb
+/// finds it. (gdb prints this name behind frames without a source line.)
+const UNWIND: &str = "/vmlinux";
+/// The rules for addresses in no image.
+const FALLBACK: &str = "/kernel/outside";
+/// How far up the stack the caller of a function without ORC is looked for.
+const STACK_SCAN: usize = 4096;
+/// Largest BTF of a module that is believed.
+const MODULE_BTF_MAX: u64 = 64 << 20;
+
+/// The announced files.
+pub(super) struct Images {
+    files: HashMap<String, VirtualFile>,
+    /// Debug files by the end of their name, `.build-id/xx/yyyy.debug`.
+    debug: HashMap<String, VirtualFile>,
+    libraries: Arc<str>,
+}
+
+impl Images {
+    /// Makes all of them: 0.2 s for a kernel and its modules.
+    pub(super) fn new(kernel: &Kernel) -> Self {
+        let begun = std::time::Instant::now();
+        let overrides = overrides(kernel);
+        let build_id = build_id(kernel);
+        let dwarf = kernel.vmlinux().filter(|v| v.has_dwarf());
+        let sections = dwarf.map(|v| vmlinux_sections(v, kernel.kaslr_offset())).unwrap_or_default();
+        let parts = KernelParts {
+            symbols: kernel.symbols(),
+            build_id: build_id.as_ref().map(BuildId::as_bytes),
+            sections: &sections,
+            orc: kernel.orc(),
+            btf: kernel.btf().map(Arc::as_ref),
+            overrides: &overrides,
+            real_dwarf: dwarf.is_some() && build_id.is_some(),
+        };
+        let (made, modules) = thread::scope(|scope| {
+            let modules = scope.spawn(|| modules(kernel));
+            (image::kernel(&parts), modules.join().unwrap_or_default())
+        });
+
+        let mut out = Self { files: HashMap::new(), debug: HashMap::new(), libraries: "".into() };
+        let mut list: Vec<(String, u64)> = Vec::new();
+        out.files.insert(EXEC.to_owned(), VirtualFile::Bytes(made.exec.bytes));
+        if let Some(image) = made.unwind {
+            list.push(out.library(UNWIND.to_owned(), image));
+        }
+        if let (Some(v), Some(id)) = (dwarf, &build_id) {
+            match std::fs::File::open(v.path()).and_then(|f| Ok((f.metadata()?.len(), f))) {
+                Ok((len, file)) => out.debug_file(id.as_bytes(), VirtualFile::Disk(Arc::new(file), len)),
+                Err(why) => tracing::warn!("cannot serve {}: {why}", v.path().display()),
+            }
+        }
+        if let (Some(image), Some(id)) = (made.debug, &build_id) {
+            out.debug_file(id.as_bytes(), VirtualFile::Bytes(image.bytes));
+        }
+        for (module, images) in kernel.modules().iter().zip(modules) {
+            if let (Some(image), Some(id)) = (images.debug, &module.build_id) {
+                out.debug_file(id, VirtualFile::Bytes(image.bytes));
+            }
+            list.push(out.library(format!("/modules/{}.ko", module.name), images.library));
+        }
+        list.push(out.library(FALLBACK.to_owned(), made.fallback));
+        out.libraries = image::library_list(list.iter().map(|(n, s)| (n.as_str(), *s))).into();
+        tracing::info!(
+            "images made in {:.3} s: {} MB",
+            begun.elapsed().as_secs_f64(),
+            out.files.values().chain(out.debug.values()).filter_map(in_memory).sum::<u64>() >> 20
+        );
+        out
+    }
+
+    fn library(&mut self, name: String, image: Image) -> (String, u64) {
+        self.files.insert(name.clone(), VirtualFile::Bytes(image.bytes));
+        (name, image.segment)
+    }
+
+    fn debug_file(&mut self, build_id: &[u8], file: VirtualFile) {
+        if let Some(name) = image::debug_file_name(build_id) {
+            self.debug.insert(name, file);
+        }
+    }
+
+    /// The `<library-list>`.
+    pub(super) fn libraries(&self) -> Arc<str> {
+        Arc::clone(&self.libraries)
+    }
+
+    /// One of the files.
+    pub(super) fn open(&self, path: &str) -> Result<VirtualFile, FileError> {
+        let debug = || self.debug.get(path.get(path.rfind(".build-id/")?..)?);
+        self.files.get(path).or_else(debug).cloned().ok_or(FileError::NotFound)
+    }
+}
+
+fn in_memory(file: &VirtualFile) -> Option<u64> {
+    matches!(file, VirtualFile::Bytes(_)).then(|| file.len())
+}
+
+/// The kernel's build-id: by VMCOREINFO where that is to be trusted, else by the
+/// kernel's own notes.
+fn build_id(kernel: &Kernel) -> Option<BuildId> {
+    if let Some(id) = kernel.vmcoreinfo().build_id().and_then(|id| id.parse().ok()) {
+        return Some(id);
+    }
+    let (start, stop) = (kernel.symbol("__start_notes")?, kernel.symbol("__stop_notes")?);
+    let len = usize::try_from(stop.0.checked_sub(start.0)?.min(1 << 16)).ok()?;
+    BuildId::from_notes(&kernel.space().read_vec(start, len).ok()?)
+}
+
+/// The real file's loaded sections where they are now. The per-CPU section is
+/// left out: before 6.15 it is at 0, which gdb takes for "unknown".
+fn vmlinux_sections(vmlinux: &crate::debuginfo::elf::Vmlinux, slide: u64) -> Vec<Section> {
+    vmlinux
+        .sections()
+        .iter()
+        .filter(|s| s.is_alloc() && s.address >= 1 << 63 && s.size > 0)
+        .map(|s| {
+            let start = s.address.wrapping_add(slide);
+            let kind = match (s.flags & 4 != 0, s.flags & 1 != 0) {
+                (true, _) => SectionKind::Text,
+                (_, true) => SectionKind::Data,
+                _ => SectionKind::ReadOnly,
+            };
+            Section { name: s.name.clone(), range: start..start.saturating_add(s.size), kind }
+        })
+        .collect()
+}
+
+fn modules(kernel: &Kernel) -> Vec<image::ModuleImages> {
+    let btf = kernel.module_btf();
+    kernel
+        .modules()
+        .iter()
+        .zip(kernel.module_symbols())
+        .zip(kernel.module_orc().iter().map(Option::as_ref).chain(std::iter::repeat(None)))
+        .map(|((module, symbols), orc)| {
+            let ranges: Vec<_> =
+                module.ranges.iter().map(|r| (r.base.0..r.base.0.saturating_add(r.size), r.text)).collect();
+            let starts = module.sections.iter().map(|s| (s.name.as_str(), s.address.0));
+            let sections = image::module_sections(starts, &ranges);
+            let btf = btf.iter().find(|(name, ..)| *name == module.name);
+            let btf = btf.and_then(|(_, at, size)| module_btf(kernel, module, *at, *size));
+            image::module(&ModuleParts {
+                name: &module.name,
+                symbols,
+                build_id: module.build_id.as_deref(),
+                sections: &sections,
+                orc,
+                btf: btf.as_ref(),
+            })
+        })
+        .collect()
+}
+
+fn module_btf(kernel: &Kernel, module: &Module, at: VirtAddr, size: u64) -> Option<Btf> {
+    let read = || {
+        let len = usize::try_from(size)
+            .ok()
+            .filter(|_| size <= MODULE_BTF_MAX)
+            .ok_or("its size is not believed")?;
+        let bytes = kernel.space().read_vec(at, len).map_err(|fault| fault.to_string())?;
+        let base = kernel.btf().ok_or("the kernel has none")?;
+        Btf::split(base, bytes, format!("BTF of module {}", module.name)).map_err(|e| e.to_string())
+    };
+    let result: Result<Btf, String> = read();
+    result.inspect_err(|why| tracing::warn!("no BTF of module {}: {why}", module.name)).ok()
+}
+
+/// Functions without ORC in which a CPU stands: `__crash_kexec` after every
+/// panic. Their frame is found by the call that led there.
+fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
+    let mut out: Vec<CallOverride> = Vec::new();
+    let Some(orc) = kernel.orc() else { return out };
+    for &cpu in kernel.percpu().online() {
+        let Some(mut task) = tasks::current(kernel, cpu).and_then(|at| tasks::read(kernel, at)) else {
+            continue;
+        };
+        task.idle_of = (task.pid == 0).then_some(cpu);
+        let regs = registers::of(kernel, &task);
+        let (Some(pc), Some(sp)) = (regs.value("rip"), regs.value("rsp")) else { continue };
+        if !orc.range().contains(&pc) || orc.lookup(pc).kind != Kind::Undefined {
+            continue;
+        }
+        let Some((function, _)) = kernel.symbols().by_address(pc).filter(|(s, _)| s.is_text()) else {
+            continue;
+        };
+        let mut stack = vec![0; STACK_SCAN];
+        let got = kernel.space().read(VirtAddr(sp), &mut stack).unwrap_or(0);
+        let code = |at| {
+            let mut bytes = [0; 5];
+            kernel.space().read_exact(VirtAddr(at), &mut bytes).ok().map(|()| bytes)
+        };
+        let found = cfi::frame_by_caller(stack.get(..got).unwrap_or_default(), function.address, code);
+        if let Some(cfa) = found
+            && !out.iter().any(|o| o.range.contains(&pc))
+        {
+            let range = function.address..function.address.saturating_add(function.size);
+            out.push(CallOverride { range, cfa });
+        }
+    }
+    out
+}
