@@ -108,8 +108,11 @@ fn start(folder: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> String {
 /// The local debug files that belong to the dump.
 fn debug_files(snapshot: &Snapshot) -> Vec<(BuildId, PathBuf)> {
     let Snapshot::Kernel(kernel) = snapshot else { return Vec::new() };
-    let vmlinux = kernel.vmlinux().filter(|v| v.has_dwarf());
-    vmlinux.and_then(|v| Some((v.build_id()?.clone(), v.path().to_owned()))).into_iter().collect()
+    let found = kernel.debug_files();
+    let vmlinux = found.vmlinux.iter().filter_map(|v| Some((v.build_id()?.clone(), v.path().to_owned())));
+    let modules = kernel.modules().iter().zip(&found.modules);
+    let modules = modules.filter_map(|(m, path)| Some((BuildId::new(m.build_id.as_ref()?)?, path.clone()?)));
+    vmlinux.chain(modules).collect()
 }
 
 /// A folder that goes with the program.

@@ -19,6 +19,7 @@ use crate::error::{Error, ReadFault, Result};
 use crate::memory::paging::PageTables;
 use crate::memory::{self, AddressSpace};
 
+pub mod debug_files;
 pub mod kaslr;
 pub mod layout;
 pub mod modules;
@@ -70,6 +71,7 @@ pub struct Kernel {
     module_symbols: OnceLock<Vec<SymbolTable>>,
     stacks: OnceLock<stacks::Stacks>,
     orc: OnceLock<orc::OrcTables>,
+    debug_files: OnceLock<debug_files::DebugFiles>,
     text: OnceLock<std::ops::Range<u64>>,
     spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
 }
@@ -129,6 +131,7 @@ impl Kernel {
             module_symbols: OnceLock::new(),
             stacks: OnceLock::new(),
             orc: OnceLock::new(),
+            debug_files: OnceLock::new(),
             text: OnceLock::new(),
             spaces: Mutex::new(HashMap::new()),
         })
@@ -253,6 +256,13 @@ impl Kernel {
     #[must_use]
     pub fn stacks(&self) -> &stacks::Stacks {
         self.stacks.get_or_init(|| stacks::Stacks::read(self))
+    }
+
+    /// The real vmlinux and modules with DWARF, where they are installed. Looked
+    /// for at first use.
+    #[must_use]
+    pub fn debug_files(&self) -> &debug_files::DebugFiles {
+        self.debug_files.get_or_init(|| debug_files::DebugFiles::find(self))
     }
 
     /// The ORC tables of the kernel and its modules. Read at first use.

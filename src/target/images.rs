@@ -2,6 +2,7 @@
 //! and debug files, made at first use out of the dump.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -42,17 +43,18 @@ impl Images {
     pub(super) fn new(kernel: &Kernel) -> Self {
         let begun = std::time::Instant::now();
         let overrides = overrides(kernel);
-        let build_id = build_id(kernel);
-        let dwarf = kernel.vmlinux().filter(|v| v.has_dwarf());
+        let found = kernel.debug_files();
+        let build_id = found.build_id.as_ref();
+        let dwarf = found.vmlinux.as_ref().filter(|_| build_id.is_some());
         let sections = dwarf.map(|v| vmlinux_sections(v, kernel.kaslr_offset())).unwrap_or_default();
         let parts = KernelParts {
             symbols: kernel.symbols(),
-            build_id: build_id.as_ref().map(BuildId::as_bytes),
+            build_id: build_id.map(BuildId::as_bytes),
             sections: &sections,
-            orc: kernel.orc(),
+            orc: kernel.orc().of_kernel(),
             btf: kernel.btf().map(Arc::as_ref),
             overrides: &overrides,
-            real_dwarf: dwarf.is_some() && build_id.is_some(),
+            real_dwarf: dwarf.is_some(),
         };
         let (made, modules) = thread::scope(|scope| {
             let modules = scope.spawn(|| modules(kernel));
@@ -65,14 +67,16 @@ impl Images {
         if let Some(image) = made.unwind {
             list.push(out.library(UNWIND.to_owned(), image));
         }
-        if let (Some(v), Some(id)) = (dwarf, &build_id) {
-            match std::fs::File::open(v.path()).and_then(|f| Ok((f.metadata()?.len(), f))) {
-                Ok((len, file)) => out.debug_file(id.as_bytes(), VirtualFile::Disk(Arc::new(file), len)),
-                Err(why) => tracing::warn!("cannot serve {}: {why}", v.path().display()),
-            }
+        if let (Some(v), Some(id)) = (dwarf, build_id) {
+            out.disk_file(id.as_bytes(), v.path());
         }
-        if let (Some(image), Some(id)) = (made.debug, &build_id) {
+        if let (Some(image), Some(id)) = (made.debug, build_id) {
             out.debug_file(id.as_bytes(), VirtualFile::Bytes(image.bytes));
+        }
+        for (module, path) in kernel.modules().iter().zip(&found.modules) {
+            if let (Some(id), Some(path)) = (&module.build_id, path) {
+                out.disk_file(id, path);
+            }
         }
         for (module, images) in kernel.modules().iter().zip(modules) {
             if let (Some(image), Some(id)) = (images.debug, &module.build_id) {
@@ -101,6 +105,13 @@ impl Images {
         }
     }
 
+    fn disk_file(&mut self, build_id: &[u8], path: &Path) {
+        match std::fs::File::open(path).and_then(|f| Ok((f.metadata()?.len(), f))) {
+            Ok((len, file)) => self.debug_file(build_id, VirtualFile::Disk(Arc::new(file), len)),
+            Err(why) => tracing::warn!("cannot serve {}: {why}", path.display()),
+        }
+    }
+
     /// The `<library-list>`.
     pub(super) fn libraries(&self) -> Arc<str> {
         Arc::clone(&self.libraries)
@@ -115,17 +126,6 @@ impl Images {
 
 fn in_memory(file: &VirtualFile) -> Option<u64> {
     matches!(file, VirtualFile::Bytes(_)).then(|| file.len())
-}
-
-/// The kernel's build-id: by VMCOREINFO where that is to be trusted, else by the
-/// kernel's own notes.
-fn build_id(kernel: &Kernel) -> Option<BuildId> {
-    if let Some(id) = kernel.vmcoreinfo().build_id().and_then(|id| id.parse().ok()) {
-        return Some(id);
-    }
-    let (start, stop) = (kernel.symbol("__start_notes")?, kernel.symbol("__stop_notes")?);
-    let len = usize::try_from(stop.0.checked_sub(start.0)?.min(1 << 16)).ok()?;
-    BuildId::from_notes(&kernel.space().read_vec(start, len).ok()?)
 }
 
 /// The real file's loaded sections where they are now. The per-CPU section is
@@ -149,24 +149,26 @@ fn vmlinux_sections(vmlinux: &crate::debuginfo::elf::Vmlinux, slide: u64) -> Vec
 
 fn modules(kernel: &Kernel) -> Vec<image::ModuleImages> {
     let btf = kernel.module_btf();
+    let real = kernel.debug_files().modules.iter().map(Option::is_some).chain(std::iter::repeat(false));
     kernel
         .modules()
         .iter()
         .zip(kernel.module_symbols())
-        .zip(kernel.module_orc().iter().map(Option::as_ref).chain(std::iter::repeat(None)))
-        .map(|((module, symbols), orc)| {
+        .zip(real)
+        .enumerate()
+        .map(|(i, ((module, symbols), real))| {
             let ranges: Vec<_> =
                 module.ranges.iter().map(|r| (r.base.0..r.base.0.saturating_add(r.size), r.text)).collect();
             let starts = module.sections.iter().map(|s| (s.name.as_str(), s.address.0));
             let sections = image::module_sections(starts, &ranges);
-            let btf = btf.iter().find(|(name, ..)| *name == module.name);
+            let btf = btf.iter().find(|(name, ..)| !real && *name == module.name);
             let btf = btf.and_then(|(_, at, size)| module_btf(kernel, module, *at, *size));
             image::module(&ModuleParts {
                 name: &module.name,
                 symbols,
                 build_id: module.build_id.as_deref(),
                 sections: &sections,
-                orc,
+                orc: kernel.orc().of_module(kernel, i),
                 btf: btf.as_ref(),
             })
         })
@@ -191,7 +193,7 @@ fn module_btf(kernel: &Kernel, module: &Module, at: VirtAddr, size: u64) -> Opti
 /// panic. Their frame is found by the call that led there.
 fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
     let mut out: Vec<CallOverride> = Vec::new();
-    let Some(orc) = kernel.orc() else { return out };
+    let Some(orc) = kernel.orc().of_kernel() else { return out };
     for &cpu in kernel.percpu().online() {
         let Some(mut task) = tasks::current(kernel, cpu).and_then(|at| tasks::read(kernel, at)) else {
             continue;

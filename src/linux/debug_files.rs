@@ -1,0 +1,52 @@
+//! The real files with DWARF that belong to a dumped kernel, where there are any.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Kernel;
+use crate::debuginfo::build_id::BuildId;
+use crate::debuginfo::elf::Vmlinux;
+use crate::debuginfo::locate::Locator;
+use crate::memory::AddressSpace;
+
+/// What was found, each checked by build-id.
+pub struct DebugFiles {
+    /// The kernel's build-id.
+    pub build_id: Option<BuildId>,
+    /// vmlinux with DWARF: the one given, else the one found.
+    pub vmlinux: Option<Arc<Vmlinux>>,
+    /// A file with DWARF for each module, in the order of [`Kernel::modules`].
+    pub modules: Vec<Option<PathBuf>>,
+    /// What was looked at, and why it is not it: a line each.
+    pub explanation: Vec<String>,
+}
+
+impl DebugFiles {
+    pub(super) fn find(kernel: &Kernel) -> Self {
+        let locator = Locator::new(kernel.options().debug_dirs.clone());
+        let release = kernel.vmcoreinfo().release().unwrap_or_default();
+        let build_id = build_id(kernel);
+        let given = kernel.vmlinux().filter(|v| v.has_dwarf()).cloned();
+        let vmlinux = given.or_else(|| {
+            let path = locator.vmlinux(release, build_id.as_ref()?.as_bytes())?;
+            let file = Vmlinux::open(&path).inspect_err(|e| tracing::warn!("{e}")).ok()?;
+            file.has_dwarf().then(|| Arc::new(file))
+        });
+        let modules = kernel.modules().iter().map(|module| {
+            let path = locator.module(release, &module.name, module.build_id.as_deref())?;
+            Vmlinux::open(&path).ok()?.has_dwarf().then_some(path)
+        });
+        let modules = modules.collect();
+        Self { build_id, vmlinux, modules, explanation: locator.explain() }
+    }
+}
+
+/// By VMCOREINFO where that is to be trusted, else by the kernel's own notes.
+fn build_id(kernel: &Kernel) -> Option<BuildId> {
+    if let Some(id) = kernel.vmcoreinfo().build_id().and_then(|id| id.parse().ok()) {
+        return Some(id);
+    }
+    let (start, stop) = (kernel.symbol("__start_notes")?, kernel.symbol("__stop_notes")?);
+    let len = usize::try_from(stop.0.checked_sub(start.0)?.min(1 << 16)).ok()?;
+    BuildId::from_notes(&kernel.space().read_vec(start, len).ok()?)
+}
