@@ -104,7 +104,7 @@ fn index(stream: &dyn Source, map: &mut BTreeMap<u64, (u64, u64)>) -> Result<Opt
     let mut at = HEADER_BYTES;
     loop {
         let mut record = [0; 16];
-        if stream.read_exact_at(at, &mut record).is_err() {
+        if !matches!(stream.peek_at(at, &mut record), Ok(16)) {
             return Ok(Some(format!("{} breaks off at {at:#x} without an end mark", path.display())));
         }
         let number = |at| array_at(&record, at).map_or(-1, i64::from_be_bytes);

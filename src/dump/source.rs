@@ -32,6 +32,12 @@ pub trait Source: Send + Sync {
     /// Reads what is there at `offset`, at most `buf.len()` bytes; 0 at the end.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
 
+    /// As [`Self::read_at`], without bringing a mapped file's pages in: for walks that
+    /// touch a few bytes here and there.
+    fn peek_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_at(offset, buf)
+    }
+
     /// The bytes themselves, when they are in memory as they are and all there.
     fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
         let _ = (offset, len);
@@ -116,7 +122,7 @@ pub fn from_file(path: &Path, file: File) -> Result<Arc<dyn Source>> {
     }
     let path = path.to_owned();
     Ok(match map(&file) {
-        Ok(map) => Arc::new(Mapped { path, map }),
+        Ok(map) => Arc::new(Mapped { path, map, file }),
         Err(error) => {
             tracing::debug!("cannot map {}, reading it by pread: {error}", path.display());
             Arc::new(Plain { path, len: meta.len(), file })
@@ -152,6 +158,7 @@ fn map(file: &File) -> io::Result<Mmap> {
 struct Mapped {
     path: PathBuf,
     map: Mmap,
+    file: File,
 }
 
 impl Source for Mapped {
@@ -165,6 +172,10 @@ impl Source for Mapped {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         Ok(copy_at(&self.map, offset, buf))
+    }
+
+    fn peek_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buf, offset)
     }
 
     fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
