@@ -6,7 +6,8 @@
 //! means "not supported" and makes gdb hang in `continue` and take a write for
 //! done; a stop reply makes gdb's `step` loop. So gdb gets an error, in words
 //! where it prints them. LLDB drops the connection on an error to `continue`,
-//! so it gets a stop reply.
+//! so it gets a stop reply, whose signal is not SIGTRAP: at that its `step` would
+//! go on until the program counter moves.
 
 use std::sync::Arc;
 
@@ -57,6 +58,8 @@ impl Answer {
 /// hexadecimal, or if each must be escaped.
 pub(crate) const PIECE: usize = PACKET_SIZE / 2 - 16;
 
+/// gdb's number of SIGSTOP.
+const SIGSTOP: u8 = 17;
 /// Refusal of everything that would resume the target.
 const NO_RESUME: &str = "this is a post-mortem dump; it cannot be resumed";
 /// Refusal of everything that would change it.
@@ -66,7 +69,7 @@ const NO_RUN: &str = "this is a post-mortem dump; nothing can be run in it";
 
 /// A thread id as clients write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Id {
+pub(crate) enum Id {
     /// 0 or -1: whichever.
     Any,
     /// This one.
@@ -149,7 +152,17 @@ impl State {
     }
 
     fn refuse_resume(&self) -> Answer {
-        if self.client.lldb { self.stopped(5) } else { self.refuse_in_words(NO_RESUME) }
+        if !self.client.lldb {
+            return self.refuse_in_words(NO_RESUME);
+        }
+        // LLDB walks all threads by `Hg`; the one that it steps came with `Hc`.
+        let chosen = self.resume.and_then(|id| self.find(id)).or_else(|| self.selected.clone());
+        let Some(Selected { served, .. }) = &chosen else { return Answer::error() };
+        let tid = match self.resume {
+            Some((_, Id::One(_))) => chosen.as_ref().and_then(|c| c.tid),
+            _ => None,
+        };
+        self.stopped(SIGSTOP, served, tid.unwrap_or_else(|| served.inferior().initial_thread()))
     }
 
     fn query(&mut self, packet: &[u8]) -> Answer {
@@ -277,12 +290,15 @@ impl State {
         Some(Selected { served: Arc::clone(served), tid })
     }
 
-    /// `Hg` selects; `Hc` has nothing to select, as nothing runs.
+    /// `Hg` selects; `Hc` is only remembered, as nothing runs.
     fn select(&mut self, args: &[u8]) -> Answer {
         let Some((&operation, id)) = args.split_first() else { return Answer::error() };
         let Some(id) = thread_id(id) else { return Answer::error() };
         match operation {
-            b'c' => Answer::ok(),
+            b'c' => {
+                self.resume = Some(id);
+                Answer::ok()
+            }
             b'g' => {
                 self.selected = self.find(id);
                 if self.thread().is_some() { Answer::ok() } else { Answer::error() }
@@ -292,23 +308,20 @@ impl State {
     }
 
     fn stop_reason(&mut self) -> Answer {
-        if self.selected.is_none() {
+        if self.thread().is_none() {
             self.selected = self.find((Id::Any, Id::Any));
         }
-        match self.inferior() {
-            Some(inferior) => self.stopped(signal::from_linux(inferior.stop_signal())),
+        match (self.thread(), self.inferior()) {
+            (Some((served, tid)), Some(inferior)) => {
+                self.stopped(signal::from_linux(inferior.stop_signal()), served, tid)
+            }
             // Only an extended-remote client that left everything gets here.
-            None => Answer::text("W00"),
+            _ => Answer::text("W00"),
         }
     }
 
-    fn stopped(&self, signal: u8) -> Answer {
-        match self.thread() {
-            Some((served, tid)) => {
-                Answer::text(format!("T{signal:02x}thread:{};", self.thread_id(served, tid)))
-            }
-            None => Answer::text(format!("S{signal:02x}")),
-        }
+    fn stopped(&self, signal: u8, served: &Served, tid: Tid) -> Answer {
+        Answer::text(format!("T{signal:02x}thread:{};", self.thread_id(served, tid)))
     }
 
     /// The next page of thread ids: `m` and as many as a packet takes, or `l`.
@@ -365,23 +378,10 @@ impl State {
             return Answer::empty();
         }
         self.client.lldb = true;
-        let Some(selected) = &self.selected else { return Answer::error() };
-        let inferior = selected.inferior();
-        let (initial, signal) = (inferior.initial_thread(), inferior.stop_signal());
-        let threads: Vec<_> = inferior
-            .threads()
-            .iter()
-            .map(|thread| match signal {
-                1.. if thread.tid == initial => serde_json::json!({
-                    "tid": thread.tid, "name": thread.name, "reason": "signal",
-                    "signal": signal::from_linux(signal),
-                }),
-                _ => serde_json::json!({ "tid": thread.tid, "name": thread.name }),
-            })
-            .collect();
-        let mut reply = Vec::new();
-        frame::escape(&mut reply, serde_json::Value::from(threads).to_string().as_bytes());
-        Answer::Reply(reply)
+        match &self.selected {
+            Some(selected) => Answer::Reply(selected.served.lldb_threads().to_vec()),
+            None => Answer::error(),
+        }
     }
 
     // --- attaching and leaving -------------------------------------------
@@ -413,8 +413,9 @@ impl State {
         info!(pid, "attached");
         self.documents.forget();
         let (tid, signal) = (served.inferior().initial_thread(), served.inferior().stop_signal());
+        let reply = self.stopped(signal::from_linux(signal), &served, tid);
         self.selected = Some(Selected { served, tid: Some(tid) });
-        self.stopped(signal::from_linux(signal))
+        reply
     }
 
     fn detach(&mut self, args: &[u8]) -> Answer {

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
+use serde_json::{Map, Value};
+
+use super::{frame, signal};
 use crate::target::{Inferior, ThreadInfo, Tid};
 
 const THREADS_HEAD: &str = "<?xml version=\"1.0\"?>\n<threads>\n";
@@ -15,12 +18,19 @@ pub(crate) struct Served {
     inferior: Arc<dyn Inferior>,
     /// The threads document, with plain ids and with `pPID.TID`.
     threads: [OnceLock<Arc<[u8]>>; 2],
+    /// The reply to LLDB's `jThreadsInfo`, escaped.
+    lldb_threads: OnceLock<Vec<u8>>,
     places: OnceLock<HashMap<Tid, usize>>,
 }
 
 impl Served {
     pub(crate) fn new(inferior: Arc<dyn Inferior>) -> Self {
-        Self { inferior, threads: [OnceLock::new(), OnceLock::new()], places: OnceLock::new() }
+        Self {
+            inferior,
+            threads: [OnceLock::new(), OnceLock::new()],
+            lldb_threads: OnceLock::new(),
+            places: OnceLock::new(),
+        }
     }
 
     pub(crate) fn inferior(&self) -> &dyn Inferior {
@@ -45,6 +55,31 @@ impl Served {
         let [plain, with_pid] = &self.threads;
         let cell = if multiprocess { with_pid } else { plain };
         Arc::clone(cell.get_or_init(|| self.make_threads_document(multiprocess)))
+    }
+
+    /// The reply to `jThreadsInfo`: LLDB has no other way to learn the threads'
+    /// names. It may hold registers, too, but LLDB 14 has asked for them by then.
+    pub(crate) fn lldb_threads(&self) -> &[u8] {
+        self.lldb_threads.get_or_init(|| {
+            let mut reply = Vec::new();
+            frame::escape(&mut reply, self.make_lldb_threads().to_string().as_bytes());
+            reply
+        })
+    }
+
+    fn make_lldb_threads(&self) -> Value {
+        let (initial, signal) = (self.inferior.initial_thread(), self.inferior.stop_signal());
+        let threads = self.inferior.threads().iter().map(|thread| {
+            let mut entry = Map::new();
+            entry.insert("tid".to_owned(), thread.tid.into());
+            entry.insert("name".to_owned(), thread.name.as_str().into());
+            if thread.tid == initial && signal > 0 {
+                entry.insert("reason".to_owned(), "signal".into());
+                entry.insert("signal".to_owned(), signal::from_linux(signal).into());
+            }
+            entry
+        });
+        threads.collect()
     }
 
     fn make_threads_document(&self, multiprocess: bool) -> Arc<[u8]> {

@@ -13,7 +13,7 @@ use gdbstub::stub::state_machine::GdbStubStateMachine;
 use tracing::{debug, trace};
 
 use super::Options;
-use super::front::Answer;
+use super::front::{Answer, Id};
 use super::host_io::Files;
 use super::served::Served;
 use super::wire::{Stop, Wire};
@@ -80,6 +80,8 @@ pub(crate) struct State {
     /// What this client is attached to, the main inferior first.
     pub(crate) inferiors: Vec<Arc<Served>>,
     pub(crate) selected: Option<Selected>,
+    /// What the last `Hc` chose.
+    pub(crate) resume: Option<(Id, Id)>,
     pub(crate) last_fault: Option<(VirtAddr, ReadFault)>,
     pub(crate) registers: Option<(u32, Tid, Arc<RegisterFile>)>,
     pub(crate) files: Files,
@@ -98,6 +100,7 @@ impl State {
             main: Arc::clone(main),
             inferiors: vec![Arc::clone(main)],
             selected: Some(Selected { served: Arc::clone(main), tid: Some(tid) }),
+            resume: None,
             last_fault: None,
             registers: None,
             files: Files::new(device),

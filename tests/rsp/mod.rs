@@ -2,6 +2,7 @@
 //! for what a person sees.
 
 mod gdb;
+mod lldb;
 mod packets;
 mod places;
 mod target;

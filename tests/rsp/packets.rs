@@ -278,7 +278,12 @@ fn nothing_changes_and_nothing_runs() {
     }
     // LLDB would drop the connection at an error.
     assert_eq!(client.ask("QThreadSuffixSupported"), "");
-    assert_eq!(client.ask("c"), "T05thread:p500000.3;");
+    assert_eq!(client.ask("c"), "T11thread:p500000.3;");
+    assert_eq!(client.ask("Hg1"), "OK");
+    assert_eq!(client.ask("Hc-1"), "OK");
+    assert_eq!(client.ask("c"), "T11thread:p500000.3;");
+    assert_eq!(client.ask("Hc2"), "OK");
+    assert_eq!(client.ask("s"), "T11thread:p500000.2;");
     assert_eq!(client.ask("P0=00"), "E01");
     client.send("k");
     assert_eq!(client.reply(), b"X09");
