@@ -158,7 +158,7 @@ pub fn read(
 }
 
 /// Whether a kernel of that release marks long names: 6.1 and later.
-fn has_long_names(release: &str) -> bool {
+pub(super) fn has_long_names(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 1)
 }

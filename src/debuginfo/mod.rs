@@ -8,6 +8,7 @@ pub mod build_id;
 pub mod dwarf;
 pub mod elf;
 pub mod kallsyms;
+pub mod kallsyms_scan;
 pub mod locate;
 pub mod orc;
 pub mod symbols;

@@ -69,6 +69,11 @@ impl SymbolTable {
         &self.origin
     }
 
+    /// Adds to the origin how the symbols were come by.
+    pub fn note_origin(&mut self, note: &str) {
+        self.origin = format!("{} ({note})", self.origin);
+    }
+
     /// How many symbols there are.
     #[must_use]
     pub fn len(&self) -> usize {
