@@ -124,7 +124,13 @@ struct Module {
 fn module(process: &Process, link_map: u64) -> Option<Module> {
     /// The structure has grown to some 1,150 bytes by glibc 2.40.
     const SEARCHED: usize = 2048;
-    let map = process.link_map().iter().find(|m| m.at == link_map)?;
+    // The main program is always module 1. A static-pie's entry is not filled in,
+    // and nothing but its symbol leads to it (DT_DEBUG is 0).
+    let objects = process.link_map();
+    if objects.first().is_none_or(|main| main.at == link_map) {
+        return Some(Module { id: 1, offset: None });
+    }
+    let map = objects.iter().find(|m| m.at == link_map)?;
     let own;
     let phdrs = match process.image_at(map.dynamic) {
         Some(image) => &image.phdrs,
