@@ -7,8 +7,8 @@
 //! Several names often share an address. The best one comes first, by the rule
 //! that the kernel itself uses when it sorts kallsyms (`scripts/kallsyms.c`,
 //! `compare_symbols`): strong before weak, real symbols before those of linker
-//! scripts, fewer leading underscores first; so the names here are those that an
-//! oops prints.
+//! scripts, fewer leading underscores first. So the names here are those that an
+//! oops prints, but that of global and static names the global one is taken.
 
 use std::sync::OnceLock;
 

@@ -178,6 +178,15 @@ fn the_guests_own_list_is_read_back() {
         let mut ours: Vec<_> = table.iter().map(|s| (s.address, s.kind, s.name.to_owned())).collect();
         // The guest also lists the ftrace trampolines and BPF programs of the moment.
         let mut theirs = guest_kallsyms(&scenario);
+        // Of one address the kernel prints the name that stands first. Ours is the
+        // same, but for a few static functions that also have a global name.
+        let differ = theirs
+            .windows(2)
+            .map(|pair| (pair[0].0, &pair[1]))
+            .filter(|(before, first)| *before != first.0)
+            .filter(|(_, first)| table.by_address(first.0).unwrap().0.name != first.2)
+            .count();
+        assert!(differ * 1000 < theirs.len(), "{differ}");
         ours.sort();
         theirs.sort();
         assert_eq!(ours.len(), theirs.len(), "{}", scenario.display());
