@@ -7,3 +7,4 @@ mod dump;
 mod linux;
 mod rsp;
 mod support;
+mod vmcore;

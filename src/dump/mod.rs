@@ -230,7 +230,7 @@ impl Vmcore {
         self.header()?.dump_level
     }
 
-    /// The format, for people: `kdump-compressed v6 (zstd)`. Counts the bitmap of a kdump.
+    /// The format, for people: `kdump-compressed v6 (zstd)`.
     #[must_use]
     pub fn format(&self) -> String {
         let format = match &self.format {

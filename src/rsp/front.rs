@@ -25,8 +25,8 @@ use crate::target::Tid;
 pub(crate) enum Answer {
     /// This, escaped already where it is binary.
     Reply(Vec<u8>),
-    /// gdbstub's answer to this packet, for which it needs so much room.
-    Pass { packet: Vec<u8>, room: usize },
+    /// gdbstub's answer to this packet.
+    Pass(Vec<u8>),
     /// Nothing at all.
     None,
     /// `OK`, and no acknowledgements from then on.
@@ -46,10 +46,6 @@ impl Answer {
 
     pub(crate) fn error() -> Self {
         Self::text("E01")
-    }
-
-    pub(crate) fn pass(packet: impl Into<Vec<u8>>, room: usize) -> Self {
-        Self::Pass { packet: packet.into(), room }
     }
 
     /// Not supported.
@@ -122,7 +118,7 @@ impl State {
                 Answer::ok()
             }
             b'g' => match self.registers() {
-                Some(_) => Answer::pass("g", 0),
+                Some(_) => Answer::Pass(b"g".to_vec()),
                 None => Answer::error(),
             },
             b'p' => self.one_register(rest),
@@ -178,12 +174,12 @@ impl State {
             b"qSupported" => self.supported(args),
             b"qXfer" => self.transfer(args),
             b"qRcmd" => match frame::unhex(args) {
-                Some(line) => Answer::pass([b"qRcmd,".as_slice(), &frame::hex(&line)].concat(), 0),
+                Some(line) => Answer::Pass([b"qRcmd,".as_slice(), &frame::hex(&line)].concat()),
                 None => Answer::error(),
             },
             b"qOffsets" if self.options.qemu_dialect => Answer::empty(),
             b"qOffsets" => match self.inferior().and_then(crate::target::Inferior::text_segment) {
-                Some(_) => Answer::pass("qOffsets", 0),
+                Some(_) => Answer::Pass(b"qOffsets".to_vec()),
                 None => Answer::empty(),
             },
             b"qAttached" => Answer::text("1"),
@@ -456,7 +452,7 @@ impl State {
         });
         let (Some((n, range)), Some(registers)) = (place, self.registers()) else { return Answer::error() };
         match registers.bytes().get(range) {
-            Some(bytes) if bytes.iter().all(Option::is_some) => Answer::pass(format!("p{n:x}"), bytes.len()),
+            Some(bytes) if bytes.iter().all(Option::is_some) => Answer::Pass(format!("p{n:x}").into()),
             Some(bytes) => Answer::text("xx".repeat(bytes.len())),
             None => Answer::error(),
         }
@@ -471,7 +467,7 @@ impl State {
     fn memory(&self, args: &[u8]) -> Answer {
         match Self::range(args) {
             Some((addr, len @ 1..)) if self.thread().is_some() => {
-                Answer::pass(format!("m{addr:x},{len:x}"), len)
+                Answer::Pass(format!("m{addr:x},{len:x}").into())
             }
             _ => Answer::error(),
         }

@@ -121,11 +121,7 @@ impl Listener {
         }
         loop {
             match self.accept() {
-                Ok((mut wire, peer)) if options.once => {
-                    // One that only tried whether somebody listens is no client.
-                    if wire.wait().is_err() {
-                        continue;
-                    }
+                Ok((wire, peer)) if options.once => {
                     // Nobody else is to wait in the queue.
                     drop(self);
                     server.session(wire, &peer);

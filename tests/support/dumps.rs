@@ -1,0 +1,293 @@
+//! The kernel dumps at hand, and what drgn says about each.
+//!
+//! A dump `NAME` has its oracle beside it in `NAME.drgn.json` (by
+//! scripts/lab/drgn-oracle.py) and `NAME.addresses.json` (by drgn-addresses.py),
+//! each possibly with `.zst`; in /shared folders the dump's own suffix is left out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{lab_cache, lab_dirs, skip};
+
+/// A dump of which the truth is known.
+pub struct Dump {
+    pub path: PathBuf,
+    oracle: PathBuf,
+}
+
+/// drgn's view of a vmcore.
+#[derive(Deserialize)]
+pub struct Oracle {
+    pub tasks: Vec<Task>,
+    pub uname: BTreeMap<String, String>,
+    #[serde(default)]
+    pub vmcoreinfo: BTreeMap<String, String>,
+    pub crashed: Option<Crashed>,
+    #[serde(default)]
+    pub modules: Vec<Module>,
+}
+
+#[derive(Deserialize)]
+pub struct Crashed {
+    pub pid: u32,
+    pub comm: String,
+}
+
+#[derive(Deserialize)]
+pub struct Module {
+    pub base: String,
+    pub size: u64,
+}
+
+#[derive(Deserialize)]
+pub struct Task {
+    pub task: String,
+    pub pid: u32,
+    pub tgid: u32,
+    pub comm: String,
+    pub idle: bool,
+    #[serde(default)]
+    pub state: Option<String>,
+    #[serde(default)]
+    pub ppid: Option<u32>,
+    #[serde(default)]
+    pub cpu: Option<u32>,
+    #[serde(default)]
+    pub on_cpu: Option<u32>,
+    #[serde(default)]
+    pub stack: Vec<Frame>,
+    pub stack_error: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct Frame {
+    pub pc: Option<String>,
+    pub symbol: Option<String>,
+    #[serde(default)]
+    pub inline: bool,
+}
+
+/// Addresses and what drgn reads there.
+#[derive(Deserialize)]
+pub struct Addresses {
+    pub size: usize,
+    /// Kind, address, process (0: the kernel's own space), bytes in hex.
+    pub samples: Vec<(String, String, u32, Option<String>)>,
+}
+
+impl Task {
+    /// The program counters of the frames that are not inlined, with the symbol.
+    pub fn pcs(&self) -> Vec<(u64, &str)> {
+        let frames = self.stack.iter().filter(|f| !f.inline);
+        frames.filter_map(|f| Some((number(f.pc.as_deref()?), f.symbol.as_deref().unwrap_or("?")))).collect()
+    }
+
+    /// The thread id by which corestub serves it.
+    pub fn tid(&self) -> u32 {
+        if self.idle { (1 << 22) + 1 + self.cpu.unwrap_or_default() } else { self.pid }
+    }
+
+    /// Dead, but not yet waited for: its stack is freed, and may be in use again.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state.as_deref(), Some("Z" | "X"))
+    }
+}
+
+impl Oracle {
+    /// Whether an address is in a module.
+    pub fn in_module(&self, address: u64) -> bool {
+        self.modules.iter().any(|m| address.wrapping_sub(number(&m.base)) < m.size)
+    }
+}
+
+/// A hexadecimal number with `0x`.
+pub fn number(text: &str) -> u64 {
+    u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> T {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let bytes = if path.extension().is_some_and(|e| e == "zst") {
+        zstd::decode_all(&bytes[..]).unwrap()
+    } else {
+        bytes
+    };
+    serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// `FILE + suffix`, plain or compressed.
+fn beside(file: &Path, suffix: &str) -> Option<PathBuf> {
+    let plain = PathBuf::from(format!("{}{suffix}", file.display()));
+    let packed = PathBuf::from(format!("{}.zst", plain.display()));
+    [plain, packed].into_iter().find(|p| p.exists())
+}
+
+impl Dump {
+    /// A name for messages: `6.12.117+deb12-cloud-amd64/kdump-oops/z31.kdump`.
+    pub fn name(&self) -> String {
+        let parts: Vec<_> =
+            self.path.components().rev().take(3).map(|c| c.as_os_str().to_string_lossy()).collect();
+        parts.into_iter().rev().collect::<Vec<_>>().join("/")
+    }
+
+    pub fn oracle(&self) -> Oracle {
+        read_json(&self.oracle)
+    }
+
+    fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Whether two files are dumps of one moment of one guest.
+    fn guest(&self) -> (PathBuf, bool) {
+        if self.path.with_extension("drgn.json.zst").exists() {
+            return (self.path.clone(), false); // one guest a file
+        }
+        (self.path.parent().unwrap().to_owned(), self.file_name().starts_with("qemu"))
+    }
+
+    /// vmlinux with debug info of the dump's very kernel.
+    pub fn vmlinux(&self) -> Option<PathBuf> {
+        let oracle = self.oracle();
+        let release = oracle.uname.get("release")?;
+        let mut places: Vec<_> =
+            lab_dirs().into_iter().chain([lab_cache()]).map(|l| l.join(format!("root-{release}"))).collect();
+        places.push("/".into());
+        let wanted = oracle.vmcoreinfo.get("BUILD-ID");
+        places
+            .into_iter()
+            .map(|p| p.join(format!("usr/lib/debug/boot/vmlinux-{release}")))
+            .find(|p| p.exists() && wanted.is_none_or(|id| build_id(p).is_none_or(|found| found == *id)))
+    }
+
+    /// What drgn reads at sampled addresses: recorded beside the dump, or recorded
+    /// now if the lab has drgn.
+    pub fn addresses(&self) -> Option<Addresses> {
+        let recorded = beside(&self.path, ".addresses.json").or_else(|| self.record_addresses())?;
+        Some(read_json(&recorded))
+    }
+
+    fn record_addresses(&self) -> Option<PathBuf> {
+        let (python, vmlinux) = (lab_cache().join("venv/bin/python"), self.vmlinux()?);
+        let folder = lab_cache().join("addresses");
+        let out = folder.join(format!("{}.json", self.name().replace('/', "-")));
+        if !out.exists() && python.exists() {
+            std::fs::create_dir_all(&folder).ok()?;
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lab/drgn-addresses.py");
+            let mut drgn = Command::new(python);
+            drgn.args([Path::new(script), &self.path, &out, Path::new("--vmlinux"), &vmlinux]);
+            let done = drgn.stdin(Stdio::null()).output().ok()?;
+            assert!(done.status.success(), "{}: {}", self.name(), String::from_utf8_lossy(&done.stderr));
+        }
+        out.exists().then_some(out)
+    }
+
+    /// Whether an ELF dump has holes, which drgn reads as zeros.
+    pub fn has_holes(&self) -> bool {
+        use object::read::elf::{FileHeader, ProgramHeader};
+        let mut head = vec![0; 1 << 20];
+        let read = std::fs::File::open(&self.path).and_then(|mut f| std::io::Read::read(&mut f, &mut head));
+        head.truncate(read.unwrap_or(0));
+        let Ok(elf) = object::elf::FileHeader64::<object::Endianness>::parse(&head[..]) else {
+            return self.path.extension().is_some_and(|e| e == "flat");
+        };
+        let Ok(endian) = elf.endian() else { return true };
+        let Ok(segments) = elf.program_headers(endian, &head[..]) else { return false };
+        segments.iter().any(|s| s.p_memsz(endian) > s.p_filesz(endian))
+    }
+}
+
+/// A build-id, as `readelf -n` prints it.
+fn build_id(elf: &Path) -> Option<String> {
+    let out = Command::new("readelf").arg("-n").arg(elf).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.lines().find_map(|l| l.trim().strip_prefix("Build ID: ").map(str::to_owned))
+}
+
+fn collect(folder: &Path, depth: u32, found: &mut Vec<Dump>) {
+    let mut entries: Vec<_> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    entries.sort();
+    for path in &entries {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            let tools = ["root-", "build-"].iter().any(|p| name.starts_with(p))
+                || ["debs", "tools", "venv", "user", "oracle", "addresses"].contains(&name.as_str());
+            if depth > 0 && !tools {
+                collect(path, depth - 1, found);
+            }
+            continue;
+        }
+        if !path.extension().is_some_and(|e| e == "elf" || e == "kdump" || e == "flat") {
+            continue;
+        }
+        // QEMU's own kdump files cannot be opened by drgn, but its ELF file is of the same moment
+        let sibling = folder.join(if name.starts_with("qemu") { "qemu.elf" } else { "vmcore.elf" });
+        let oracle = [path.clone(), path.with_extension(""), sibling];
+        let known = |file: &PathBuf| {
+            let oracle = beside(file, ".drgn.json")?;
+            let tasks: serde_json::Value = read_json(&oracle);
+            tasks["tasks"].as_array().is_some_and(|t| !t.is_empty()).then_some(oracle)
+        };
+        if let Some(oracle) = oracle.iter().find_map(known) {
+            found.push(Dump { path: path.clone(), oracle });
+        }
+    }
+}
+
+/// All dumps with an oracle. `CORESTUB_ONLY=TEXT` narrows them to names with that text.
+pub fn all() -> Vec<Dump> {
+    let mut found = Vec::new();
+    for dir in lab_dirs() {
+        collect(&dir, 2, &mut found);
+    }
+    if let Ok(only) = std::env::var("CORESTUB_ONLY") {
+        found.retain(|d| d.name().contains(&only));
+    }
+    if found.is_empty() {
+        skip(&format!("no dump with an oracle in {:?}; scripts/lab/make-vmcores makes some", lab_dirs()));
+    }
+    found
+}
+
+/// One dump of each moment of each guest, for what is slow and does not depend on the
+/// file format; with `CORESTUB_ALL` set, all.
+pub fn one_of_each() -> Vec<Dump> {
+    let mut dumps = all();
+    if std::env::var_os("CORESTUB_ALL").is_none() {
+        let rank = |d: &Dump| match d.path.extension().and_then(|e| e.to_str()) {
+            Some("kdump") if d.file_name().contains("31") => 0,
+            Some("kdump") => 1,
+            Some("elf") => 2,
+            _ => 3,
+        };
+        dumps.sort_by_key(|d| (d.guest(), rank(d), d.path.clone()));
+        dumps.dedup_by_key(|d| d.guest());
+    }
+    dumps
+}
+
+/// Runs `test` on each; a panic or an `Err` fails at the end, with all names.
+/// `Ok(false)` is a dump to which it does not apply. One at least must be tested.
+#[track_caller]
+pub fn each(what: &str, dumps: &[Dump], test: impl Fn(&Dump) -> Result<bool, String>) {
+    let (mut failed, mut tested) = (Vec::new(), 0);
+    for dump in dumps {
+        match test(dump) {
+            Ok(true) => tested += 1,
+            Ok(false) => {}
+            Err(why) => failed.push(format!("{}: {why}", dump.name())),
+        }
+    }
+    if !failed.is_empty() {
+        panic!("{what}: {} of {} dumps:\n{}", failed.len(), tested + failed.len(), failed.join("\n"));
+    }
+    eprintln!("{what}: {tested} dumps");
+    if tested == 0 && !dumps.is_empty() {
+        skip(&format!("{what}: none of the {} dumps has what it takes", dumps.len()));
+    }
+}

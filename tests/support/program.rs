@@ -1,0 +1,138 @@
+//! corestub itself, and gdb on it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::skip;
+
+/// The program under test: the one cargo built, or `CORESTUB_BIN`.
+pub fn corestub() -> Command {
+    Command::new(std::env::var_os("CORESTUB_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_corestub").into()))
+}
+
+/// stdout of a command that must succeed.
+pub fn output(command: &mut Command) -> Result<String, String> {
+    let out = command.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    if !out.status.success() {
+        return Err(format!("{:?}: {}", out.status, String::from_utf8_lossy(&out.stderr)));
+    }
+    String::from_utf8(out.stdout).map_err(|e| e.to_string())
+}
+
+/// `corestub serve`, killed when dropped.
+pub struct Server {
+    child: Child,
+    pub address: String,
+}
+
+impl Server {
+    pub fn start(dump: &Path, options: &[&str]) -> Result<Self, String> {
+        let mut serve = corestub();
+        serve.args(["serve", "--listen", "127.0.0.1:0"]).args(options).arg(dump);
+        serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = serve.spawn().map_err(|e| e.to_string())?;
+        let (tx, rx) = mpsc::channel();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let _ = lines.read_line(&mut line);
+            let _ = tx.send(line);
+        });
+        let line = rx.recv_timeout(Duration::from_secs(60)).unwrap_or_default();
+        let mut server = Self { child, address: String::new() };
+        server.address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .ok_or_else(|| format!("serve said {line:?}, not `listening on ADDR`"))?
+            .to_owned();
+        Ok(server)
+    }
+
+    /// Anonymous memory of the server now, in KiB.
+    pub fn rss_anon(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?.trim().trim_end_matches(" kB").parse().ok()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether there is a gdb; in CI there must be one.
+pub fn have_gdb() -> bool {
+    let have = Command::new("gdb").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
+    if !have {
+        skip("gdb is missing");
+    }
+    have
+}
+
+/// gdb without any configuration, which ends by itself.
+pub struct Gdb {
+    command: Command,
+}
+
+impl Gdb {
+    /// `file`: the program that gdb is started on, if any.
+    pub fn new(file: Option<&Path>) -> Self {
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5", "300", "gdb", "-nx", "-q", "-batch"]);
+        command.args(["-ex", "set debuginfod enabled off", "-ex", "set pagination off"]);
+        command.args(["-iex", "set debug-file-directory /nonexistent"]);
+        // the program under test is not optimised, and the machine may be busy
+        command.args(["-ex", "set remotetimeout 60"]);
+        command.env_remove("DEBUGINFOD_URLS").stdin(Stdio::null());
+        if let Some(file) = file {
+            command.arg(file);
+        }
+        Self { command }
+    }
+
+    pub fn ex(mut self, text: &str) -> Self {
+        self.command.args(["-ex", text]);
+        self
+    }
+
+    pub fn connect(self, server: &Server) -> Self {
+        self.ex(&format!("target remote {}", server.address))
+    }
+
+    /// What it printed, both streams.
+    pub fn run(mut self) -> Result<String, String> {
+        let out = self.command.output().map_err(|e| e.to_string())?;
+        let text = [out.stdout, out.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+        match out.status.code() {
+            Some(0 | 1) => Ok(text),
+            code => Err(format!("gdb ended with {code:?}:\n{text}")),
+        }
+    }
+}
+
+/// A thread as gdb walks it.
+#[derive(serde::Deserialize)]
+pub struct Walked {
+    pub tid: u32,
+    pub name: Option<String>,
+    /// Program counter, stack pointer, function; without inlined frames.
+    pub frames: Vec<(Option<u64>, Option<u64>, Option<String>)>,
+    pub error: Option<String>,
+}
+
+/// Walks every thread's stack within gdb.
+pub fn walk(server: &Server, vmlinux: Option<&Path>) -> Result<Vec<Walked>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("walk.json");
+    let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/support/walk.py"].iter().collect();
+    let mut gdb = Gdb::new(vmlinux).connect(server).ex(&format!("source {}", script.display()));
+    gdb.command.env("WALK_OUT", &out);
+    let said = gdb.run()?;
+    let json = std::fs::read(&out).map_err(|_| format!("walk.py wrote nothing; gdb said:\n{said}"))?;
+    serde_json::from_slice(&json).map_err(|e| e.to_string())
+}
