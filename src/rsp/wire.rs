@@ -17,8 +17,9 @@ use rustix::net::sockopt;
 
 use super::frame::{self, Event, Framer};
 
-/// A client that takes nothing for this long has lost its session.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that takes nothing for twice this long has lost its session (a write
+/// that times out in its middle reports what it did, and is tried again).
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A silent TCP peer is asked whether it is still there after this long.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// Bytes per read.
@@ -203,6 +204,9 @@ impl Wire {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
                 Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no replies"));
+                }
                 Err(e) => return Err(e.into()),
             }
         }
