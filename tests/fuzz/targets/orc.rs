@@ -1,0 +1,20 @@
+//! ORC tables of each layout, and the .debug_frame made from them.
+#![no_main]
+
+use corestub::debuginfo::orc::{Layout, OrcTable};
+use corestub::debuginfo::symbols::Builder;
+use corestub::image::cfi;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let rows = bytes.len() / 10;
+    let (ip, rest) = bytes.split_at(rows * 4);
+    let entries = &rest[..rows * 6];
+    let symbols = Builder::new("fuzz").finish();
+    for layout in [Layout::V4_14, Layout::V6_3, Layout::V6_4, Layout::V7_1] {
+        let base = 0xffff_ffff_8300_0000;
+        if let Ok(orc) = OrcTable::parse(layout, ip, base, entries, 0xffff_ffff_8400_0000, "fuzz") {
+            let _ = orc.lookup(base);
+            let _ = cfi::frames(&orc, &symbols, &[]);
+        }
+    }
+});
