@@ -138,16 +138,12 @@ pub fn read(
         })
     })?;
 
-    let mut builder = Builder::new(String::new());
-    builder.reserve(names.len());
-    let mut kept = 0_u32;
-    for (at, (kind, name)) in names.iter().enumerate() {
-        let Some(address) = raw.address(encoding, tables, at) else { break };
-        builder.push(address, 0, kind, name);
-        kept += 1;
-    }
+    let addresses = (0..names.len()).map_while(|at| raw.address(encoding, tables, at)).collect::<Vec<_>>();
+    let kept = addresses.len();
+    let mut builder = Builder::adopt(std::mem::take(&mut names.text), &names.ends, &addresses)
+        .ok_or_else(|| "kallsyms_names hold no text".to_owned())?;
     let mut origin = String::from("kallsyms in the dump");
-    if kept < count {
+    if kept < count as usize {
         let trouble = names.trouble.or(raw.trouble).unwrap_or_default();
         tracing::warn!("kallsyms: only {kept} of {count} symbols can be read: {trouble}");
         origin = format!("{origin} (the first {kept} of {count}: {trouble})");
@@ -163,10 +159,23 @@ pub(super) fn has_long_names(release: &str) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 1)
 }
 
+/// Tokens up to this length are copied as one block; nearly all are.
+const BLOCK: usize = 16;
+
 /// The 256 tokens, ready to be copied.
 pub(super) struct Tokens {
     text: Vec<u8>,
-    spans: Vec<(usize, usize)>,
+    tokens: Vec<Token>,
+}
+
+#[derive(Clone, Copy)]
+struct Token {
+    /// The front of it, padded.
+    block: [u8; BLOCK],
+    start: usize,
+    len: usize,
+    /// Nothing but visible characters.
+    visible: bool,
 }
 
 impl Tokens {
@@ -186,41 +195,55 @@ impl Tokens {
 
     /// From the bytes of both tables.
     pub(super) fn new(index: &[u8], text: Vec<u8>) -> Option<Self> {
-        let mut spans = Vec::with_capacity(256);
+        let mut tokens = Vec::with_capacity(256);
         for token in 0..256 {
             let start = usize::from(bytes::u16_at(index, token * 2)?);
-            let len = text.get(start..)?.iter().take(NAME_MAX).position(|&b| b == 0)?;
-            spans.push((start, len));
+            let rest = text.get(start..)?;
+            let len = rest.iter().take(NAME_MAX).position(|&b| b == 0)?;
+            let word = rest.get(..len)?;
+            let mut block = [0; BLOCK];
+            block.iter_mut().zip(word).for_each(|(to, from)| *to = *from);
+            tokens.push(Token { block, start, len, visible: word.iter().all(u8::is_ascii_graphic) });
         }
-        Some(Self { text, spans })
+        Some(Self { text, tokens })
     }
 
-    fn get(&self, token: u8) -> &[u8] {
-        let (start, len) = self.spans.get(usize::from(token)).copied().unwrap_or_default();
-        self.text.get(start..start + len).unwrap_or_default()
-    }
-
-    /// Appends the expansion of `code` to `out`; `false` if that is no symbol.
+    /// Appends the expansion of `code` to `out`; `false` if that is no symbol
+    /// (`out` may then have grown).
     pub(super) fn expand(&self, code: &[u8], out: &mut Vec<u8>) -> bool {
         let start = out.len();
+        let mut end = start;
+        let mut visible = true;
         for &token in code {
-            out.extend_from_slice(self.get(token));
-            if out.len() - start > NAME_MAX {
+            let Some(token) = self.tokens.get(usize::from(token)) else { return false };
+            visible &= token.visible;
+            if token.len <= BLOCK {
+                // One wide store; what is too much of it is overwritten or cut off.
+                if out.len() < end + BLOCK {
+                    out.resize(end + 8 * BLOCK, 0);
+                }
+                if let Some(to) = out.get_mut(end..end + BLOCK) {
+                    to.copy_from_slice(&token.block);
+                }
+            } else {
+                out.truncate(end);
+                out.extend_from_slice(
+                    self.text.get(token.start..token.start + token.len).unwrap_or_default(),
+                );
+            }
+            end += token.len;
+            if end - start > NAME_MAX {
                 return false;
             }
         }
-        match out.get(start..) {
-            Some([kind, name @ ..]) => {
-                is_kind(*kind) && !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic())
-            }
-            _ => false,
-        }
+        out.truncate(end);
+        visible && end - start > 1 && out.get(start).is_some_and(|&kind| is_kind(kind))
     }
 }
 
 /// The letters of `nm`.
 fn is_kind(kind: u8) -> bool {
-    b"aAbBcCdDgGiInNpPrRsStTuUvVwW".contains(&kind)
+    matches!(kind | 0x20, b'a'..=b'd' | b'g' | b'i' | b'n' | b'p' | b'r'..=b'w') && kind.is_ascii_alphabetic()
 }
 
 /// The length in front of a name, and its own size.
@@ -245,6 +268,10 @@ struct Names {
 impl Names {
     fn decode(space: &dyn AddressSpace, at: u64, count: u32, tokens: &Tokens, long: bool) -> Self {
         let mut names = Self { text: Vec::new(), ends: Vec::new(), trouble: None, ambiguous: false };
+        // Room for what a real kernel has; a count from a hostile dump gets no more.
+        let room = (count as usize).min(1 << 19);
+        names.text.reserve_exact(room * 27);
+        names.ends.reserve_exact(room);
         let mut stream = Stream { space, next: at, buf: Vec::new(), pos: 0, fault: None };
         for number in 0..count {
             let head = stream.peek(2);

@@ -235,6 +235,24 @@ impl Builder {
         }
     }
 
+    /// From names that lie one behind the other, each with its kind in front, and
+    /// their addresses; no name is copied. `None` if the bytes are no text.
+    pub(super) fn adopt(text: Vec<u8>, ends: &[u32], addresses: &[u64]) -> Option<Self> {
+        let mut builder = Self::new(String::new());
+        builder.table.arena = String::from_utf8(text).ok()?;
+        builder.table.entries.reserve_exact(addresses.len());
+        let bytes = builder.table.arena.as_bytes();
+        let mut start = 0;
+        for (&end, &address) in ends.iter().zip(addresses) {
+            let (kind, name) = (*bytes.get(start as usize)?, start + 1);
+            let len = u16::try_from(end.checked_sub(name)?).ok()?;
+            builder.table.entries.push(Entry { address, name, len, kind });
+            start = end;
+        }
+        builder.table.sizes = vec![0; builder.table.entries.len()];
+        Some(builder)
+    }
+
     /// Makes room for that many symbols.
     pub fn reserve(&mut self, symbols: usize) {
         self.table.entries.reserve_exact(symbols);
@@ -280,20 +298,34 @@ impl Builder {
 }
 
 fn sort(table: &mut SymbolTable) {
-    let key = |entry: &Entry, arena: &str| (entry.address, rank(entry.kind, name_of(arena, entry)));
-    if table.entries.is_sorted_by(|a, b| {
-        a.address < b.address || a.address == b.address && key(a, &table.arena).1 <= key(b, &table.arena).1
-    }) {
-        return;
+    if !table.entries.is_sorted_by_key(|entry| entry.address) {
+        let mut both: Vec<(Entry, u32)> =
+            table.entries.iter().copied().zip(table.sizes.iter().copied()).collect();
+        both.sort_by_key(|(entry, _)| entry.address);
+        (table.entries, table.sizes) = both.into_iter().unzip();
     }
-    let mut both: Vec<(Entry, u32)> =
-        table.entries.iter().copied().zip(table.sizes.iter().copied()).collect();
-    both.sort_by(|(a, _), (b, _)| {
-        a.address.cmp(&b.address).then_with(|| key(a, &table.arena).1.cmp(&key(b, &table.arena).1))
-    });
-    for (((entry, size), to), to_size) in both.into_iter().zip(&mut table.entries).zip(&mut table.sizes) {
-        *to = entry;
-        *to_size = size;
+    // Of each address, the best name first: most addresses have one name only.
+    let mut start = 0;
+    while let Some(first) = table.entries.get(start).map(|entry| entry.address) {
+        let rest = table.entries.get(start..).unwrap_or_default();
+        let len = rest.iter().take_while(|entry| entry.address == first).count().max(1);
+        let range = start..start + len;
+        if len > 1
+            && let (Some(entries), Some(sizes)) =
+                (table.entries.get_mut(range.clone()), table.sizes.get_mut(range))
+        {
+            let mut both: Vec<(u32, Entry, u32)> = entries
+                .iter()
+                .zip(sizes.iter())
+                .map(|(entry, &size)| (rank(entry.kind, name_of(&table.arena, entry)), *entry, size))
+                .collect();
+            both.sort_by_key(|(rank, ..)| *rank);
+            for (((_, entry, size), to), to_size) in both.into_iter().zip(entries).zip(sizes) {
+                *to = entry;
+                *to_size = size;
+            }
+        }
+        start += len;
     }
 }
 
