@@ -251,7 +251,7 @@ impl Rules<'_> {
 
 /// System-call entry and the way back: the caller is user space.
 fn is_system_call(name: &str) -> bool {
-    const PREFIXES: [&str; 9] = [
+    const PREFIXES: [&str; 10] = [
         "entry_SYSCALL_64",
         "entry_SYSCALL_compat",
         "entry_SYSENTER_compat",
@@ -260,6 +260,7 @@ fn is_system_call(name: &str) -> bool {
         "swapgs_restore_regs_and_return_to_usermode",
         "syscall_return_via_sysret",
         "sysret32_from_system_call",
+        "entry_SYSRETL_compat",
         "asm_fred_entrypoint_user",
     ];
     PREFIXES.iter().any(|p| name.starts_with(p))

@@ -267,6 +267,30 @@ impl<'a> Writer<'a> {
         None
     }
 
+    /// Whether `member` holds `outer` by value, which no type can, and over which
+    /// gdb would not come to an end. Only something as large can.
+    fn contains(&self, member: TypeId, outer: &Type<'a>) -> bool {
+        let size = u64::from(outer.size().unwrap_or(0));
+        let mut ids = vec![member];
+        let mut seen = 0;
+        while let Some(id) = ids.pop() {
+            let Some(mut t) = self.btf.strip(id) else { continue };
+            for _ in 0..MAX_CHAIN {
+                let Some(element) = t.array().and_then(|a| self.btf.strip(a.element)) else { break };
+                t = element;
+            }
+            // Sixty-four steps into something as large as the whole: no.
+            seen += 1;
+            if t.id == outer.id || seen > MAX_CHAIN {
+                return true;
+            }
+            if t.kind.is_composite() && u64::from(t.size().unwrap_or(0)) >= size {
+                ids.extend(t.members().map(|m| m.type_id).take(MAX_CHAIN));
+            }
+        }
+        false
+    }
+
     // ---- types
 
     fn own_type(&mut self, t: &Type<'a>) {
@@ -400,7 +424,9 @@ impl<'a> Writer<'a> {
             return;
         }
         for m in t.members() {
-            let Some(id) = self.resolve_ending(m.type_id) else { continue };
+            let Some(id) = self.resolve_ending(m.type_id).filter(|id| !self.contains(*id, t)) else {
+                continue;
+            };
             let mut offset = u64::from(m.bit_offset);
             let mut bits = m.bits;
             // Before kind_flag, a bit-field was an Int with fewer bits than bytes.

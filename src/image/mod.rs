@@ -28,7 +28,7 @@ mod leb;
 pub mod skeleton;
 #[cfg(test)]
 #[path = "tests/kernel.rs"]
-mod tests;
+pub(crate) mod tests;
 
 use cfi::{CallOverride, Frames};
 use dwarf_types::Dwarf;
