@@ -12,7 +12,7 @@ use crate::debuginfo::btf::Btf;
 use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
-use crate::debuginfo::{Types, kallsyms};
+use crate::debuginfo::{Types, kallsyms, kallsyms_scan};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
 use crate::error::{Error, ReadFault, Result};
@@ -78,6 +78,9 @@ pub struct Kernel {
 
 /// Page tables kept for user address spaces; beyond it they are made again.
 const SPACES: usize = 1024;
+
+/// `KERNEL_IMAGE_SIZE`: the kernel image lies within so many bytes.
+const KERNEL_IMAGE: u64 = 1 << 30;
 
 /// Largest BTF that is believed (today's kernels have 5 to 10 MB).
 const BTF_MAX: u64 = 256 << 20;
@@ -415,7 +418,13 @@ fn symbols(
     let stext = vmcoreinfo.symbol("_stext");
     let own = kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
         .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned())
-        .and_then(|t| kallsyms::read(tables, &t, stext, release));
+        .and_then(|t| kallsyms::read(tables, &t, stext, release))
+        .or_else(|why| {
+            // Found by what they look like, and proven by `_stext`.
+            tracing::info!("{why}; looking for kallsyms in the kernel image");
+            let image = (VirtAddr(stext.unwrap_or(kaslr::KERNEL_MAP)), KERNEL_IMAGE);
+            kallsyms_scan::find_and_read(tables, &[image], stext, release).map_err(|scan| format!("{why}; {scan}"))
+        });
     let why = match own {
         Ok(table) => return Ok(table),
         Err(why) => why,
