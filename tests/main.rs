@@ -5,6 +5,7 @@
 mod debuginfo;
 mod dump;
 mod linux;
+mod process;
 mod rsp;
 mod support;
 mod vmcore;
