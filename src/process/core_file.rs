@@ -315,3 +315,7 @@ impl Header {
         Ok(table)
     }
 }
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

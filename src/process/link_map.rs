@@ -21,7 +21,7 @@ const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
 const DT_DEBUG: u64 = 21;
 /// No process loads more objects than this.
-const OBJECTS_MAX: usize = 1 << 16;
+const OBJECTS_MAX: usize = 1 << 13;
 const NAMESPACES_MAX: usize = 64;
 
 /// One loaded object.

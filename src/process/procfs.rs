@@ -46,10 +46,13 @@ pub fn mappings(process: &Process) -> Vec<Mapping> {
         }
     };
     let mut all = Vec::new();
+    // Segments that do not overlap are cut at most twice by each file mapping.
+    let ranges: usize = process.files().iter().map(|f| f.ranges.len()).sum();
+    let most = process.memory().stored().segments().len() + 2 * ranges;
     for s in process.memory().stored().segments() {
         // A segment may span several mappings (gcore joins none, other writers may).
         let mut start = s.start;
-        while start < s.end {
+        while start < s.end && all.len() < most {
             let stored = s.present.saturating_sub(start - s.start);
             let (end, offset, name, file) = match process.file_at(start) {
                 Some((file, range)) => {

@@ -140,7 +140,13 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
             let Some(segment) = process.memory().stored().segment(addr) else { break };
             let (segment_end, executable) = (segment.end.min(range.end), segment.executable());
             if segment.writable() {
-                addr = segment_end.max(addr + PAGE_SIZE);
+                addr = segment_end.max(addr.saturating_add(PAGE_SIZE));
+                continue;
+            }
+            // What the core does not hold is counted, not walked: a header may claim any size.
+            if addr - segment.start >= segment.present {
+                report.pages += (segment_end - addr).div_ceil(PAGE_SIZE);
+                addr = segment_end.max(addr.saturating_add(PAGE_SIZE));
                 continue;
             }
             report.pages += 1;
@@ -160,7 +166,7 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
                     }
                 }
             }
-            addr += PAGE_SIZE;
+            addr = addr.saturating_add(PAGE_SIZE);
         }
     }
     if found.is_some() {
