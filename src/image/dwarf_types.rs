@@ -13,7 +13,7 @@
 //! kernel's, what it has by value is copied, and what it points to is declared:
 //! gdb finds the definition by name in the kernel's DWARF.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::leb::{Put, len32};
@@ -31,6 +31,9 @@ use abbrev::Abbrev;
 
 /// Longest chain of typedefs and qualifiers; one that does not end would hang gdb.
 const MAX_CHAIN: usize = 64;
+/// Types looked at within one that is as large as what it is in: beyond, it is
+/// taken to hold itself.
+const MAX_WITHIN: usize = 1024;
 /// Bytes of the unit's header.
 const HEADER: usize = 11;
 
@@ -272,20 +275,19 @@ impl<'a> Writer<'a> {
     fn contains(&self, member: TypeId, outer: &Type<'a>) -> bool {
         let size = u64::from(outer.size().unwrap_or(0));
         let mut ids = vec![member];
-        let mut seen = 0;
+        let mut seen = HashSet::new();
         while let Some(id) = ids.pop() {
             let Some(mut t) = self.btf.strip(id) else { continue };
             for _ in 0..MAX_CHAIN {
                 let Some(element) = t.array().and_then(|a| self.btf.strip(a.element)) else { break };
                 t = element;
             }
-            // Sixty-four steps into something as large as the whole: no.
-            seen += 1;
-            if t.id == outer.id || seen > MAX_CHAIN {
+            if t.id == outer.id || seen.len() > MAX_WITHIN {
                 return true;
             }
-            if t.kind.is_composite() && u64::from(t.size().unwrap_or(0)) >= size {
-                ids.extend(t.members().map(|m| m.type_id).take(MAX_CHAIN));
+            let large = t.kind.is_composite() && u64::from(t.size().unwrap_or(0)) >= size;
+            if large && seen.insert(t.id) {
+                ids.extend(t.members().map(|m| m.type_id));
             }
         }
         false
