@@ -246,15 +246,26 @@ impl Piece {
         Some((bytes::u64_at(&raw, 0)?, bytes::u32_at(&raw, 8)?, bytes::u32_at(&raw, 12)?))
     }
 
-    /// The codec of the first page that is compressed; raw if the first few hundred
-    /// are not.
+    /// The codec of the first page that is compressed, if some in a sample are. Memory
+    /// begins with pages that do not compress (1,440 of them in a 6.12 guest), so the
+    /// sample is wide.
     fn codec(&self) -> Codec {
-        (0..512)
+        const WHOLE: u64 = 4096;
+        let count = self.descriptor_count().unwrap_or(0);
+        let stride = usize::try_from(count / WHOLE).unwrap_or(usize::MAX).max(1);
+        (0..count.min(WHOLE))
+            .chain((0..count).step_by(stride))
             .map_while(|i| self.descriptor_at(i))
-            .take_while(|&(offset, ..)| offset != 0)
+            .filter(|&(offset, ..)| offset != 0)
             .filter_map(|(_, _, flags)| Codec::from_flags(flags))
             .find(|&codec| codec != Codec::Raw)
             .unwrap_or(Codec::Raw)
+    }
+
+    /// How many descriptors this piece has. Counts the bitmap.
+    fn descriptor_count(&self) -> Option<u64> {
+        let source = &*self.source;
+        self.dumped.rank(source, self.pfns.end)?.checked_sub(self.dumped.rank(source, self.pfns.start)?)
     }
 
     fn incomplete(&self) -> Option<String> {
@@ -282,12 +293,10 @@ impl Piece {
     /// are asked. Counts the bitmap.
     fn tail_is_lost(&self) -> Option<bool> {
         const ASKED: u64 = 1024;
-        let source = &*self.source;
-        let start = self.dumped.rank(source, self.pfns.start)?;
-        let count = self.dumped.rank(source, self.pfns.end)?.checked_sub(start)?;
+        let count = self.descriptor_count()?;
         for index in count.saturating_sub(ASKED)..count {
             let (offset, size, _) = self.descriptor_at(index)?;
-            if offset == 0 || offset.checked_add(size.into())? > source.len() {
+            if offset == 0 || offset.checked_add(size.into())? > self.source.len() {
                 return Some(true);
             }
         }

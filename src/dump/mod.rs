@@ -230,7 +230,7 @@ impl Vmcore {
         self.header()?.dump_level
     }
 
-    /// The format, for people: `kdump-compressed v6 (zstd)`.
+    /// The format, for people: `kdump-compressed v6 (zstd)`. Counts the bitmap of a kdump.
     #[must_use]
     pub fn format(&self) -> String {
         let format = match &self.format {

@@ -6,8 +6,14 @@
 //!
 //! | real DWARF | exec-file | its debug file | libraries |
 //! |---|---|---|---|
-//! | not known | build-id, symbols, all of ORC | types from BTF | modules, fallback |
+//! | not known | build-id, symbols, all of ORC, a debug link | types from BTF | modules, fallback |
 //! | known | symbols, only the rows at which DWARF is wrong | none | `vmlinux` again (build-id, all of ORC; gdb finds the DWARF for it), modules, fallback |
+//!
+//! Types from BTF are named by `.gnu_debuglink`, not by the build-id: gdb keeps the
+//! index of a file under its build-id (`set index-cache`), and would some day use
+//! that of the real DWARF for ours, or ours for the real one, and crash (gdb 13:
+//! "internal-error: set_length"). By the build-id it looks first, so real DWARF
+//! that gdb has and we do not know of still wins.
 //!
 //! Everything here is a function of borrowed parts: what the parts are, and when
 //! the images are made, is the kernel inferior's business.
@@ -48,8 +54,7 @@ pub struct Image {
 pub struct KernelParts<'a> {
     /// All symbols, at run-time addresses.
     pub symbols: &'a SymbolTable,
-    /// The kernel's build-id. Without one gdb cannot ask for a debug file, and
-    /// the types go into the exec-file.
+    /// The kernel's build-id.
     pub build_id: Option<&'a [u8]>,
     /// Sections of the real vmlinux at run-time addresses, if one was found;
     /// empty to go by the symbols.
@@ -69,7 +74,7 @@ pub struct KernelParts<'a> {
 pub struct KernelImages {
     /// The exec-file.
     pub exec: Image,
-    /// To be served as the exec-file's build-id debug file.
+    /// To be served beside the exec-file as [`KERNEL_TYPES`].
     pub debug: Option<Image>,
     /// To be the first library, before the modules.
     pub unwind: Option<Image>,
@@ -104,15 +109,13 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
         (symbols.join().unwrap_or_default(), (frames, dwarf))
     });
 
-    let image = |build_id, symbols, frames: Option<&Frames>, dwarf: Option<&Dwarf>| {
-        let mut contents = Vec::new();
+    let image = |build_id, symbols, frames: Option<&Frames>, types: Option<&Image>| {
+        let mut contents: Vec<(&'static str, &[u8])> = Vec::new();
         if let Some(f) = frames.filter(|f| f.count > 0) {
-            contents.push((".debug_frame", &*f.bytes));
+            contents.push((".debug_frame", &f.bytes));
         }
-        if let Some(d) = dwarf {
-            contents.extend(d.sections());
-        }
-        build(&Skeleton { sections, build_id, symbols, contents: &contents })
+        let debug_link = types.map(|t| (KERNEL_TYPES, checksum(&t.bytes)));
+        build(&Skeleton { sections, build_id, symbols, debug_link, contents: &contents })
     };
     let whole = sections
         .iter()
@@ -127,13 +130,33 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
             fallback,
         };
     }
-    let (inside, beside) = if parts.build_id.is_some() { (None, dwarf) } else { (dwarf, None) };
+    let debug = dwarf.map(|d| types_image(sections, &d));
     KernelImages {
-        exec: image(parts.build_id, Some(&symbols), Some(&frames), inside.as_ref()),
-        debug: beside.map(|d| image(parts.build_id, None, None, Some(&d))),
+        exec: image(parts.build_id, Some(&symbols), Some(&frames), debug.as_ref()),
+        debug,
         unwind: None,
         fallback,
     }
+}
+
+/// Name of the kernel's debug file made from BTF.
+pub const KERNEL_TYPES: &str = "vmlinux.btf.debug";
+
+/// Name of a module's debug file made from BTF.
+#[must_use]
+pub fn module_types(name: &str) -> String {
+    format!("{name}.btf.debug")
+}
+
+fn types_image(sections: &[Section], dwarf: &Dwarf) -> Image {
+    build(&Skeleton { sections, contents: &dwarf.sections(), ..Skeleton::default() })
+}
+
+/// As `.gnu_debuglink` has it.
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
 }
 
 const FIXMAP: u64 = 0xffff_ffff_ff00_0000;
@@ -160,7 +183,7 @@ pub struct ModuleParts<'a> {
 pub struct ModuleImages {
     /// The library.
     pub library: Image,
-    /// To be served as its build-id debug file.
+    /// To be served beside it under the name of [`module_types`].
     pub debug: Option<Image>,
 }
 
@@ -179,19 +202,20 @@ pub fn module(parts: &ModuleParts<'_>) -> ModuleImages {
         })
     });
     let symbols = skeleton::symbol_table(parts.symbols, parts.sections);
-    let (inside, beside) = if parts.build_id.is_some() { (None, dwarf) } else { (dwarf, None) };
     let mut contents: Vec<(&'static str, &[u8])> = Vec::new();
     if frames.count > 0 {
         contents.push((".debug_frame", &frames.bytes));
     }
-    if let Some(d) = &inside {
-        contents.extend(d.sections());
-    }
-    let skeleton = Skeleton { sections: parts.sections, build_id: parts.build_id, ..Skeleton::default() };
-    ModuleImages {
-        library: build(&Skeleton { symbols: Some(&symbols), contents: &contents, ..skeleton }),
-        debug: beside.map(|d| build(&Skeleton { contents: &d.sections(), ..skeleton })),
-    }
+    let debug = dwarf.map(|d| types_image(parts.sections, &d));
+    let name = module_types(parts.name);
+    let library = build(&Skeleton {
+        sections: parts.sections,
+        build_id: parts.build_id,
+        symbols: Some(&symbols),
+        debug_link: debug.as_ref().map(|d| (name.as_str(), checksum(&d.bytes))),
+        contents: &contents,
+    });
+    ModuleImages { library, debug }
 }
 
 fn fallback_image(kernel: &Range<u64>) -> Image {

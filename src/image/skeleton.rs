@@ -62,6 +62,9 @@ pub struct Skeleton<'a> {
     pub build_id: Option<&'a [u8]>,
     /// The symbols, in the form of [`symbol_table`].
     pub symbols: Option<&'a ElfSymbols>,
+    /// Name and checksum of a debug file beside this one, which gdb takes if it
+    /// finds none by the build-id.
+    pub debug_link: Option<(&'a str, u32)>,
     /// Sections with contents: `.debug_frame`, `.debug_info`...
     pub contents: &'a [(&'static str, &'a [u8])],
 }
@@ -134,6 +137,13 @@ impl Skeleton<'_> {
         }
         for (name, data) in self.contents {
             add(&mut w, &mut headers, name, data, 8);
+        }
+        if let Some((name, checksum)) = self.debug_link {
+            let mut link = Vec::new();
+            link.cstr(name);
+            link.resize(link.len().next_multiple_of(4), 0);
+            link.u32(checksum);
+            add(&mut w, &mut headers, ".gnu_debuglink", &link, 4);
         }
         if let Some(s) = self.symbols {
             let i = add(&mut w, &mut headers, ".symtab", &s.entries, 8);

@@ -286,6 +286,9 @@ impl Symbols {
             offset < s.size || s.size == 0 && offset < 0x1000
         })?;
         let name = self.names.get(usize::try_from(found.name).ok()?..)?;
-        Some((cstr(name).into_owned(), addr - found.addr))
+        // `clock_nanosleep@@GLIBC_2.17`: the version is the linker's business.
+        let name = cstr(name);
+        let plain = name.split('@').next().filter(|n| !n.is_empty()).unwrap_or(&name);
+        Some((plain.to_owned(), addr - found.addr))
     }
 }

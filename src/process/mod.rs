@@ -7,6 +7,7 @@
 //!  image       programs and libraries in memory link_map    the dynamic linker's list, TLS
 //!  procfs      /proc/PID as gdb wants it        signal      siginfo in words
 //!  unwind      stacks for a quick look          verify      the core against its files
+//!  disasm      one instruction
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -24,6 +25,7 @@ use crate::memory::segments::{Backing, FileRange, Segments, Stored};
 
 pub mod compressed;
 pub mod core_file;
+pub mod disasm;
 pub mod elf;
 pub mod files;
 pub mod image;

@@ -167,7 +167,8 @@ pub fn cmdline(process: &Process) -> Vec<u8> {
 pub fn command_line(process: &Process) -> Option<String> {
     let words = arguments(process).map(|words| {
         let quote = |w: &Vec<u8>| {
-            let text = super::files::printable(&String::from_utf8_lossy(w));
+            let text = String::from_utf8_lossy(w).replace('\n', "\\n").replace('\t', "\\t");
+            let text = super::files::printable(&text);
             let plain = !text.is_empty()
                 && !text.contains(|c: char| c.is_whitespace() || "'\"\\$&|;<>*?".contains(c));
             if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }

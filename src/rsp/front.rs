@@ -25,8 +25,8 @@ use crate::target::Tid;
 pub(crate) enum Answer {
     /// This, escaped already where it is binary.
     Reply(Vec<u8>),
-    /// gdbstub's answer to this packet.
-    Pass(Vec<u8>),
+    /// gdbstub's answer to this packet, for which it needs so much room.
+    Pass { packet: Vec<u8>, room: usize },
     /// Nothing at all.
     None,
     /// `OK`, and no acknowledgements from then on.
@@ -46,6 +46,10 @@ impl Answer {
 
     pub(crate) fn error() -> Self {
         Self::text("E01")
+    }
+
+    pub(crate) fn pass(packet: impl Into<Vec<u8>>, room: usize) -> Self {
+        Self::Pass { packet: packet.into(), room }
     }
 
     /// Not supported.
@@ -118,7 +122,7 @@ impl State {
                 Answer::ok()
             }
             b'g' => match self.registers() {
-                Some(_) => Answer::Pass(b"g".to_vec()),
+                Some(_) => Answer::pass("g", 0),
                 None => Answer::error(),
             },
             b'p' => self.one_register(rest),
@@ -174,12 +178,12 @@ impl State {
             b"qSupported" => self.supported(args),
             b"qXfer" => self.transfer(args),
             b"qRcmd" => match frame::unhex(args) {
-                Some(line) => Answer::Pass([b"qRcmd,".as_slice(), &frame::hex(&line)].concat()),
+                Some(line) => Answer::pass([b"qRcmd,".as_slice(), &frame::hex(&line)].concat(), 0),
                 None => Answer::error(),
             },
             b"qOffsets" if self.options.qemu_dialect => Answer::empty(),
             b"qOffsets" => match self.inferior().and_then(crate::target::Inferior::text_segment) {
-                Some(_) => Answer::Pass(b"qOffsets".to_vec()),
+                Some(_) => Answer::pass("qOffsets", 0),
                 None => Answer::empty(),
             },
             b"qAttached" => Answer::text("1"),
@@ -452,7 +456,7 @@ impl State {
         });
         let (Some((n, range)), Some(registers)) = (place, self.registers()) else { return Answer::error() };
         match registers.bytes().get(range) {
-            Some(bytes) if bytes.iter().all(Option::is_some) => Answer::Pass(format!("p{n:x}").into()),
+            Some(bytes) if bytes.iter().all(Option::is_some) => Answer::pass(format!("p{n:x}"), bytes.len()),
             Some(bytes) => Answer::text("xx".repeat(bytes.len())),
             None => Answer::error(),
         }
@@ -467,7 +471,7 @@ impl State {
     fn memory(&self, args: &[u8]) -> Answer {
         match Self::range(args) {
             Some((addr, len @ 1..)) if self.thread().is_some() => {
-                Answer::Pass(format!("m{addr:x},{len:x}").into())
+                Answer::pass(format!("m{addr:x},{len:x}"), len)
             }
             _ => Answer::error(),
         }

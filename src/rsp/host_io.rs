@@ -112,7 +112,14 @@ impl State {
             _ => return Answer::empty(),
         };
         match passed {
-            Some(Ok(packet)) => Answer::Pass(packet.into_bytes()),
+            Some(Ok(packet)) => Answer::pass(
+                packet,
+                match operation {
+                    b"pread" => LONGEST_READ,
+                    b"readlink" => LONGEST_PATH,
+                    _ => 0,
+                },
+            ),
             Some(Err(errno)) => refusal(errno),
             None => refusal(HostIoErrno::EINVAL),
         }

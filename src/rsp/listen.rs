@@ -121,7 +121,11 @@ impl Listener {
         }
         loop {
             match self.accept() {
-                Ok((wire, peer)) if options.once => {
+                Ok((mut wire, peer)) if options.once => {
+                    // One that only tried whether somebody listens is no client.
+                    if wire.wait().is_err() {
+                        continue;
+                    }
                     // Nobody else is to wait in the queue.
                     drop(self);
                     server.session(wire, &peer);

@@ -22,9 +22,14 @@ use crate::addr::VirtAddr;
 use crate::error::ReadFault;
 use crate::target::{Inferior, RegisterFile, Tid};
 
-/// Room for the largest frame that is passed on to gdbstub, and for the largest
-/// reply it makes: it uses one buffer for both.
-const STUB_BUFFER: usize = frame::FRAME_CAP + 16;
+/// Buffers of the two state machines: gdbstub uses one buffer for the packet and
+/// for what it reads, and looks through all of it after each packet. So the
+/// many small packets have a machine of their own; the other takes the largest.
+/// (None keeps anything from one packet to the next: the selection is ours.)
+const SMALL_BUFFER: usize = 0x800;
+const LARGE_BUFFER: usize = frame::FRAME_CAP + frame::PACKET_SIZE;
+/// What a frame needs around the packet and the room.
+const MARGIN: usize = 0x20;
 
 /// What a client said it can do, or showed by what it asked.
 #[derive(Debug, Clone, Copy, Default)]
@@ -162,7 +167,18 @@ type Machine = GdbStubStateMachine<'static, State, Outbox>;
 pub(crate) struct Session {
     link: Link,
     state: State,
-    machine: Option<Machine>,
+    small: Option<Machine>,
+    large: Option<Machine>,
+}
+
+/// A state machine of gdbstub that waits for packets.
+fn machine(state: &mut State, buffer: usize) -> io::Result<Machine> {
+    let outbox = Outbox { bytes: Vec::new(), link: Rc::clone(&state.link) };
+    let built = GdbStub::builder(outbox).packet_buffer_size(buffer).build();
+    built
+        .map_err(|e| io::Error::other(e.to_string()))?
+        .run_state_machine(state)
+        .map_err(|e| io::Error::other(e.to_string()))
 }
 
 impl Session {
@@ -170,14 +186,9 @@ impl Session {
     pub(crate) fn new(wire: Wire, main: &Arc<Served>, options: &Options, device: u32) -> io::Result<Self> {
         let link = Rc::new(RefCell::new(LinkState { wire, live: false, stop: None, broken: None }));
         let mut state = State::new(main, options, device, Rc::clone(&link));
-        let outbox = Outbox { bytes: Vec::new(), link: Rc::clone(&link) };
-        let machine = GdbStub::builder(outbox)
-            .packet_buffer_size(STUB_BUFFER)
-            .build()
-            .map_err(|e| io::Error::other(e.to_string()))?
-            .run_state_machine(&mut state)
-            .map_err(|e| io::Error::other(e.to_string()))?;
-        Ok(Self { link, state, machine: Some(machine) })
+        let small = Some(machine(&mut state, SMALL_BUFFER)?);
+        let large = Some(machine(&mut state, LARGE_BUFFER)?);
+        Ok(Self { link, state, small, large })
     }
 
     /// Serves the client until it leaves.
@@ -200,7 +211,7 @@ impl Session {
             };
             let reply = match answer {
                 Answer::Reply(reply) => Some(reply),
-                Answer::Pass(packet) => self.pass(&packet)?,
+                Answer::Pass { packet, room } => self.pass(&packet, room)?,
                 Answer::None => None,
                 Answer::NoMoreAcks => {
                     self.send(b"OK")?;
@@ -226,9 +237,11 @@ impl Session {
 
     /// Lets gdbstub answer `packet`, which the front has checked. `None` when
     /// no reply is to be sent.
-    fn pass(&mut self, packet: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    fn pass(&mut self, packet: &[u8], room: usize) -> io::Result<Option<Vec<u8>>> {
         let lost = || io::Error::other("gdbstub left its idle state");
-        let mut machine = self.machine.take().ok_or_else(lost)?;
+        let small = packet.len().saturating_add(room) <= SMALL_BUFFER - MARGIN;
+        let place = if small { &mut self.small } else { &mut self.large };
+        let mut machine = place.take().ok_or_else(lost)?;
         for byte in frame::frame(packet) {
             let GdbStubStateMachine::Idle(idle) = machine else { return Err(lost()) };
             machine = idle
@@ -237,7 +250,7 @@ impl Session {
         }
         let GdbStubStateMachine::Idle(idle) = &mut machine else { return Err(lost()) };
         let captured = std::mem::take(&mut idle.borrow_conn().bytes);
-        self.machine = Some(machine);
+        *place = Some(machine);
 
         let mut link = self.link.borrow_mut();
         if let Some(e) = link.broken.take() {

@@ -96,6 +96,11 @@ impl Wire {
         Ok(Self::new(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?))
     }
 
+    /// Waits for the first bytes; an error when none will come.
+    pub(crate) fn wait(&mut self) -> io::Result<()> {
+        self.fill()
+    }
+
     /// The next packet, with `None` for one that was too long. The packet is
     /// acknowledged; refusals and interrupts are dealt with here.
     pub(crate) fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {

@@ -101,7 +101,7 @@ impl State {
         }
         let mut packet = [b"qXfer:", object, b":read:", annex].concat();
         packet.extend_from_slice(format!(":{offset:x},{length:x}").as_bytes());
-        Answer::Pass(packet)
+        Answer::pass(packet, length)
     }
 
     fn threads_document(&mut self) -> Arc<[u8]> {

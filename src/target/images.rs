@@ -70,8 +70,8 @@ impl Images {
         if let (Some(v), Some(id)) = (dwarf, build_id) {
             out.disk_file(id.as_bytes(), v.path());
         }
-        if let (Some(image), Some(id)) = (made.debug, build_id) {
-            out.debug_file(id.as_bytes(), VirtualFile::Bytes(image.bytes));
+        if let Some(image) = made.debug {
+            out.files.insert(format!("/kernel/{}", image::KERNEL_TYPES), VirtualFile::Bytes(image.bytes));
         }
         for (module, path) in kernel.modules().iter().zip(&found.modules) {
             if let (Some(id), Some(path)) = (&module.build_id, path) {
@@ -79,8 +79,9 @@ impl Images {
             }
         }
         for (module, images) in kernel.modules().iter().zip(modules) {
-            if let (Some(image), Some(id)) = (images.debug, &module.build_id) {
-                out.debug_file(id, VirtualFile::Bytes(image.bytes));
+            if let Some(image) = images.debug {
+                let name = format!("/modules/{}", image::module_types(&module.name));
+                out.files.insert(name, VirtualFile::Bytes(image.bytes));
             }
             list.push(out.library(format!("/modules/{}.ko", module.name), images.library));
         }

@@ -48,15 +48,15 @@ fn lldb_looks_around_and_cannot_go_on() {
     let mut stdin = child.stdin.take().unwrap();
     for command in commands {
         writeln!(stdin, "{command}").unwrap();
-        // LLDB does not wait for the stop by itself.
-        if matches!(command, "thread step-inst" | "continue") {
+        // LLDB does not wait for a stop by itself.
+        if matches!(command, "thread step-inst" | "continue") || command.starts_with("gdb-remote") {
             std::thread::sleep(Duration::from_secs(3));
         }
     }
     drop(stdin);
     let output = child.wait_with_output().unwrap();
     let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
-    has(&text, &["name = 'kworker/0:1'", "name = 'task-5'", "0x0706050403020100", "made-up target"]);
+    has(&text, &["tid = 0x0003", "name = 'task-5'", "0x0706050403020100", "made-up target"]);
     has(&text, &["memory write failed", "rbx = 0x0000000000000005", "signal SIGSTOP", "detached"]);
     has(&text, &["rbx = 0x0000000000000002", "rip = 0xffff800000000120"]);
     assert!(!text.contains("lost connection"), "{text}");

@@ -9,7 +9,7 @@ use crate::memory::AddressSpace;
 use crate::process::files::{Lookup, printable};
 use crate::process::signal::{self, SigInfo};
 use crate::process::verify::{self, How};
-use crate::process::{Process, procfs};
+use crate::process::{Process, disasm, elf, procfs};
 
 #[derive(serde::Serialize)]
 struct Sys {
@@ -109,7 +109,10 @@ fn collect(process: &Process) -> Sys {
         f.is_elf() && matches!(f.lookup(), Lookup::Refused(_))
     };
     let why = |f: &std::sync::Arc<crate::process::files::MappedFile>| match f.lookup() {
-        Lookup::Refused(why) => format!("{}: {why}", f.name),
+        Lookup::Refused(why) => {
+            let id = f.expected().map_or_else(|| "not in the core".to_owned(), elf::hex);
+            format!("{}: expected build-id {id}; {why}", f.name)
+        }
         _ => f.name.clone(),
     };
     Sys {
@@ -141,7 +144,14 @@ fn code_at(process: &Process, pc: u64) -> Option<String> {
     let mut code = [0; CODE];
     let n = process.memory().read(VirtAddr(pc), &mut code).ok()?;
     let source = if process.memory().stored().run(pc) > 0 { "core" } else { "from the file" };
-    Some(format!("{}  ({source})", spaced(code.get(..n)?)))
+    let code = code.get(..n)?;
+    Some(with_instruction(code, pc, source))
+}
+
+/// The bytes of the instruction at `pc`, what it is, and who says so.
+fn with_instruction(code: &[u8], pc: u64, source: &str) -> String {
+    let (text, len) = disasm::text(code, pc).unwrap_or_default();
+    format!("{:<24} {text}  ({source})", spaced(code.get(..len).unwrap_or(code)))
 }
 
 /// Warns if the page of `pc` is not what the file holds; gives the file's bytes there.
@@ -167,6 +177,6 @@ fn page_warning(process: &Process, pc: u64, warnings: &mut Vec<String>) -> Optio
     let (file, range) = process.file_at(pc)?;
     let mut code = [0; CODE];
     let found = file.served()?;
-    crate::process::elf::Bytes::fill(&*found.file, range.offset + (pc - range.start), &mut code)
-        .then(|| spaced(&code))
+    elf::Bytes::fill(&*found.file, range.offset + (pc - range.start), &mut code)
+        .then(|| with_instruction(&code, pc, "file"))
 }

@@ -7,7 +7,7 @@ use crate::addr::PAGE_SIZE;
 use crate::commands::{CommandError, Request, json};
 use crate::process::files::Lookup;
 use crate::process::verify::{self, How, Page, Report, Verdict};
-use crate::process::{Process, elf};
+use crate::process::{Process, disasm, elf};
 
 #[derive(serde::Serialize)]
 struct Row {
@@ -35,6 +35,8 @@ struct Difference {
     first: String,
     core: String,
     file: String,
+    /// The instruction that the first changed byte is in, with its address.
+    instruction: Option<[String; 3]>,
     #[serde(flatten)]
     place: Place,
 }
@@ -97,6 +99,7 @@ fn row(process: &Process, r: &Report) -> Row {
         first: format!("{:#x}", p.first),
         core: elf::hex(&p.core),
         file: elf::hex(&p.file),
+        instruction: disasm::beside(process, p.first).map(|b| [format!("{:#x}", b.at), b.core, b.file]),
         place: Place::of(process, p.first, p.first),
     };
     Row {
@@ -130,8 +133,8 @@ fn text(row: &Row, r: &Report, out: &mut dyn Write) -> Result<(), CommandError> 
             writeln!(out, "no pages   {name}: the core holds none of its {} read-only pages", r.pages)?;
         }
         Verdict::NotCompared(why) => {
-            let id = row.build_id.as_deref().unwrap_or("unknown");
-            writeln!(out, "not found  {name}: the core's build-id is {id}; {why}")?;
+            let id = row.build_id.as_deref().unwrap_or("not in the core");
+            writeln!(out, "NOT FOUND  {name}: expected build-id {id}; {why}")?;
         }
         Verdict::Differs => {
             writeln!(
@@ -172,8 +175,10 @@ fn text(row: &Row, r: &Report, out: &mut dyn Write) -> Result<(), CommandError> 
             _ => format!("{} bytes changed, first at", page.bytes),
         };
         writeln!(out, "    page {}: {what} {}  {}", d.page, d.first, d.place.text())?;
-        writeln!(out, "        core  {}", spaced(&page.core))?;
-        writeln!(out, "        file  {}", spaced(&page.file))?;
+        let [at, core, file] = d.instruction.clone().unwrap_or_default();
+        let at = if at.is_empty() { at } else { format!("   {at}: ") };
+        writeln!(out, "        core  {}{at}{core}", spaced(&page.core))?;
+        writeln!(out, "        file  {}{at}{file}", spaced(&page.file))?;
     }
     zeros(zeroed, out)?;
     let listed = r.differences.len() as u64;

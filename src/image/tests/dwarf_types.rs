@@ -29,7 +29,7 @@ fn walk(dwarf: &Dwarf) -> usize {
     let mut units = read.units();
     let unit = read.unit(units.next().unwrap().unwrap()).unwrap();
     assert!(units.next().unwrap().is_none());
-    let mut places = std::collections::HashSet::new();
+    let mut places = HashSet::new();
     let mut references = Vec::new();
     let mut entries = unit.entries();
     while let Some(entry) = entries.next_dfs().unwrap() {

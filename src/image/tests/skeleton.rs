@@ -29,6 +29,7 @@ fn a_skeleton_is_an_elf_file_with_these_sections_and_symbols() {
         sections: &sections,
         build_id: Some(&[1, 2, 3, 4, 5]),
         symbols: Some(&symtab),
+        debug_link: Some(("x.debug", 0x1234_5678)),
         contents: &[(".debug_frame", &[9; 24])],
     };
     assert_eq!(skeleton.lowest(), Some(text));
@@ -36,6 +37,7 @@ fn a_skeleton_is_an_elf_file_with_these_sections_and_symbols() {
     let elf = object::read::elf::ElfFile64::<object::LittleEndian>::parse(&*bytes).unwrap();
     assert_eq!(elf.entry(), 1);
     assert_eq!(elf.build_id().unwrap(), Some(&[1, 2, 3, 4, 5][..]));
+    assert_eq!(elf.gnu_debuglink().unwrap(), Some((&b"x.debug"[..], 0x1234_5678)));
     assert!(elf.section_by_name(".data..percpu").is_none());
     assert_eq!(elf.section_by_name(".debug_frame").unwrap().data().unwrap(), [9; 24]);
     let found: Vec<_> = elf
