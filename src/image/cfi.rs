@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::fallback;
 use super::leb::{Put, len32};
 use crate::debuginfo::orc::{Base, Kind, OrcEntry, OrcTable, Row};
 use crate::debuginfo::symbols::SymbolTable;
@@ -118,15 +119,36 @@ enum Cfa {
 #[must_use]
 pub fn frames(orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride]) -> Frames {
     let mut writer = Writer::new();
+    add(&mut writer, orc, symbols, overrides);
+    writer.finish()
+}
+
+fn add(writer: &mut Writer, orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride]) {
     let mut rules = Rules { symbols, known: HashMap::new(), last: None };
     for row in orc.rows() {
         for part in outside(&row.range, overrides) {
-            rules.apply(&mut writer, &Row { range: part, entry: row.entry });
+            rules.apply(writer, &Row { range: part, entry: row.entry });
         }
     }
     for o in overrides {
         writer.row(&o.range, &call_rule(u64::from(o.cfa)));
     }
+}
+
+/// All that the kernel's own unwind library holds: its table, and the rules for
+/// addresses outside `kernel` and the modules.
+#[must_use]
+pub fn world(
+    orc: Option<&OrcTable>,
+    symbols: &SymbolTable,
+    overrides: &[CallOverride],
+    kernel: &Range<u64>,
+) -> Frames {
+    let mut writer = Writer::new();
+    if let Some(orc) = orc {
+        add(&mut writer, orc, symbols, overrides);
+    }
+    fallback::add(&mut writer, kernel);
     writer.finish()
 }
 

@@ -6,8 +6,12 @@
 //!
 //! | real DWARF | exec-file | its debug file | libraries |
 //! |---|---|---|---|
-//! | not known | build-id, symbols, all of ORC, a debug link | types from BTF | modules, fallback |
-//! | known | symbols, only the rows at which DWARF is wrong | none | `vmlinux` again (build-id, all of ORC; gdb finds the DWARF for it), modules, fallback |
+//! | not known | build-id, symbols, a debug link | types from BTF | modules, unwind |
+//! | known | symbols, only the rows at which DWARF is wrong | none | `vmlinux` again (build-id; gdb finds the DWARF for it), modules, unwind |
+//!
+//! The last library holds all of the kernel's ORC and the rules for the world
+//! outside. There it also serves who starts `gdb vmlinux`: gdb then takes that
+//! for the exec-file, and its DWARF knows no assembly code.
 //!
 //! Types from BTF are named by `.gnu_debuglink`, not by the build-id: gdb keeps the
 //! index of a file under its build-id (`set index-cache`), and would some day use
@@ -28,7 +32,7 @@ use crate::debuginfo::symbols::SymbolTable;
 
 pub mod cfi;
 pub mod dwarf_types;
-pub mod fallback;
+mod fallback;
 pub mod files;
 mod leb;
 pub mod skeleton;
@@ -76,10 +80,10 @@ pub struct KernelImages {
     pub exec: Image,
     /// To be served beside the exec-file as [`KERNEL_TYPES`].
     pub debug: Option<Image>,
-    /// To be the first library, before the modules.
-    pub unwind: Option<Image>,
-    /// To be the last library.
-    pub fallback: Image,
+    /// To be the first library, before the modules: gdb finds real DWARF for it.
+    pub dwarf: Option<Image>,
+    /// To be the last library: unwind rules.
+    pub unwind: Image,
 }
 
 /// Makes the kernel's images.
@@ -93,10 +97,12 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
         parts.sections
     };
     let text = text_range(sections);
+    let whole = sections
+        .iter()
+        .fold(text.clone(), |r, s| r.start.min(s.range.start)..r.end.max(s.range.end.min(FIXMAP)));
     let (symbols, (frames, dwarf)) = thread::scope(|scope| {
         let symbols = scope.spawn(|| skeleton::symbol_table(parts.symbols, sections));
-        let frames =
-            parts.orc.map(|orc| cfi::frames(orc, parts.symbols, parts.overrides)).unwrap_or_default();
+        let frames = cfi::world(parts.orc, parts.symbols, parts.overrides, &whole);
         let dwarf = parts.btf.filter(|_| !parts.real_dwarf).map(|btf| {
             dwarf_types::dwarf(&dwarf_types::Input {
                 btf,
@@ -117,25 +123,22 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
         let debug_link = types.map(|t| (KERNEL_TYPES, checksum(&t.bytes)));
         build(&Skeleton { sections, build_id, symbols, debug_link, contents: &contents })
     };
-    let whole = sections
-        .iter()
-        .fold(text.clone(), |r, s| r.start.min(s.range.start)..r.end.max(s.range.end.min(FIXMAP)));
-    let fallback = fallback_image(&whole);
+    let unwind = unwind_image(&frames);
     if parts.real_dwarf {
         let switches = parts.orc.map(|orc| cfi::switch_frames(orc, parts.symbols));
         return KernelImages {
             exec: image(None, Some(&symbols), switches.as_ref(), None),
             debug: None,
-            unwind: Some(image(parts.build_id, None, Some(&frames), None)),
-            fallback,
+            dwarf: Some(image(parts.build_id, None, None, None)),
+            unwind,
         };
     }
     let debug = dwarf.map(|d| types_image(sections, &d));
     KernelImages {
-        exec: image(parts.build_id, Some(&symbols), Some(&frames), debug.as_ref()),
+        exec: image(parts.build_id, Some(&symbols), None, debug.as_ref()),
         debug,
-        unwind: None,
-        fallback,
+        dwarf: None,
+        unwind,
     }
 }
 
@@ -218,8 +221,9 @@ pub fn module(parts: &ModuleParts<'_>) -> ModuleImages {
     ModuleImages { library, debug }
 }
 
-fn fallback_image(kernel: &Range<u64>) -> Image {
-    let frames = fallback::frames(kernel);
+/// Its one section is tiny and out of the way: gdb would print the name of a
+/// library that covers the kernel behind every frame without a source line.
+fn unwind_image(frames: &Frames) -> Image {
     let sections = [Section {
         name: ".text".to_owned(),
         range: fallback::ADDRESS..fallback::ADDRESS + 16,

@@ -423,7 +423,8 @@ fn symbols(
             // Found by what they look like, and proven by `_stext`.
             tracing::info!("{why}; looking for kallsyms in the kernel image");
             let image = (VirtAddr(stext.unwrap_or(kaslr::KERNEL_MAP)), KERNEL_IMAGE);
-            kallsyms_scan::find_and_read(tables, &[image], stext, release).map_err(|scan| format!("{why}; {scan}"))
+            kallsyms_scan::find_and_read(tables, &[image], stext, release)
+                .map_err(|scan| format!("{why}; {scan}"))
         });
     let why = match own {
         Ok(table) => return Ok(table),

@@ -22,9 +22,9 @@ use crate::memory::AddressSpace;
 pub(super) const EXEC: &str = "/kernel/vmlinux";
 /// Where real DWARF is known: the second image of the kernel, for which gdb
 /// finds it. (gdb prints this name behind frames without a source line.)
-const UNWIND: &str = "/vmlinux";
-/// The rules for addresses in no image.
-const FALLBACK: &str = "/kernel/outside";
+const DWARF: &str = "/vmlinux";
+/// Unwind rules of the kernel and of addresses in no image.
+const UNWIND: &str = "/kernel/unwind";
 /// How far up the stack the caller of a function without ORC is looked for.
 const STACK_SCAN: usize = 4096;
 /// Largest BTF of a module that is believed.
@@ -64,8 +64,8 @@ impl Images {
         let mut out = Self { files: HashMap::new(), debug: HashMap::new(), libraries: "".into() };
         let mut list: Vec<(String, u64)> = Vec::new();
         out.files.insert(EXEC.to_owned(), VirtualFile::Bytes(made.exec.bytes));
-        if let Some(image) = made.unwind {
-            list.push(out.library(UNWIND.to_owned(), image));
+        if let Some(image) = made.dwarf {
+            list.push(out.library(DWARF.to_owned(), image));
         }
         if let (Some(v), Some(id)) = (dwarf, build_id) {
             out.disk_file(id.as_bytes(), v.path());
@@ -85,7 +85,7 @@ impl Images {
             }
             list.push(out.library(format!("/modules/{}.ko", module.name), images.library));
         }
-        list.push(out.library(FALLBACK.to_owned(), made.fallback));
+        list.push(out.library(UNWIND.to_owned(), made.unwind));
         out.libraries = image::library_list(list.iter().map(|(n, s)| (n.as_str(), *s))).into();
         tracing::info!(
             "images made in {:.3} s: {} MB",

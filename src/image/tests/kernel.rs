@@ -25,7 +25,7 @@ pub(crate) fn nm(path: &Path) -> SymbolTable {
     builder.finish()
 }
 
-fn make(release: &str, path: &Path, dir: &Path) -> (KernelImages, PathBuf, PathBuf) {
+fn make(release: &str, path: &Path, dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let symbols = nm(path);
     let btf = Btf::parse(vmlinux::section(path, ".BTF").unwrap().bytes, "BTF").unwrap();
     let orc = vmlinux::orc(release, path);
@@ -45,25 +45,33 @@ fn make(release: &str, path: &Path, dir: &Path) -> (KernelImages, PathBuf, PathB
     let file = dir.join(format!("{release}.debug"));
     std::fs::write(&exec, &images.exec.bytes).unwrap();
     std::fs::write(&file, &debug.bytes).unwrap();
-    std::fs::write(dir.join(format!("{release}.fallback")), &images.fallback.bytes).unwrap();
-    (images, exec, file)
+    let unwind = dir.join(format!("{release}.unwind"));
+    std::fs::write(&unwind, &images.unwind.bytes).unwrap();
+    (exec, file, unwind)
 }
 
 #[test]
-fn readelf_has_no_complaints() {
+fn readelf_and_llvm_have_no_complaints() {
     let keep = std::env::var_os("CORESTUB_KEEP").map(PathBuf::from);
     let temp = tempfile::tempdir().unwrap();
     let dir = keep.as_deref().unwrap_or(temp.path());
     for (release, path) in vmlinux::all() {
-        let (_, exec, debug) = make(&release, &path, dir);
+        let (exec, debug, unwind) = make(&release, &path, dir);
         for (file, args) in [
             (&exec, &["-aW"][..]),
-            (&exec, &["--debug-dump=frames"]),
+            (&unwind, &["-aW", "--debug-dump=frames"]),
             (&debug, &["-aW", "--debug-dump=info"]),
         ] {
             let out = Command::new("readelf").args(args).arg(file).output().unwrap();
             assert_eq!(String::from_utf8_lossy(&out.stderr), "", "readelf {args:?} {}", file.display());
             assert!(out.stdout.len() > 1 << 16);
+        }
+        for file in [&debug, &unwind] {
+            // LLVM's verifier is not everywhere.
+            if let Ok(out) = Command::new("llvm-dwarfdump").arg("--verify").arg(file).output() {
+                let text = String::from_utf8_lossy(&out.stdout);
+                assert!(out.status.success() && text.contains("No errors."), "{text}");
+            }
         }
     }
 }
