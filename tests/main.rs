@@ -4,6 +4,7 @@
 
 mod debuginfo;
 mod dump;
+mod frontends;
 mod linux;
 mod process;
 mod rsp;

@@ -182,6 +182,12 @@ impl State {
                 None => Answer::error(),
             },
             b"qOffsets" if self.options.qemu_dialect => Answer::empty(),
+            // LLDB (14) moves the user's file *by* this, gdb *to* it.
+            b"qOffsets" if self.client.lldb => match self.inferior().and_then(crate::target::Inferior::slide)
+            {
+                Some(slide) => Answer::text(format!("TextSeg={slide:x}")),
+                None => Answer::empty(),
+            },
             b"qOffsets" => match self.inferior().and_then(crate::target::Inferior::text_segment) {
                 Some(_) => Answer::pass("qOffsets", 0),
                 None => Answer::empty(),

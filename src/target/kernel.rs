@@ -138,6 +138,10 @@ impl Inferior for KernelInferior {
         Some(self.kernel.text_start())
     }
 
+    fn slide(&self) -> Option<u64> {
+        Some(self.kernel.kaslr_offset())
+    }
+
     fn vmcoreinfo(&self) -> Option<Arc<str>> {
         Some(self.kernel.vmcoreinfo().text().into())
     }

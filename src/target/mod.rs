@@ -123,6 +123,12 @@ pub trait Inferior: Send + Sync {
         None
     }
 
+    /// How far the main image was moved from where it was linked. LLDB takes
+    /// `TextSeg=` for this.
+    fn slide(&self) -> Option<u64> {
+        None
+    }
+
     /// The auxiliary vector.
     fn auxv(&self) -> Option<Arc<[u8]>> {
         None

@@ -159,10 +159,11 @@ def misplaced():
 
 
 class AfterSymbolFile(gdb.Command):
-    """Moves a vmlinux that was just loaded to its run-time address.
+    """Puts right what `symbol-file` and `file` leave behind.
 
-Runs by itself after `symbol-file` and `file` (lx-symbols uses the former),
-which load at link addresses what KASLR had moved."""
+Runs by itself after these commands (lx-symbols uses the former): a vmlinux is
+moved to where KASLR had put it, and the modules, which gdb forgets together
+with the old symbols, are loaded again."""
 
     def __init__(self):
         super().__init__("corestub-relocate", gdb.COMMAND_FILES)
@@ -172,9 +173,11 @@ which load at link addresses what KASLR had moved."""
             main = misplaced() if stub.connection() is not None else None
         except (gdb.error, gdb.MemoryError, ValueError, TypeError):
             main = None
-        if main is not None:
-            with stub.unpaged():
+        with stub.unpaged():
+            if main is not None:
                 gdb.execute("symbol-file -o {:#x} {}".format(stub.slide(), main), to_string=True)
+            if stub.connection() is not None and gdb.objfiles():
+                gdb.execute("sharedlibrary", to_string=True)
 
 
 def load():

@@ -84,9 +84,17 @@ def per_cpu_offset(cpu):
     table = symbol("__per_cpu_offset")
     if table is None:
         raise gdb.GdbError("no symbol __per_cpu_offset: are the kernel's symbols loaded?")
+    none = gdb.GdbError("there is no CPU {}".format(cpu))
     if not 0 <= cpu < 8192:
-        raise gdb.GdbError("there is no CPU {}".format(cpu))
-    return read_u64(table + 8 * cpu)
+        raise none
+    try:
+        offset = read_u64(table + 8 * cpu)
+    except gdb.MemoryError:
+        raise none from None
+    # Impossible CPUs keep what the table was linked with.
+    if offset == symbol("__per_cpu_load"):
+        raise none
+    return offset
 
 
 def is_per_cpu(address):
@@ -110,16 +118,11 @@ def per_cpu_address(address, cpu):
 
 def per_cpu_pointer(variable, cpu):
     """What $per_cpu and $per_cpu_ptr have in common."""
-    if variable.type.code in (gdb.TYPE_CODE_ARRAY,) and variable.address is None:
-        variable = gdb.parse_and_eval(variable.string())
-    place, kind = None, None
     if variable.address is not None and is_per_cpu(unsigned(variable.address)):
         place, kind = unsigned(variable.address), variable.type
     elif variable.type.strip_typedefs().code == gdb.TYPE_CODE_PTR:
         # `&runqueues`, or a pointer from alloc_percpu().
         place, kind = unsigned(variable), variable.type.strip_typedefs().target()
-    elif variable.address is not None:
-        place, kind = unsigned(variable.address), variable.type
     else:
         raise gdb.GdbError("not a per-CPU variable, nor a pointer to one")
     if kind.code in (gdb.TYPE_CODE_ERROR, gdb.TYPE_CODE_VOID) or kind.sizeof == 0 or "no debug info" in str(kind):

@@ -107,9 +107,8 @@ user-bt [PID]
 Attaches to the process as a further inferior (its own memory, its own
 programs and libraries as far as files with the right build-id are found),
 shows the backtrace, and leaves it again. This needs `target extended-remote`,
-which is what `vmcore HOST:PORT` and `corestub gdb` use. To stay in
-the process, do the same by hand: add-inferior -no-connection is not needed,
-`add-inferior`, `inferior 2`, `attach PID`.
+which is what `vmcore HOST:PORT` and `corestub gdb` use. To stay in the
+process do the same by hand: `add-inferior`, `inferior 2`, `attach PID`.
 
 Pages of user memory are usually left out of vmcores by their filter; the
 backtrace ends where the stack does."""

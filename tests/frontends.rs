@@ -1,0 +1,466 @@
+//! What hands hold: gdb with the helpers, gdb/MI, the Debug Adapter Protocol,
+//! LLDB and gdb's TUI, each driven as a person or an editor drives it.
+//!
+//! Tools that no distribution brings along (pygdbmi, cdt-gdb-adapter) are in
+//! `CORESTUB_FRONTENDS`, by default `~/.cache/corestub/frontends`, which
+//! `scripts/lab/frontends` fills.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{self, skip};
+
+/// The variable that every kernel has and everybody knows the value of.
+const GLOBAL: &str = "init_task.comm";
+const GLOBAL_VALUE: &str = "swapper/0";
+
+/// A server on a port of its own; it ends with the test.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start(dump: &Path, options: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_corestub"))
+            .args(["serve", "-l", "127.0.0.1:0"])
+            .args(options)
+            .arg(dump)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port = line.trim().rsplit(':').next().and_then(|p| p.parse().ok());
+        Self { child, port: port.unwrap_or_else(|| panic!("the server said {line:?}")) }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A dump of a panic of each kernel there is.
+fn dumps() -> Vec<PathBuf> {
+    let mut seen = Vec::new();
+    for path in support::files("z31.kdump") {
+        let kernel = |p: &Path| p.ancestors().nth(2).map(Path::to_owned);
+        if !seen.iter().any(|s: &PathBuf| kernel(s) == kernel(&path)) {
+            seen.push(path);
+        }
+    }
+    if seen.is_empty() {
+        skip("no z31.kdump in the lab's folders");
+    }
+    seen
+}
+
+fn tools() -> PathBuf {
+    std::env::var_os("CORESTUB_FRONTENDS").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/corestub/frontends"),
+        PathBuf::from,
+    )
+}
+
+/// Whether a program or a file of the tools is there.
+fn have(what: &Path) -> bool {
+    let found = if what.is_absolute() {
+        what.exists()
+    } else {
+        Command::new(what).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    };
+    if !found {
+        skip(&format!("{} is missing (scripts/lab/frontends installs it)", what.display()));
+    }
+    found
+}
+
+fn support_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
+}
+
+/// Both streams of a program that must end by itself.
+fn run(command: &mut Command) -> (String, Output) {
+    let mut timed = Command::new("timeout");
+    timed.args(["-k", "5", "180"]).arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        timed.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        timed.env(name, value.unwrap_or_default());
+    }
+    let output = timed.stdin(Stdio::null()).output().unwrap();
+    let text = [&output.stdout, &output.stderr].map(|t| String::from_utf8_lossy(t).into_owned()).concat();
+    assert!(output.status.code() != Some(124), "did not end:\n{text}");
+    (text, output)
+}
+
+#[track_caller]
+fn has(text: &str, wanted: &[&str]) {
+    for wanted in wanted {
+        assert!(text.contains(wanted), "no {wanted:?} in\n{text}");
+    }
+}
+
+/// gdb as it is installed, and a current one where the tools have it.
+fn gdbs() -> Vec<PathBuf> {
+    let mut all = vec![PathBuf::from("gdb")];
+    let current = tools().join("venv/bin/gdb");
+    if current.exists() {
+        all.push(current);
+    } else {
+        eprintln!("only the installed gdb: no {}", current.display());
+    }
+    all
+}
+
+fn gdb(program: &Path, commands: &[&str]) -> String {
+    let mut gdb = Command::new(program);
+    gdb.args(["-nx", "-batch", "-ex", "set debuginfod enabled off", "-ex", "set width 0"]);
+    for command in commands {
+        gdb.args(["-ex", command]);
+    }
+    let text = run(&mut gdb).0;
+    assert!(!text.contains("Python Exception") && !text.contains("Traceback"), "{text}");
+    text
+}
+
+#[test]
+fn helpers() {
+    let source = format!("source {}", Path::new(env!("CARGO_MANIFEST_DIR")).join("gdbinit").display());
+    for dump in dumps() {
+        let server = Server::start(&dump, &[]);
+        let connect = format!("vmcore {}", server.address());
+        for program in gdbs() {
+            let text = gdb(
+                &program,
+                &[
+                    &source,
+                    &connect,
+                    "printf \"one %s\\n\", $task_by_pid(1)->comm",
+                    "printf \"idle %s\\n\", $task_by_pid(0)->comm",
+                    "p $task_by_pid(4000000)",
+                    "printf \"here %d there %d\\n\", $per_cpu(runqueues).cpu, $per_cpu(\"runqueues\", 1).cpu",
+                    "printf \"pointer %d\\n\", $per_cpu_ptr(&runqueues, 1)->cpu",
+                    "python import corestub.stub; gdb.set_convenience_variable('moved', corestub.stub.slide())",
+                    "printf \"moved %d\\n\", $per_cpu_ptr((struct rq *)((long)&runqueues + $moved), 1)->cpu",
+                    "p $per_cpu(runqueues, 100000)",
+                    "p $per_cpu(init_task.pid, 1)",
+                    "p $per_cpu(1)",
+                    "p modules",
+                    "p init_task.tasks",
+                    "p init_pid_ns.idr.idr_rt",
+                    "user-regs 1",
+                    "user-regs 2",
+                    "help vmcore",
+                    "help user-bt",
+                    "help function per_cpu_ptr",
+                    "info frame",
+                ],
+            );
+            has(&text, &["Linux 6.", " tasks", "Try: bt", "one init", "idle swapper/0"]);
+            has(&text, &["no task has pid 4000000", "pointer 1", "moved 1", "there is no CPU 100000"]);
+            has(&text, &["not a per-CPU variable"]);
+            has(&text, &["others (next 0x", "list_head, more than 64 others", "{[1] = 0x"]);
+            has(&text, &["rip  ", "system call 1", "has no user mode", "Connect to corestub"]);
+            has(&text, &["there 1", "alloc_percpu"]);
+        }
+    }
+}
+
+/// `vmcore` puts a vmlinux that was loaded by hand where it belongs.
+#[test]
+fn vmcore_relocates_what_was_loaded() {
+    let source = format!("source {}", Path::new(env!("CARGO_MANIFEST_DIR")).join("gdbinit").display());
+    for dump in dumps() {
+        let Some(vmlinux) = vmlinux_of(&dump) else {
+            skip(&format!("no vmlinux for {}", dump.display()));
+            continue;
+        };
+        let server = Server::start(&dump, &[]);
+        let connect = format!("vmcore {}", server.address());
+        let file = format!("file {}", vmlinux.display());
+        let added = format!("add-symbol-file {}", vmlinux.display());
+        for load in [&file, &added] {
+            let text = gdb(
+                Path::new("gdb"),
+                &[
+                    load,
+                    &source,
+                    &connect,
+                    "printf \"banner %s\\n\", (char *)linux_banner",
+                    "printf \"cpu %d\\n\", $per_cpu(runqueues, 1).cpu",
+                    "info line vfs_write",
+                    "bt",
+                ],
+            );
+            has(&text, &["banner Linux version 6.", "cpu 1", "fs/read_write.c", "labcrash_level"]);
+        }
+    }
+}
+
+/// The lab keeps the packages of a kernel beside its dumps.
+fn vmlinux_of(dump: &Path) -> Option<PathBuf> {
+    let kernel = dump.ancestors().nth(2)?;
+    let release = kernel.file_name()?.to_str()?;
+    let root = kernel.parent()?.join(format!("root-{release}"));
+    Some(root.join(format!("usr/lib/debug/boot/vmlinux-{release}"))).filter(|p| p.exists())
+}
+
+#[test]
+fn corestub_gdb_starts_it_all() {
+    for dump in dumps() {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_corestub"));
+        command.arg("gdb").arg(&dump).args(["--", "-nx", "-batch", "-ex", "bt", "-ex", "p init_task.comm"]);
+        command.args(["-ex", "show debug-file-directory", "-ex", "quit 7"]);
+        let (text, output) = run(&mut command);
+        assert_eq!(output.status.code(), Some(7), "{text}");
+        has(&text, &["Linux 6.", "Try: bt", "labcrash_level1", "swapper/0"]);
+        let start = text.find("is searched for in \"").or_else(|| text.find("are searched for in \""));
+        let folder = start.and_then(|at| text[at..].split('"').nth(1)).and_then(|d| d.split(':').next());
+        if let Some(folder) = folder {
+            assert!(!Path::new(folder).exists(), "{folder} is still there");
+        }
+    }
+    let Some(dump) = dumps().into_iter().next() else { return };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corestub"));
+    command.args(["gdb", "--gdb", "/nonexistent/gdb"]).arg(dump);
+    let (text, output) = run(&mut command);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    has(&text, &["/nonexistent/gdb", "install gdb"]);
+}
+
+#[test]
+fn mi_through_pygdbmi() {
+    let python = tools().join("venv/bin/python");
+    if !have(&python) {
+        return;
+    }
+    for dump in dumps() {
+        let server = Server::start(&dump, &[]);
+        for program in gdbs() {
+            let mut mi = Command::new(&python);
+            mi.arg(support_file("mi.py")).arg(&program).arg(server.address()).arg(GLOBAL);
+            let (text, _) = run(&mut mi);
+            let seen: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
+                .unwrap_or_else(|e| panic!("{e}:\n{text}"));
+            assert!(matches!(seen["connect"].as_str(), Some("connected" | "done")), "{text}");
+            let threads = seen["threads"].as_array().unwrap();
+            assert!(threads.len() > 50, "{} threads", threads.len());
+            assert!(threads.iter().all(|t| t["name"].is_string() && t["core"].is_string()));
+            has(&seen["frames"].to_string(), &["labcrash_level3", "labcrash_level1"]);
+            has(&seen["value"].to_string(), &[GLOBAL_VALUE]);
+            has(&seen["console"].to_string(), &["RELEASE"]);
+            assert_eq!(seen["memory"][0]["contents"].as_str().unwrap().len(), 128);
+            // Nothing runs, nothing is written, and it is said.
+            for command in ["continue", "step"] {
+                has(&seen[command].to_string(), &["dump"]);
+                assert!(
+                    seen[command]["result"] == "error"
+                        || !seen[command]["stopped"].as_array().unwrap().is_empty()
+                );
+            }
+            assert_eq!(seen["write"]["message"], "error", "{text}");
+            assert_eq!(seen["value"], seen["valueAfter"]);
+        }
+    }
+}
+
+#[test]
+fn dap_through_cdt_gdb_adapter() {
+    let adapter = tools().join("node_modules/cdt-gdb-adapter/dist/debugTargetAdapter.js");
+    if !have(&adapter) || !have(Path::new("node")) {
+        return;
+    }
+    for dump in dumps() {
+        let server = Server::start(&dump, &[]);
+        let mut dap = Command::new("node");
+        dap.arg(support_file("dap.js")).arg(&adapter).args([
+            "gdb",
+            "127.0.0.1",
+            &server.port.to_string(),
+            "init_task.comm[0]",
+        ]);
+        let (text, output) = run(&mut dap);
+        assert!(output.status.success(), "{text}");
+        let line = text.lines().find(|l| l.starts_with('{')).unwrap_or_default();
+        let seen: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}:\n{text}"));
+        assert!(seen["threads"].as_array().unwrap().len() > 50, "{text}");
+        assert!(!seen["stack"].as_array().unwrap().is_empty(), "{text}");
+        has(&seen["scopes"].to_string(), &["Local", "Registers"]);
+        has(&seen["variables"]["Registers"].to_string(), &["rip"]);
+        has(&seen["evaluated"].to_string(), &["115 's'"]);
+        assert_eq!(seen["memory"], 64, "{text}");
+        has(&seen["repl"].to_string(), &["RELEASE"]);
+        // Refused politely: said, and still there.
+        has(&format!("{}{}{}", seen["repl"], seen["afterContinue"], seen["continueError"]), &["dump"]);
+        assert_eq!(seen["evaluated"], seen["evaluatedAfter"]);
+    }
+}
+
+/// LLDB does not fetch the images by itself; its `platform get-file` does.
+#[test]
+fn lldb() {
+    let program = Path::new("lldb-14");
+    if !have(program) {
+        return;
+    }
+    for dump in dumps() {
+        let server = Server::start(&dump, &[]);
+        // The images are made at the first use; LLDB waits a second for an answer.
+        gdb(Path::new("gdb"), &[&format!("target remote {}", server.address())]);
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("vmlinux");
+        let lldb = |commands: &[&str]| {
+            let mut lldb = Command::new(program);
+            lldb.args(["--no-lldbinit", "--batch", "--no-use-colors"]);
+            commands.iter().for_each(|c| {
+                lldb.args(["-o", c]);
+            });
+            run(&mut lldb).0
+        };
+        let got = lldb(&[
+            "platform select remote-linux",
+            &format!("platform connect connect://{}", server.address()),
+            &format!("platform get-file /kernel/vmlinux {}", image.display()),
+        ]);
+        assert!(image.exists(), "{got}");
+        let text = lldb(&[
+            &format!("target create {}", image.display()),
+            &format!("gdb-remote {}", server.port),
+            "target modules load --file vmlinux --slide 0",
+            "thread list",
+            "register read rip rsp",
+            "memory read --format x --size 8 --count 2 $sp",
+            "process plugin packet monitor sys",
+            "thread select 20",
+            "bt",
+            "continue",
+            "register read rip",
+        ]);
+        assert!(text.matches("thread #").count() > 50, "{text}");
+        has(&text, &["rip = 0x", "rsp = 0x", "RELEASE", "`__schedule + ", "`schedule + ", "`kthread + "]);
+        assert!(text.matches("     rip = 0x").count() == 2, "lost after continue: {text}");
+    }
+}
+
+/// gdb's text windows in a terminal of 80 by 24: paging, layouts, an interrupt.
+#[test]
+fn tui_in_tmux() {
+    if !have(Path::new("tmux")) {
+        return;
+    }
+    let Some(dump) = dumps().into_iter().next() else { return };
+    let server = Server::start(&dump, &[]);
+    let socket = format!("corestub-test-{}", std::process::id());
+    let tmux = |args: &[&str]| {
+        let out = Command::new("tmux").args(["-L", &socket, "-f", "/dev/null"]).args(args).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    struct Gone<'a>(&'a dyn Fn(&[&str]) -> String);
+    impl Drop for Gone<'_> {
+        fn drop(&mut self) {
+            (self.0)(&["kill-server"]);
+        }
+    }
+    let shown = |wanted: &str| {
+        let start = Instant::now();
+        loop {
+            let screen = tmux(&["capture-pane", "-p", "-t", "gdb"]);
+            if screen.contains(wanted) {
+                return screen;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "no {wanted:?} on\n{screen}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let connect = format!("target remote {}", server.address());
+    let command =
+        format!("gdb -nx -q -ex 'set pagination off' -ex 'set debuginfod enabled off' -ex '{connect}'");
+    tmux(&["new-session", "-d", "-s", "gdb", "-x", "80", "-y", "24", &command]);
+    let _gone = Gone(&tmux);
+    let keys = |text: &str| tmux(&["send-keys", "-t", "gdb", text, "Enter"]);
+    shown("(gdb)");
+    keys("layout asm");
+    shown("labcrash_level3");
+    keys("layout regs");
+    // gdb 13 fills the window at the next change only.
+    keys("tui reg general");
+    shown("rax ");
+    keys("frame function labcrash_level1");
+    shown("in labcrash_level1 ()");
+    keys("stepi");
+    shown("dump");
+    keys("tui disable");
+    keys("printf \"%s is alive\\n\", init_task.comm");
+    shown("swapper/0 is alive");
+    keys("set pagination on");
+    keys("info threads");
+    // gdb's pager, and out of it.
+    shown("--Type <RET>");
+    tmux(&["send-keys", "-t", "gdb", "q", "Enter"]);
+    keys("printf \"%d again\\n\", 6 * 7");
+    shown("42 again");
+}
+
+/// The words that gef and pwndbg look for.
+#[test]
+fn qemu_dialect() {
+    let Some(dump) = dumps().into_iter().next() else { return };
+    let phys = {
+        let server = Server::start(&dump, &[]);
+        let connect = format!("target remote {}", server.address());
+        let ask = ["python gdb.execute('monitor gva2gpa %#x' % int(gdb.parse_and_eval('&init_task')))"];
+        let text = gdb(Path::new("gdb"), &[&connect, ask[0]]);
+        let line = text.lines().find_map(|l| l.strip_prefix("gpa: ")).unwrap_or_else(|| panic!("{text}"));
+        u64::from_str_radix(line.trim_start_matches("0x"), 16).unwrap()
+    };
+    let commands = [
+        "maintenance packet qqemu.sstepbits",
+        "maintenance packet qOffsets",
+        "monitor info version",
+        "monitor info registers",
+        "monitor info mtree -f",
+        &format!("monitor xp/2gx {phys:#x}"),
+        &format!("monitor xp /2gx {phys:#x}"),
+        "monitor gva2gpa &",
+        "monitor gpa2hva 0x1000",
+        "maintenance packet Qqemu.PhyMemMode:1",
+        "maintenance packet qqemu.PhyMemMode",
+        &format!("x/2gx {phys:#x}"),
+        "maintenance packet Qqemu.PhyMemMode:0",
+        &format!("x/2gx {phys:#x}"),
+    ];
+    for (options, qemu) in [(&["--qemu-dialect"][..], true), (&[], false)] {
+        let server = Server::start(&dump, options);
+        let connect = format!("target remote {}", server.address());
+        let mut all = vec![connect.as_str()];
+        all.extend(commands);
+        let text = gdb(Path::new("gdb"), &all);
+        assert_eq!(text.contains("received: \"ENABLE="), qemu, "{text}");
+        assert_eq!(text.contains("received: \"TextSeg="), !qemu, "{text}");
+        has(&text, &["corestub 0", "RAX=", "RIP=", "CR3=", "(prio 0, ram)"]);
+        has(
+            &text,
+            &["received: \"OK\"", "received: \"1\"", "a dump has no host addresses", "& is not a number"],
+        );
+        // What xp prints is what gdb reads physically, and not virtually.
+        let xp: Vec<&str> = text.lines().filter(|l| l.starts_with(&format!("{phys:016x}: 0x"))).collect();
+        assert!(xp.len() == 2 && xp[0] == xp[1], "{text}");
+        let x = text.lines().find(|l| l.starts_with(&format!("{phys:#x}")) && l.contains(":\t0x")).unwrap();
+        let words = |l: &str| l.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(xp[0]), words(x));
+        has(&text, &[&format!("Cannot access memory at address {phys:#x}")]);
+    }
+}
