@@ -59,7 +59,15 @@ impl Snapshot {
     #[must_use]
     pub fn inferior(&self) -> Arc<dyn Inferior> {
         match self {
-            Self::Kernel(kernel) => Arc::new(KernelInferior::new(kernel.clone())),
+            Self::Kernel(kernel) => {
+                let inferior = Arc::new(KernelInferior::new(kernel.clone()));
+                // gdb asks for the images first of all: they are made while it
+                // connects, and a search for debug files need not end within the
+                // patience that it has with a packet.
+                let early = Arc::clone(&inferior);
+                std::thread::spawn(move || drop(early.libraries()));
+                inferior
+            }
             Self::Process(process) => Arc::new(ProcessInferior::new(process.clone())),
         }
     }

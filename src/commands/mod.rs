@@ -16,6 +16,7 @@ mod bt;
 mod help;
 mod lines;
 mod maps;
+mod orc_switch_rows;
 mod parallel;
 mod process;
 mod ps;
@@ -83,8 +84,16 @@ pub struct Command {
 }
 
 /// All commands, in the order in which `help` lists them.
-pub const COMMANDS: &[Command] =
-    &[help::COMMAND, sys::COMMAND, ps::COMMAND, bt::COMMAND, maps::COMMAND, verify::COMMAND, why::COMMAND];
+pub const COMMANDS: &[Command] = &[
+    help::COMMAND,
+    sys::COMMAND,
+    ps::COMMAND,
+    bt::COMMAND,
+    maps::COMMAND,
+    verify::COMMAND,
+    why::COMMAND,
+    orc_switch_rows::COMMAND,
+];
 
 /// The command of this name.
 #[must_use]
