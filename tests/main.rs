@@ -6,6 +6,7 @@ mod debuginfo;
 mod dump;
 mod frontends;
 mod linux;
+mod lx;
 mod process;
 mod rsp;
 mod support;
