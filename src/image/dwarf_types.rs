@@ -7,7 +7,8 @@
 //! The bytes are written by hand: BTF's types stand in an order in which each
 //! DIE can be written once, with references patched at the end; and BTF's
 //! string section is `.debug_str` as it is. `gimli::write` keeps every DIE and
-//! attribute as an object (measured: ten times the memory and time).
+//! attribute as an object: for 6.1 that took 145 MB and twice the time (here 8 MB),
+//! and all images together are to take 64 MiB.
 //!
 //! A module's BTF continues the kernel's. Its DWARF holds its own types; of the
 //! kernel's, what it has by value is copied, and what it points to is declared:

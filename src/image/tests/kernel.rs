@@ -75,3 +75,73 @@ fn readelf_and_llvm_have_no_complaints() {
         }
     }
 }
+
+/// Prints size and members (name, bit offset, bit size, size, kind) of types.
+const LAYOUTS: &str = r#"
+import gdb, json, os
+def members(t):
+    out = []
+    for f in t.fields():
+        if not hasattr(f, "bitpos"):
+            continue
+        of = f.type.strip_typedefs()
+        one = [f.name, f.bitpos, f.bitsize, f.type.sizeof, of.code]
+        if not f.name and of.code in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION):
+            one.append(members(of))
+        out.append(one)
+    return out
+out = {}
+for name in open(os.environ["NAMES"]).read().split("\n"):
+    try:
+        t = gdb.lookup_type(name)
+        out[name] = [t.sizeof, members(t)]
+    except gdb.error:
+        out[name] = None
+json.dump(out, open(os.environ["OUT"], "w"))
+"#;
+
+fn layouts(dir: &Path, file: &Path, names: &str) -> serde_json::Map<String, serde_json::Value> {
+    let (script, list, out) = (dir.join("layouts.py"), dir.join("names"), dir.join("out.json"));
+    std::fs::write(&script, LAYOUTS).unwrap();
+    std::fs::write(&list, names).unwrap();
+    let status = Command::new("gdb")
+        .args(["-nx", "-batch", "-iex", "set debuginfod enabled off", "-ex"])
+        .arg(format!("symbol-file {}", file.display()))
+        .arg("-x")
+        .arg(&script)
+        .envs([("NAMES", &list), ("OUT", &out)])
+        .output()
+        .unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap()
+}
+
+#[test]
+fn gdb_sees_the_same_structures_as_with_dwarf() {
+    let temp = tempfile::tempdir().unwrap();
+    for (release, path) in vmlinux::all() {
+        let btf = Btf::parse(vmlinux::section(&path, ".BTF").unwrap().bytes, "BTF").unwrap();
+        let mut names =
+            vec!["struct task_struct", "struct page", "struct rq", "struct sk_buff", "struct mm_struct"];
+        let mut by_name: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+        for t in btf.own_types().filter(|t| t.kind == crate::debuginfo::btf::Kind::Struct) {
+            *by_name.entry(t.name()).or_default() += 1;
+        }
+        // Of two structures with one name each gdb may show another.
+        let unique: Vec<String> = by_name
+            .iter()
+            .filter(|(n, count)| **count == 1 && !n.is_empty())
+            .map(|(n, _)| format!("struct {n}"))
+            .collect();
+        names.extend(unique.iter().step_by(unique.len() / 250).map(String::as_str));
+        let (_, debug, _) = make(&release, &path, temp.path());
+        let names = names.join("\n");
+        let (ours, real) = (layouts(temp.path(), &debug, &names), layouts(temp.path(), &path, &names));
+        // Structures local to a function cannot be looked up with DWARF.
+        let both: Vec<_> = real.iter().filter(|(_, layout)| !layout.is_null()).collect();
+        assert!(both.len() > 200, "{release}: {}", both.len());
+        for (name, layout) in both {
+            assert_eq!(&ours[name], layout, "{release}: {name}");
+        }
+    }
+}
