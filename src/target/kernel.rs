@@ -154,6 +154,11 @@ impl Inferior for KernelInferior {
         Some(self.images().libraries())
     }
 
+    /// Asked at connect: does not make the images, which takes longer than all else.
+    fn has_libraries(&self) -> bool {
+        true
+    }
+
     fn open_file(&self, path: &str) -> Result<VirtualFile, FileError> {
         self.images().open(path)
     }
