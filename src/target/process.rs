@@ -6,7 +6,7 @@
 //! is there with the right build-id, under the name that the core or the dynamic
 //! linker gives it, and the debug files that belong to those.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -30,6 +30,7 @@ pub struct ProcessInferior {
     index: OnceLock<HashMap<Tid, usize>>,
     names: OnceLock<HashMap<String, Arc<MappedFile>>>,
     build_ids: OnceLock<HashMap<String, Vec<u8>>>,
+    debug_links: OnceLock<HashSet<String>>,
 }
 
 impl ProcessInferior {
@@ -48,6 +49,7 @@ impl ProcessInferior {
             index: OnceLock::new(),
             names: OnceLock::new(),
             build_ids: OnceLock::new(),
+            debug_links: OnceLock::new(),
         }
     }
 
@@ -138,9 +140,13 @@ impl ProcessInferior {
         None
     }
 
-    fn debug_links(&self) -> std::collections::HashSet<String> {
-        let served = self.process.files().iter().filter_map(|f| f.served());
-        served.filter_map(|f| elf::debug_link(&*f.file)).collect()
+    /// The names in `.gnu_debuglink` of the served files. gdb probes some twenty
+    /// names for each library: what is not among these is answered at once.
+    fn debug_links(&self) -> &HashSet<String> {
+        self.debug_links.get_or_init(|| {
+            let served = self.process.files().iter().filter_map(|f| f.served());
+            served.filter_map(|f| elf::debug_link(&*f.file)).collect()
+        })
     }
 
     fn debug_link_places(&self, dir: &str, base: &str) -> Vec<PathBuf> {
