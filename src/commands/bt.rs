@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::lines::Lines;
+use super::lines::{LineFiles, Lines};
 use super::select::{active, by_words, current, flags};
 use super::{Command, CommandError, Request, Subject, parallel};
 use crate::addr::VirtAddr;
@@ -25,7 +25,8 @@ mod summary;
 #[path = "bt_text.rs"]
 mod text;
 
-use text::write_task;
+pub(super) use summary::{collapse, write_groups};
+pub(super) use text::{heading, write_task, write_trace};
 
 pub(super) const COMMAND: Command = Command {
     name: "bt",
@@ -90,7 +91,8 @@ fn of_kernel(kernel: &Kernel, request: &Request<'_>, out: &mut dyn Write) -> Res
     if request.json {
         return json(kernel, &tasks, request, out);
     }
-    let lines = style.lines.then(|| Lines::new(kernel));
+    let files = LineFiles::new(kernel);
+    let lines = style.lines.then(|| Lines::new(&files));
     parallel::ordered(
         &tasks,
         || (),

@@ -15,15 +15,25 @@ use crate::target::{CommandContext, Tid};
 mod bt;
 mod help;
 mod lines;
+mod log;
 mod maps;
+mod mod_;
 mod orc_switch_rows;
 mod parallel;
 mod process;
 mod ps;
 mod qemu;
+mod rd;
+mod runq;
+mod search;
 mod select;
+mod sym;
 mod sys;
+mod task;
+mod threads;
+mod triage;
 mod verify;
+mod vtop;
 mod why;
 
 /// What a command looks at.
@@ -86,9 +96,19 @@ pub struct Command {
 /// All commands, in the order in which `help` lists them.
 pub const COMMANDS: &[Command] = &[
     help::COMMAND,
+    triage::COMMAND,
     sys::COMMAND,
+    log::COMMAND,
     ps::COMMAND,
     bt::COMMAND,
+    task::COMMAND,
+    threads::COMMAND,
+    runq::COMMAND,
+    mod_::COMMAND,
+    sym::COMMAND,
+    rd::COMMAND,
+    vtop::COMMAND,
+    search::COMMAND,
     maps::COMMAND,
     verify::COMMAND,
     why::COMMAND,
@@ -164,4 +184,41 @@ pub(crate) fn json(value: &impl serde::Serialize, out: &mut dyn Write) -> Result
 pub(crate) fn parse_address(text: &str) -> Option<VirtAddr> {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
     u64::from_str_radix(digits, 16).ok().map(VirtAddr)
+}
+
+/// Whether the caller is still there; long work asks often.
+pub(crate) fn check(request: &Request<'_>) -> Result<(), CommandError> {
+    if (request.cancelled)() {
+        return Err(CommandError::Output(io::Error::new(io::ErrorKind::Interrupted, "given up")));
+    }
+    Ok(())
+}
+
+/// The kernel, for a command that has no meaning for a process.
+pub(crate) fn only_kernel(subject: Subject<'_>) -> Result<&Kernel, CommandError> {
+    match subject {
+        Subject::Kernel(kernel) => Ok(kernel),
+        Subject::Process(_) => Err(CommandError::Failed("works on a vmcore only".to_owned())),
+    }
+}
+
+/// An address as people give it: a symbol, `SYMBOL+OFFSET`, or digits.
+pub(crate) fn address(kernel: &Kernel, word: &str) -> Result<VirtAddr, CommandError> {
+    let (name, offset) = match word.split_once('+') {
+        Some((name, offset)) => (name, parse_offset(offset)),
+        None => (word, Some(0)),
+    };
+    let symbol = sym::named(kernel, name).next().map(|(s, ..)| VirtAddr(s.address));
+    symbol
+        .or_else(|| parse_address(name))
+        .zip(offset)
+        .and_then(|(base, offset)| base.checked_add(offset))
+        .ok_or_else(|| CommandError::Failed(format!("{word} is no symbol and no address")))
+}
+
+fn parse_offset(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
 }

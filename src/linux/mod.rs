@@ -19,15 +19,20 @@ use crate::error::{Error, ReadFault, Result};
 use crate::memory::paging::PageTables;
 use crate::memory::{self, AddressSpace};
 
+pub mod clock;
 pub mod debug_files;
 pub mod kaslr;
 pub mod layout;
+pub mod log;
 pub mod modules;
+pub mod object;
 pub mod orc;
 pub mod percpu;
 pub mod registers;
 pub mod stacks;
+pub mod taint;
 pub mod tasks;
+pub mod usage;
 pub mod utsname;
 
 pub use layout::Layout;

@@ -15,7 +15,7 @@ pub mod description;
 mod images;
 pub mod kernel;
 pub mod process;
-mod threads;
+pub(crate) mod threads;
 
 pub use description::{Description, RegisterFile};
 

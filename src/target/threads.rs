@@ -25,14 +25,14 @@ pub(super) fn id(task: &Task) -> Tid {
 }
 
 /// The threads of a kernel in gdb's order.
-pub(super) struct Threads {
-    pub(super) infos: Vec<ThreadInfo>,
-    pub(super) tasks: Vec<Arc<Task>>,
-    pub(super) by_id: HashMap<Tid, usize>,
+pub(crate) struct Threads {
+    pub(crate) infos: Vec<ThreadInfo>,
+    pub(crate) tasks: Vec<Arc<Task>>,
+    pub(crate) by_id: HashMap<Tid, usize>,
 }
 
 impl Threads {
-    pub(super) fn of(kernel: &Kernel) -> Self {
+    pub(crate) fn of(kernel: &Kernel) -> Self {
         let list = kernel.tasks();
         let mut order: Vec<Arc<Task>> = Vec::with_capacity(list.all().len());
         let mut placed: HashSet<VirtAddr> = HashSet::new();

@@ -1,0 +1,174 @@
+//! `runq`: what each CPU was running, and what waited for it.
+//!
+//! Waiting tasks: `rq->rt.active.queue[prio]` for real time, the red-black tree
+//! `rq->cfs.tasks_timeline` for all others, entities of groups with their own
+//! queue (`my_q`). Source: `kernel/sched/sched.h`.
+
+use std::collections::HashSet;
+use std::io::Write;
+
+use super::{Command, CommandError, Request, Subject, json, only_kernel};
+use crate::addr::VirtAddr;
+use crate::linux::object::Object;
+use crate::linux::{Kernel, Task, tasks};
+use crate::memory::AddressSpace;
+
+pub(super) const COMMAND: Command = Command {
+    name: "runq",
+    usage: "",
+    summary: "run queues: the current task of each CPU, and those that waited",
+    help: "",
+    kernel: true,
+    process: false,
+    run,
+};
+
+/// Nodes of one tree or list.
+const MAX: usize = 1 << 16;
+/// Groups within groups.
+const DEPTH: usize = 32;
+
+#[derive(serde::Serialize)]
+struct Queue<'a> {
+    cpu: u32,
+    runqueue: String,
+    current: Option<Waiting<'a>>,
+    rt: Vec<Waiting<'a>>,
+    cfs: Vec<Waiting<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct Waiting<'a> {
+    prio: Option<u64>,
+    pid: u32,
+    task: String,
+    comm: &'a str,
+}
+
+fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
+    let kernel = only_kernel(subject)?;
+    let mut rows = Vec::new();
+    for (i, &cpu) in kernel.percpu().online().iter().enumerate() {
+        super::check(request)?;
+        let rq = Object::of_cpu(kernel, "runqueues", cpu, "rq")
+            .ok_or_else(|| CommandError::Failed("no symbol runqueues".to_owned()))?;
+        let current = tasks::current(kernel, cpu).and_then(|a| kernel.tasks().by_address(a));
+        let (rt_at, cfs_at) = (rq.address("rt.active"), rq.address("cfs.tasks_timeline"));
+        let mut queue = Queue {
+            cpu,
+            runqueue: rq.base.to_string(),
+            current: current.map(|t| waiting(kernel, t)),
+            rt: real_time(kernel, &rq),
+            cfs: Vec::new(),
+        };
+        if let Some(cfs) = rq.address("cfs") {
+            fair(kernel, cfs, &mut HashSet::new(), 0, &mut queue.cfs);
+        }
+        // What runs is no longer in the tree, but in a list of real-time tasks.
+        queue.rt.retain(|w| Some(&w.task) != queue.current.as_ref().map(|c| &c.task));
+        if request.json {
+            rows.push(queue);
+            continue;
+        }
+        if i > 0 {
+            writeln!(out)?;
+        }
+        writeln!(out, "CPU {cpu} RUNQUEUE: {:x}", rq.base.0)?;
+        match current {
+            Some(t) => {
+                writeln!(out, "  CURRENT: PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"", t.pid, t.addr.0, t.comm)?;
+            }
+            None => writeln!(out, "  CURRENT: (not a task)")?,
+        }
+        for (title, at, list) in [("RT PRIO_ARRAY", rt_at, &queue.rt), ("CFS RB_ROOT", cfs_at, &queue.cfs)] {
+            writeln!(out, "  {title}: {:x}", at.map_or(0, |a| a.0))?;
+            for w in list {
+                let prio = w.prio.map_or("?".to_owned(), |p| p.to_string());
+                writeln!(
+                    out,
+                    "     [{prio:>3}] PID: {:<5}  TASK: {}  COMMAND: \"{}\"",
+                    w.pid,
+                    w.task.trim_start_matches("0x"),
+                    w.comm
+                )?;
+            }
+            if list.is_empty() {
+                writeln!(out, "     [no tasks queued]")?;
+            }
+        }
+    }
+    if request.json { json(&rows, out) } else { Ok(()) }
+}
+
+fn waiting<'a>(kernel: &'a Kernel, task: &'a Task) -> Waiting<'a> {
+    Waiting {
+        prio: Object::new(kernel, "task_struct", task.addr).number("prio"),
+        pid: task.pid,
+        task: task.addr.to_string(),
+        comm: &task.comm,
+    }
+}
+
+fn real_time<'a>(kernel: &'a Kernel, rq: &Object<'_>) -> Vec<Waiting<'a>> {
+    let mut out = Vec::new();
+    let (Some(field), Some(link)) =
+        (rq.field("rt.active.queue"), kernel.types().field("task_struct", "rt.run_list"))
+    else {
+        return out;
+    };
+    for prio in 0..(field.size / 16).min(256) {
+        let Some(head) = rq.base.checked_add(field.offset + prio * 16) else { break };
+        let (mut at, mut seen) = (head, HashSet::new());
+        while let Ok(next) = kernel.space().read_u64(at) {
+            if next == head.0 || next < kernel.user_limit() || seen.len() >= MAX || !seen.insert(next) {
+                break;
+            }
+            at = VirtAddr(next);
+            let task = kernel.tasks().by_address(VirtAddr(next.wrapping_sub(link.offset)));
+            out.extend(task.map(|t| waiting(kernel, t)));
+        }
+    }
+    out
+}
+
+/// The tasks of one `struct cfs_rq`, leftmost first, groups in place.
+fn fair<'a>(
+    kernel: &'a Kernel,
+    cfs: VirtAddr,
+    seen: &mut HashSet<u64>,
+    depth: usize,
+    out: &mut Vec<Waiting<'a>>,
+) {
+    let types = kernel.types();
+    let cfs = Object::new(kernel, "cfs_rq", cfs);
+    // Since 4.14 the root has its leftmost node beside it (rb_root_cached).
+    let root =
+        cfs.pointer("tasks_timeline.rb_root.rb_node").or_else(|| cfs.pointer("tasks_timeline.rb_node"));
+    let (Some(root), Some(node_in_entity), Some(entity_in_task)) =
+        (root, types.field("sched_entity", "run_node"), types.field("task_struct", "se"))
+    else {
+        return;
+    };
+    // In order: down to the left, the node itself, then to the right.
+    let (mut path, mut at) = (Vec::new(), Some(root));
+    while at.is_some() || !path.is_empty() {
+        while let Some(node) = at {
+            if seen.len() >= MAX || !seen.insert(node.0) {
+                return;
+            }
+            path.push(node);
+            at = Object::new(kernel, "rb_node", node).pointer("rb_left");
+        }
+        let Some(node) = path.pop() else { return };
+        let entity = node.0.wrapping_sub(node_in_entity.offset);
+        let group = Object::new(kernel, "sched_entity", VirtAddr(entity)).pointer("my_q");
+        match group {
+            Some(group) if depth < DEPTH => fair(kernel, group, seen, depth + 1, out),
+            _ => {
+                let task = VirtAddr(entity.wrapping_sub(entity_in_task.offset));
+                out.extend(kernel.tasks().by_address(task).map(|t| waiting(kernel, t)));
+            }
+        }
+        at = Object::new(kernel, "rb_node", node).pointer("rb_right");
+    }
+}

@@ -1,0 +1,274 @@
+//! The kernel's log: what `dmesg` would have shown.
+//!
+//! | kernel | ring | source |
+//! |---|---|---|
+//! | 5.10 and later | descriptors, infos and text in three rings, `prb` | `kernel/printk/printk_ringbuffer.h` |
+//! | 3.5 - 5.9 | records of variable length in `log_buf` | `struct printk_log`, `kernel/printk/printk.c` |
+//! | before | text alone, ending at `log_end` | `kernel/printk.c` |
+
+use super::Kernel;
+use super::object::Object;
+use crate::addr::VirtAddr;
+use crate::memory::AddressSpace;
+
+/// More records than this are not believed (`CONFIG_LOG_BUF_SHIFT` is at most 25).
+const MAX_RECORDS: u64 = 1 << 22;
+/// A record's text is a u16.
+const MAX_TEXT: u64 = 1 << 16;
+/// The flat ring of old kernels.
+const MAX_FLAT: u64 = 1 << 25;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its number, where the ring has one.
+    pub seq: Option<u64>,
+    /// Nanoseconds since boot, where the ring has them.
+    pub time: Option<u64>,
+    /// 0 (emergency) to 7 (debug).
+    pub level: Option<u8>,
+    /// The syslog facility; 0 is the kernel.
+    pub facility: Option<u8>,
+    /// `T` and a pid, or `C` and a CPU (5.10 and later).
+    pub caller: Option<String>,
+    /// The text, which may have several lines.
+    pub text: String,
+}
+
+/// The log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The oldest first.
+    pub records: Vec<Record>,
+    /// Records that are damaged or not in the dump.
+    pub lost: usize,
+}
+
+/// Reads the log. `Err` says what is missing.
+pub fn read(kernel: &Kernel) -> Result<Log, String> {
+    if kernel.symbol("prb").is_some() {
+        return lockless(kernel).ok_or_else(|| "the printk ring (prb) cannot be read".to_owned());
+    }
+    if kernel.symbol("log_first_idx").is_some() {
+        return records(kernel).ok_or_else(|| "the printk record buffer cannot be read".to_owned());
+    }
+    flat(kernel).ok_or_else(|| "there is no log buffer that is known".to_owned())
+}
+
+fn word(kernel: &Kernel, symbol: &str) -> Option<u64> {
+    kernel.space().read_u64(kernel.symbol(symbol)?).ok()
+}
+
+fn half(kernel: &Kernel, symbol: &str) -> Option<u64> {
+    kernel.space().read_u32(kernel.symbol(symbol)?).ok().map(u64::from)
+}
+
+/// 5.10 and later. Descriptor `id` lies at `id % count`; its state, in the top
+/// two bits of `state_var`, must be committed (1) or finalized (2), and the rest
+/// of it the id itself.
+fn lockless(kernel: &Kernel) -> Option<Log> {
+    const ID: u64 = !(3 << 62);
+    let ring = Object::new(kernel, "printk_ringbuffer", VirtAddr(word(kernel, "prb")?));
+    let bits = |path| ring.number(path).filter(|&bits| bits < 32);
+    let count = 1u64 << bits("desc_ring.count_bits")?;
+    let text_size = 1u64 << bits("text_data_ring.size_bits")?;
+    let (descs, infos) = (ring.pointer("desc_ring.descs")?, ring.pointer("desc_ring.infos")?);
+    let data = ring.pointer("text_data_ring.data")?;
+    let head = ring.number("desc_ring.head_id")? & ID;
+    let tail = ring.number("desc_ring.tail_id")? & ID;
+    let (desc_size, info_size) =
+        (kernel.types().size_of("prb_desc")?, kernel.types().size_of("printk_info")?);
+    let mut log = Log::default();
+    let total = head.wrapping_sub(tail) & ID;
+    for i in 0..=total.min(count).min(MAX_RECORDS) {
+        let id = tail.wrapping_add(i) & ID;
+        let at = |base: VirtAddr, size: u64| base.checked_add((id % count).checked_mul(size)?);
+        let (Some(desc), Some(info)) = (at(descs, desc_size), at(infos, info_size)) else { break };
+        let desc = Object::new(kernel, "prb_desc", desc);
+        let info = Object::new(kernel, "printk_info", info);
+        let Some(state) = desc.number("state_var") else {
+            log.lost += 1;
+            continue;
+        };
+        if state & ID != id || !matches!(state >> 62, 1 | 2) {
+            continue;
+        }
+        let text = (|| {
+            let begin = desc.number("text_blk_lpos.begin")? % text_size;
+            let next = desc.number("text_blk_lpos.next")? % text_size;
+            if begin == next {
+                return Some(String::new());
+            }
+            // A block that does not fit before the end lies at the start.
+            let begin = if begin > next { 0 } else { begin };
+            // In front of the text stands the id.
+            let len = info.number("text_len")?.min((next - begin).checked_sub(8)?);
+            read_text(kernel, data.checked_add(begin + 8)?, len)
+        })();
+        let Some(text) = text else {
+            log.lost += 1;
+            continue;
+        };
+        let caller = info.number("caller_id").map(|id| match id & 0x8000_0000 {
+            0 => format!("T{id}"),
+            cpu => format!("C{}", id & !cpu),
+        });
+        log.records.push(Record {
+            seq: info.number("seq"),
+            time: info.number("ts_nsec"),
+            level: info.number("level").and_then(|l| u8::try_from(l).ok()),
+            facility: info.number("facility").and_then(|f| u8::try_from(f).ok()),
+            caller,
+            text,
+        });
+    }
+    Some(log)
+}
+
+fn read_text(kernel: &Kernel, at: VirtAddr, len: u64) -> Option<String> {
+    let len = usize::try_from(len.min(MAX_TEXT)).ok()?;
+    let bytes = kernel.space().read_vec(at, len).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// 3.5 to 5.9: `struct printk_log` (before 3.11 `struct log`) followed by its
+/// text; length 0 sends the reader back to the start.
+fn records(kernel: &Kernel) -> Option<Log> {
+    let ty = ["printk_log", "log"].into_iter().find(|ty| kernel.types().size_of(ty).is_some())?;
+    let header = kernel.types().size_of(ty)?;
+    let buffer = VirtAddr(word(kernel, "log_buf")?);
+    let size = half(kernel, "log_buf_len")?;
+    let (first, next) = (half(kernel, "log_first_idx")?, half(kernel, "log_next_idx")?);
+    let mut seq = word(kernel, "log_first_seq");
+    let mut log = Log::default();
+    let mut at = first;
+    let mut wrapped = false;
+    // A record is not smaller than its header, so the ring bounds the walk.
+    for _ in 0..2 * size / header.max(8) + 2 {
+        if at == next && (wrapped || !log.records.is_empty() || first == next) {
+            break;
+        }
+        let record = Object::new(kernel, ty, buffer.checked_add(at)?);
+        let Some(len) = record.number("len") else {
+            log.lost += 1;
+            break;
+        };
+        if len == 0 || at >= size {
+            if wrapped {
+                break;
+            }
+            (at, wrapped) = (0, true);
+            continue;
+        }
+        let text = record
+            .number("text_len")
+            .and_then(|len| read_text(kernel, record.base.checked_add(header)?, len));
+        match text {
+            Some(text) => log.records.push(Record {
+                seq,
+                time: record.number("ts_nsec"),
+                level: record.number("level").and_then(|l| u8::try_from(l).ok()),
+                facility: record.number("facility").and_then(|f| u8::try_from(f).ok()),
+                caller: None,
+                text,
+            }),
+            None => log.lost += 1,
+        }
+        seq = seq.map(|n| n.wrapping_add(1));
+        at += len;
+    }
+    Some(log)
+}
+
+/// Before 3.5: bytes, of which the last `logged_chars` before `log_end` count.
+fn flat(kernel: &Kernel) -> Option<Log> {
+    let buffer = VirtAddr(word(kernel, "log_buf")?);
+    let size = half(kernel, "log_buf_len").filter(|&n| n > 0 && n <= MAX_FLAT)?;
+    let (end, logged) = (half(kernel, "log_end")?, half(kernel, "logged_chars")?.min(size));
+    let bytes = kernel.space().read_vec(buffer, usize::try_from(size).ok()?).ok()?;
+    let start = usize::try_from(end.wrapping_sub(logged) % size).ok()?;
+    let text: Vec<u8> =
+        bytes.iter().cycle().skip(start).take(usize::try_from(logged).ok()?).copied().collect();
+    let records = String::from_utf8_lossy(&text)
+        .lines()
+        .map(|line| {
+            // <4>[    1.234567] text
+            let (level, rest) = line
+                .strip_prefix('<')
+                .and_then(|l| l.split_once('>'))
+                .and_then(|(l, rest)| Some((l.parse::<u8>().ok()? & 7, rest)))
+                .map_or((None, line), |(l, rest)| (Some(l), rest));
+            let (time, text) = rest
+                .strip_prefix('[')
+                .and_then(|r| r.split_once("] "))
+                .and_then(|(t, text)| Some((seconds(t.trim())?, text)))
+                .map_or((None, rest), |(t, text)| (Some(t), text));
+            Record { seq: None, time, level, facility: None, caller: None, text: text.to_owned() }
+        })
+        .collect();
+    Some(Log { records, lost: 0 })
+}
+
+/// Nanoseconds of `12.345678`.
+fn seconds(text: &str) -> Option<u64> {
+    let (whole, part) = text.split_once('.')?;
+    let micros: u64 = part.parse().ok().filter(|_| part.len() == 6)?;
+    whole.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(micros * 1000)
+}
+
+/// Words by which the line that tells of a crash is known, the surest first
+/// (crash's list, `task.c`).
+const PANIC: [&str; 17] = [
+    "SysRq : Crash",
+    "SysRq : Trigger a crash",
+    "SysRq : Netdump",
+    "Kernel panic: ",
+    "Kernel panic - ",
+    "Kernel BUG at",
+    "kernel BUG at",
+    "Unable to handle kernel paging request",
+    "Unable to handle kernel NULL pointer dereference",
+    "BUG: unable to handle kernel ",
+    "general protection fault: ",
+    "double fault: ",
+    "divide error: ",
+    "stack segment: ",
+    "[Hardware Error]: ",
+    "Bad mode in ",
+    "Oops: ",
+];
+
+/// The line of the log that says why the kernel died.
+#[must_use]
+pub fn panic_message(log: &Log) -> Option<&str> {
+    let lines = || log.records.iter().flat_map(|r| r.text.lines());
+    PANIC.iter().find_map(|words| lines().find(|line| line.contains(words)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_surest_word_wins_not_the_first_line() {
+        let record = |text: &str| Record {
+            seq: None,
+            time: None,
+            level: None,
+            facility: None,
+            caller: None,
+            text: text.to_owned(),
+        };
+        let mut log = Log { records: vec![record("Oops: 0000 [#1]\nmore"), record("nothing")], lost: 0 };
+        assert_eq!(panic_message(&log), Some("Oops: 0000 [#1]"));
+        log.records.push(record("Kernel panic - not syncing: Fatal exception"));
+        assert_eq!(panic_message(&log), Some("Kernel panic - not syncing: Fatal exception"));
+    }
+
+    #[test]
+    fn times_of_old_text_are_read() {
+        assert_eq!(seconds("12.345678"), Some(12_345_678_000));
+        assert_eq!(seconds("x"), None);
+        assert_eq!(seconds("99999999999999999999.000000"), None);
+    }
+}
