@@ -80,10 +80,17 @@ pub struct Addresses {
 }
 
 impl Task {
-    /// The program counters of the frames that are not inlined, with the symbol.
+    /// The program counters of the frames that are not inlined, with the symbol, down to
+    /// the first of user space: from there drgn guesses on by frame pointers.
     pub fn pcs(&self) -> Vec<(u64, &str)> {
         let frames = self.stack.iter().filter(|f| !f.inline);
-        frames.filter_map(|f| Some((number(f.pc.as_deref()?), f.symbol.as_deref().unwrap_or("?")))).collect()
+        let mut pcs: Vec<_> = frames
+            .filter_map(|f| Some((number(f.pc.as_deref()?), f.symbol.as_deref().unwrap_or("?"))))
+            .collect();
+        if let Some(user) = pcs.iter().position(|(pc, _)| pc >> 56 == 0) {
+            pcs.truncate(user + 1);
+        }
+        pcs
     }
 
     /// The thread id by which corestub serves it.
