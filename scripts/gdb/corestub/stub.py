@@ -39,9 +39,10 @@ def ask(line):
     if key not in _answers:
         text = monitor(line + " --json")
         try:
-            _answers[key] = json.loads(text) if text else None
+            # No answer is not kept: gdb may just be in the middle of connecting.
+            _answers[key] = json.loads(text or "")
         except ValueError:
-            _answers[key] = None
+            return None
     return _answers[key]
 
 

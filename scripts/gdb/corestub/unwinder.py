@@ -38,6 +38,7 @@ class StackSwitch(gdb.unwinder.Unwinder):
     def forget(self, *_):
         self.starts = None
         self.rows = []
+        self.tries = 0
 
     def wanted(self):
         """Whether a vmlinux with CFI of its own stands before the server's."""
@@ -57,16 +58,21 @@ class StackSwitch(gdb.unwinder.Unwinder):
     def table(self):
         if self.starts is None:
             # First, lest the question below asks for a frame again.
-            self.starts, rows = [], []
+            self.starts, rows, known = [], [], True
             if stub.connection() is not None and self.wanted():
-                rows = stub.ask("orc-switch-rows") or []
+                rows = stub.ask("orc-switch-rows")
+                # While gdb connects, it unwinds but cannot ask.
+                self.tries += 1
+                known, rows = rows is not None or self.tries > 5, rows or []
             try:
                 self.rows = sorted(
                     (stub.number(r["start"]), stub.number(r["end"]), int(r["off"]), r["bp_reg"], int(r["bp_off"]))
                     for r in rows)
             except (KeyError, TypeError, ValueError):
                 self.rows = []
-            self.starts = [r[0] for r in self.rows]
+            starts = [r[0] for r in self.rows]
+            self.starts = starts if known else None
+            return starts
         return self.starts
 
     def __call__(self, pending):
