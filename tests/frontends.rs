@@ -210,6 +210,28 @@ fn vmcore_relocates_what_was_loaded() {
     }
 }
 
+/// Who starts `gdb vmlinux` gets over the change to the IRQ stack, too: the
+/// helpers' unwinder knows what vmlinux's own CFI does not.
+#[test]
+fn unwinder_leaves_the_irq_stack() {
+    let source = format!("source {}", Path::new(env!("CARGO_MANIFEST_DIR")).join("gdbinit").display());
+    for dump in support::files("l17.kdump") {
+        if dump.parent().and_then(|p| p.file_name()).is_none_or(|n| n != "kdump-irqoops") {
+            continue;
+        }
+        let Some(vmlinux) = vmlinux_of(&dump) else { continue };
+        let server = Server::start(&dump, &[]);
+        let file = format!("file {}", vmlinux.display());
+        let text =
+            gdb(Path::new("gdb"), &[&file, &source, &format!("target remote {}", server.address()), "bt"]);
+        has(
+            &text,
+            &["labcrash_hrtimer_fn", "<signal handler called>", "do_idle ()", " in cpu_startup_entry "],
+        );
+        assert!(!text.contains("Backtrace stopped"), "{text}");
+    }
+}
+
 /// The lab keeps the packages of a kernel beside its dumps.
 fn vmlinux_of(dump: &Path) -> Option<PathBuf> {
     let kernel = dump.ancestors().nth(2)?;
