@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tracing::{debug, info};
 
 use super::frame::{self, PACKET_SIZE, number};
-use super::served::Served;
+use super::served::{self, Served};
 use super::session::{Selected, State};
 use super::signal;
 use crate::addr::VirtAddr;
@@ -358,8 +358,8 @@ impl State {
             return Answer::error();
         };
         let text = match served.thread(tid) {
-            Some(thread) if thread.extra.is_empty() => thread.name.clone(),
-            Some(thread) => format!("{} {}", thread.name, thread.extra),
+            Some(thread) if thread.extra.is_empty() => served::printable(&thread.name),
+            Some(thread) => served::printable(&format!("{} {}", thread.name, thread.extra)),
             None => return Answer::error(),
         };
         let cut = text.as_bytes().get(..PIECE).unwrap_or(text.as_bytes());
@@ -430,7 +430,10 @@ impl State {
 
     fn detach(&mut self, args: &[u8]) -> Answer {
         match (args.is_empty(), args.strip_prefix(b";").and_then(Id::parse)) {
-            (true, _) => self.inferiors.clear(),
+            (true, _) => {
+                self.inferiors.clear();
+                self.documents.forget();
+            }
             (false, Some(Id::One(pid))) => self.leave(pid),
             (false, _) => return Answer::error(),
         }

@@ -23,8 +23,9 @@ use super::session::State;
 use crate::image::files::VirtualFile;
 use crate::target::{FileError, Inferior};
 
-/// Files that one client may hold open; gdb keeps a few at a time.
-const OPEN_FILES: usize = 64;
+/// Files that one client may hold open. gdb keeps each image and debug file open
+/// as long as it has its symbols: two for each module, and kernels have hundreds.
+const OPEN_FILES: usize = 4096;
 /// Most bytes of one read: with `F`, the count and `;` they fill a packet.
 const LONGEST_READ: usize = PACKET_SIZE - 16;
 /// Longest path that is looked up (PATH_MAX).

@@ -72,7 +72,7 @@ impl Served {
         let threads = self.inferior.threads().iter().map(|thread| {
             let mut entry = Map::new();
             entry.insert("tid".to_owned(), thread.tid.into());
-            entry.insert("name".to_owned(), thread.name.as_str().into());
+            entry.insert("name".to_owned(), printable(&thread.name).into());
             if thread.tid == initial && signal > 0 {
                 entry.insert("reason".to_owned(), "signal".into());
                 entry.insert("signal".to_owned(), signal::from_linux(signal).into());
@@ -118,10 +118,20 @@ pub(crate) fn threads_document(inferiors: &[Arc<Served>], multiprocess: bool) ->
     xml.into()
 }
 
+/// A name as a client may show it: one from a dump may try to talk to the
+/// person's terminal.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().map(shown).collect()
+}
+
+fn shown(c: char) -> char {
+    if c.is_control() { '?' } else { c }
+}
+
 /// Appends `text` so that any of it can stand in XML 1.0, which has no way at
 /// all to write most control characters: they become `?`.
 fn push_escaped(xml: &mut String, text: &str) {
-    for c in text.chars() {
+    for c in text.chars().map(shown) {
         match c {
             '&' => xml.push_str("&amp;"),
             '<' => xml.push_str("&lt;"),
@@ -129,7 +139,6 @@ fn push_escaped(xml: &mut String, text: &str) {
             '"' => xml.push_str("&quot;"),
             '\'' => xml.push_str("&apos;"),
             '\u{fffe}' | '\u{ffff}' => xml.push('?'),
-            c if c.is_control() => xml.push('?'),
             c => xml.push(c),
         }
     }
