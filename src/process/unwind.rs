@@ -118,6 +118,8 @@ fn read_up_to(process: &Process, at: u64, len: u64) -> Option<Vec<u8>> {
     let mut buf = vec![0; usize::try_from(len).ok()?];
     let n = process.memory().read(VirtAddr(at), &mut buf).ok()?;
     buf.truncate(n);
+    // What a hostile header claims must not stay allocated for each image.
+    buf.shrink_to_fit();
     Some(buf)
 }
 

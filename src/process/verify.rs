@@ -145,11 +145,12 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
             }
             // What the core does not hold is counted, not walked: a header may claim any size.
             if addr - segment.start >= segment.present {
-                report.pages += (segment_end - addr).div_ceil(PAGE_SIZE);
+                let pages = (segment_end - addr).div_ceil(PAGE_SIZE);
+                report.pages = report.pages.saturating_add(pages);
                 addr = segment_end.max(addr.saturating_add(PAGE_SIZE));
                 continue;
             }
-            report.pages += 1;
+            report.pages = report.pages.saturating_add(1);
             if image.is_some_and(|i| in_writable_load(i, addr)) {
                 report.relro += 1;
             } else {
@@ -159,7 +160,8 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
                         report.zero_text += u64::from(executable && core.iter().all(|&b| b == 0));
                     }
                     (Some(found), Some(core)) => {
-                        let offset = range.offset + (addr - range.start);
+                        // A hostile mapping may start within a page.
+                        let offset = range.offset.wrapping_add(addr.wrapping_sub(range.start));
                         report.compared += 1;
                         let page = compare_page(found, addr, offset, &core, &relocations, image);
                         report.take(page);

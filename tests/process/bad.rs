@@ -120,3 +120,26 @@ fn hostile_names_open_nothing_and_do_not_hang() {
     gdb.arg(format!("remote get {name} {}", stolen.display())).output().unwrap();
     assert!(!stolen.exists());
 }
+
+#[test]
+fn a_mapping_that_starts_within_a_page_is_no_trap() {
+    let Some(p) = programs() else { return };
+    let core = p.core("dies", WITH_TEXT);
+    let rows = json(&["maps", text(&core)]);
+    let code = rows.as_array().unwrap().iter().find(|r| {
+        r["name"].as_str().unwrap().ends_with("libdoom.so") && r["perms"].as_str().unwrap().contains('x')
+    });
+    let address = |key: &str| {
+        let digits = code.unwrap()[key].as_str().unwrap().trim_start_matches("0x");
+        u64::from_str_radix(digits, 16).unwrap().to_le_bytes()
+    };
+    // The row of NT_FILE: start, end, page.
+    let row = [address("start"), address("end")].concat();
+    let mut raw = fs::read(&core).unwrap();
+    let at = raw.windows(16).position(|w| w == row).unwrap();
+    raw[at] += 1;
+    let odd = p.path("odd.core");
+    fs::write(&odd, raw).unwrap();
+    let (ok, _, err) = corestub(&["verify", text(&odd)]);
+    assert!(ok, "{err}");
+}
