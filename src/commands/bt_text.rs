@@ -71,6 +71,9 @@ pub(in crate::commands) fn write_trace(
                 Some(p) => writeln!(to, "    [exception RIP: {}+{}]", p.name, p.offset)?,
                 None => writeln!(to, "    [exception RIP: unknown or invalid address]")?,
             }
+            for line in lines.map(|l| l.of(VirtAddr(frame.pc))).unwrap_or_default() {
+                writeln!(to, "    {line}")?;
+            }
             if let Some(regs) = regs {
                 registers_block(&regs, to)?;
             }

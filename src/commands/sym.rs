@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::lines::{LineFiles, Lines};
-use super::{Command, CommandError, Request, Subject, json, only_kernel, parse_address};
+use super::{Command, CommandError, Request, Subject, json, only_kernel};
 use crate::addr::VirtAddr;
 use crate::debuginfo::symbols::Symbol;
 use crate::linux::{Kernel, Module};
@@ -90,8 +90,7 @@ fn by_words<'a>(kernel: &'a Kernel, words: &[&str]) -> Result<Vec<Found<'a>>, Co
             found.extend(named);
             continue;
         }
-        let at = parse_address(word)
-            .ok_or_else(|| CommandError::Failed(format!("{word} is no symbol and no address")))?;
+        let at = super::address(kernel, word)?;
         match kernel.symbolise(at) {
             Some(one) => found.push(one),
             None => return Err(CommandError::Failed(format!("no symbol holds {at}"))),

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 
 use super::images::{self, Images};
+use super::osdata;
 use super::threads::{self, Threads};
 use super::{
     CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid,
@@ -144,6 +145,10 @@ impl Inferior for KernelInferior {
 
     fn vmcoreinfo(&self) -> Option<Arc<str>> {
         Some(self.kernel.vmcoreinfo().text().into())
+    }
+
+    fn osdata(&self, table: &str) -> Option<Arc<str>> {
+        osdata::table(&self.kernel, table).map(Into::into)
     }
 
     fn exec_file(&self) -> Option<String> {

@@ -14,6 +14,7 @@ use crate::image::files::VirtualFile;
 pub mod description;
 mod images;
 pub mod kernel;
+mod osdata;
 pub mod process;
 pub(crate) mod threads;
 
