@@ -9,7 +9,7 @@ use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks::{Kind, Stack};
 use crate::linux::{Kernel, Task};
 use crate::memory::AddressSpace;
-use crate::unwind::{self, Frame, FrameKind, Trace};
+use crate::unwind::{self, End, Frame, FrameKind, Trace};
 
 /// Words of one frame that `-f` shows at most: 16 KiB.
 const FULL_MAX: u64 = 2048;
@@ -103,6 +103,15 @@ pub(in crate::commands) fn write_trace(
             leave(now.as_ref(), above.as_ref(), to)?;
         }
         stack = now;
+    }
+    // A process that has not been in user mode yet ends at ret_from_fork; where
+    // it will go is at the top of its stack all the same.
+    let ended = trace.frames.last().is_some_and(|f| f.kind != FrameKind::User);
+    if trace.end == End::Complete
+        && ended
+        && let Some(regs) = registers::user(kernel, task).filter(TaskRegisters::in_user_mode)
+    {
+        registers_block(&Saved { regs, partial: false, noted: false }, to)?;
     }
     if let Some(why) = trace.end.sentence() {
         if task.stack.0 == 0 {

@@ -301,7 +301,8 @@ fn crashed_stack(
     bt::heading(task, out)?;
     bt::write_trace(kernel, task, trace, Style::default(), None, out)?;
     let regs = registers::of(kernel, task);
-    if crashed && !regs.in_user_mode() {
+    // In a panic() they are those of the code that saves registers.
+    if crashed && !regs.in_user_mode() && exception.is_some() {
         code(kernel, &regs, out)?;
     }
     Ok(())

@@ -145,8 +145,7 @@ fn cpus(kernel: &Kernel) -> String {
     let mut table = Table::new("cpus");
     for &cpu in kernel.percpu().online() {
         let addr: Option<VirtAddr> = tasks::current(kernel, cpu);
-        let task: Option<&Task> =
-            addr.and_then(|a| kernel.tasks().by_address(a)).map(AsRef::as_ref);
+        let task: Option<&Task> = addr.and_then(|a| kernel.tasks().by_address(a)).map(AsRef::as_ref);
         table.row(&[
             ("cpu", &cpu.to_string()),
             ("pid", &task.map_or("?".to_owned(), |t| t.pid.to_string())),

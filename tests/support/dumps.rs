@@ -145,6 +145,16 @@ impl Dump {
         read_json(&self.oracle)
     }
 
+    /// What crash prints of it (`NAME.crash.txt`), if it was run.
+    pub fn crash(&self) -> Option<String> {
+        let text = [self.path.clone(), self.path.with_extension("")];
+        let path = text.iter().find_map(|p| beside(p, ".crash.txt"))?;
+        let bytes = std::fs::read(&path).ok()?;
+        let packed = path.extension().is_some_and(|e| e == "zst");
+        let bytes = if packed { zstd::decode_all(&bytes[..]).unwrap() } else { bytes };
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     fn file_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
