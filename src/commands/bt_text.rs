@@ -245,7 +245,7 @@ fn words(
             }
         }
         writeln!(to)?;
-        at += 8;
+        at = at.saturating_add(8);
     }
     Ok(())
 }

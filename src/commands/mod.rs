@@ -20,6 +20,7 @@ mod maps;
 mod mod_;
 mod orc_switch_rows;
 mod parallel;
+mod printable;
 mod process;
 mod ps;
 mod qemu;
@@ -35,6 +36,8 @@ mod triage;
 mod verify;
 mod vtop;
 mod why;
+
+use printable::{Printable, printable};
 
 /// What a command looks at.
 #[derive(Clone, Copy)]
@@ -64,8 +67,8 @@ pub struct Request<'a> {
 /// Why a command gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// A sentence for the person who typed it.
-    #[error("{0}")]
+    /// A sentence for the person who typed it; it may name things of the dump.
+    #[error("{}", printable(.0))]
     Failed(String),
     /// The reader of the output went away, or gave up.
     #[error(transparent)]
@@ -129,7 +132,7 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
     if let (None, Subject::Kernel(kernel)) = (find(name), subject)
-        && let Some(done) = qemu::run(kernel, name, request, out)
+        && let Some(done) = qemu::run(kernel, name, request, &mut Printable(out))
     {
         return done;
     }
@@ -142,7 +145,12 @@ pub fn run(
     if !fits {
         return Err(CommandError::Failed(format!("{name} works on {other} only")));
     }
-    (command.run)(subject, request, out)
+    // JSON has its own escapes.
+    if request.json {
+        (command.run)(subject, request, out)
+    } else {
+        (command.run)(subject, request, &mut Printable(out))
+    }
 }
 
 /// Runs the line of a `monitor` command. Whatever goes wrong in it is text.
@@ -168,8 +176,8 @@ pub fn monitor(
     };
     match run(subject, &name, &request, out) {
         Ok(()) => Ok(()),
-        Err(CommandError::Failed(why)) => writeln!(out, "{name}: {why}"),
         Err(CommandError::Output(e)) => Err(e),
+        Err(failed) => writeln!(out, "{name}: {failed}"),
     }
 }
 

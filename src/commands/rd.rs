@@ -109,7 +109,7 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
     };
     let stop_at_nul = options.text && words.len() < 2 && options.end.is_none();
     if request.json {
-        return as_json(kernel, &from, start, len, stop_at_nul, out);
+        return as_json(kernel, &from, start, len, stop_at_nul, request, out);
     }
     show(kernel, &from, start, len, stop_at_nul, &options, request, out)
 }
@@ -134,11 +134,13 @@ fn as_json(
     start: u64,
     len: u64,
     stop_at_nul: bool,
+    request: &Request<'_>,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
     let (mut hex, mut done, mut failed) = (String::new(), 0, None);
     let mut page = [0; 4096];
     while done < len && failed.is_none() {
+        super::check(request)?;
         let want = usize::try_from(len - done).unwrap_or(4096).min(4096);
         match from.read(kernel, start.wrapping_add(done), page.get_mut(..want).unwrap_or_default()) {
             Ok(n) => {

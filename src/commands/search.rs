@@ -91,7 +91,10 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
             "-e" => end = Some(number()?),
             "-l" => length = Some(number()?),
             "-m" => what.mask = number()?,
-            "-n" => max = args.next().and_then(|n| n.parse().ok()).unwrap_or(max),
+            "-n" => {
+                let number = args.next().and_then(|n| n.parse().ok());
+                max = number.ok_or_else(|| CommandError::Failed("-n needs a number".to_owned()))?;
+            }
             "-w" => what.width = 4,
             "-h" => what.width = 2,
             "-c" => texts = true,
@@ -196,7 +199,7 @@ impl Finder<'_> {
                 .take(56)
                 .map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '.' })
                 .collect();
-            self.hit((addr + at as u64).wrapping_sub(before as u64), &line, out)?;
+            self.hit(addr.wrapping_add(at as u64).wrapping_sub(before as u64), &line, out)?;
         }
         let longest = self.what.texts.iter().map(Vec::len).max().unwrap_or(1);
         joined.drain(..joined.len().saturating_sub(longest.saturating_sub(1)));
@@ -235,7 +238,7 @@ impl Finder<'_> {
     /// All RAM; `base` is what is added to make addresses.
     fn ram(&mut self, base: u64, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
         let ranges = self.kernel.dump().physical_ranges();
-        let all: u64 = ranges.iter().map(|r| r.1).sum();
+        let all = ranges.iter().fold(0u64, |all, r| all.saturating_add(r.1));
         let mut done = 0u64;
         let mut page = [0; 4096];
         for (start, len) in ranges {

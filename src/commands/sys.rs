@@ -140,8 +140,10 @@ fn text(
         row("PID", &t.pid.to_string())?;
         row("COMMAND", &format!("\"{}\"", t.comm))?;
         // Since 4.9 thread_info is a member of the task (CONFIG_THREAD_INFO_IN_TASK).
-        let info =
-            kernel.types().field("task_struct", "thread_info").map_or(t.stack.0, |f| t.addr.0 + f.offset);
+        let info = kernel
+            .types()
+            .field("task_struct", "thread_info")
+            .map_or(t.stack.0, |f| t.addr.0.wrapping_add(f.offset));
         let same = kernel.tasks().by_pid(t.pid).count();
         let of = if same > 1 { format!("(1 of {same})  ") } else { String::new() };
         row("TASK", &format!("{:x}  {of}[THREAD_INFO: {info:x}]", t.addr.0))?;

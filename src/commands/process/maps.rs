@@ -1,9 +1,10 @@
 //! `maps`: each mapping, its file, and where its bytes come from.
 
+use std::collections::HashSet;
 use std::io::Write;
 
 use crate::addr::VirtAddr;
-use crate::commands::{CommandError, Request, json};
+use crate::commands::{CommandError, Request, check, json};
 use crate::memory::AddressSpace;
 use crate::process::files::Lookup;
 use crate::process::{Process, elf, procfs};
@@ -34,8 +35,9 @@ pub(in crate::commands) fn run(
         return json(&rows.collect::<Vec<_>>(), out);
     }
     writeln!(out, "START            END              PERM  IN CORE FROM FILE  MISSING  NAME")?;
-    let mut reasons = Vec::new();
+    let (mut reasons, mut known) = (Vec::new(), HashSet::new());
     for r in rows {
+        check(request)?;
         let size = |n: u64| if n == 0 { "-".to_owned() } else { format!("{}K", n.div_ceil(1024)) };
         let plain = |a: &str| a.trim_start_matches("0x").to_owned();
         write!(
@@ -55,7 +57,7 @@ pub(in crate::commands) fn run(
         writeln!(out)?;
         if let Some(why) = r.why.filter(|_| r.missing > 0) {
             let line = format!("{}: {why}", r.name);
-            if !reasons.contains(&line) {
+            if known.insert(line.clone()) {
                 reasons.push(line);
             }
         }
