@@ -136,9 +136,7 @@ fn beside(file: &Path, suffix: &str) -> Option<PathBuf> {
 impl Dump {
     /// A name for messages: `6.12.117+deb12-cloud-amd64/kdump-oops/z31.kdump`.
     pub fn name(&self) -> String {
-        let parts: Vec<_> =
-            self.path.components().rev().take(3).map(|c| c.as_os_str().to_string_lossy()).collect();
-        parts.into_iter().rev().collect::<Vec<_>>().join("/")
+        label(&self.path)
     }
 
     pub fn oracle(&self) -> Oracle {
@@ -190,13 +188,16 @@ impl Dump {
 
     fn record_addresses(&self) -> Option<PathBuf> {
         let (python, vmlinux) = (lab_cache().join("venv/bin/python"), self.vmlinux()?);
+        // what QEMU wrote at one moment holds the same, and drgn opens its ELF file only
+        let elf = self.path.with_file_name("qemu.elf");
+        let truth = if self.file_name().starts_with("qemu") && elf.exists() { &elf } else { &self.path };
         let folder = lab_cache().join("addresses");
-        let out = folder.join(format!("{}.json", self.name().replace('/', "-")));
+        let out = folder.join(format!("{}.json", label(truth).replace('/', "-")));
         if !out.exists() && python.exists() {
             std::fs::create_dir_all(&folder).ok()?;
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lab/drgn-addresses.py");
             let mut drgn = Command::new(python);
-            drgn.args([Path::new(script), &self.path, &out, Path::new("--vmlinux"), &vmlinux]);
+            drgn.args([Path::new(script), truth, &out, Path::new("--vmlinux"), &vmlinux]);
             let done = drgn.stdin(Stdio::null()).output().ok()?;
             assert!(done.status.success(), "{}: {}", self.name(), String::from_utf8_lossy(&done.stderr));
         }
@@ -216,6 +217,11 @@ impl Dump {
         let Ok(segments) = elf.program_headers(endian, &head[..]) else { return false };
         segments.iter().any(|s| s.p_memsz(endian) > s.p_filesz(endian))
     }
+}
+
+fn label(path: &Path) -> String {
+    let parts: Vec<_> = path.components().rev().take(3).map(|c| c.as_os_str().to_string_lossy()).collect();
+    parts.into_iter().rev().collect::<Vec<_>>().join("/")
 }
 
 /// A build-id, as `readelf -n` prints it.
