@@ -28,6 +28,8 @@ use crate::target::{FileError, Inferior};
 const OPEN_FILES: usize = 4096;
 /// Most bytes of one read: with `F`, the count and `;` they fill a packet.
 const LONGEST_READ: usize = PACKET_SIZE - 16;
+/// Bytes of a read that leaps.
+const FIRST_READ: usize = 8 << 10;
 /// Longest path that is looked up (PATH_MAX).
 const LONGEST_PATH: usize = 4096;
 /// The protocol's O_WRONLY, O_RDWR, O_APPEND, O_CREAT, O_TRUNC and O_EXCL.
@@ -36,6 +38,21 @@ const WRITING: u64 = 0x1 | 0x2 | 0x8 | 0x200 | 0x400 | 0x800;
 struct Open {
     file: VirtualFile,
     inode: u32,
+    /// Where the last read ended, and how much the next one gets if it goes on
+    /// from there.
+    next: u64,
+    window: usize,
+}
+
+impl Open {
+    /// How many of `count` bytes to give. gdb asks for a whole packet, however
+    /// little it needs, and reads ELF files by leaps: a read that does not go on
+    /// where the last one ended gets a short answer, and one that does gets more
+    /// each time.
+    fn give(&mut self, offset: u64, count: usize) -> usize {
+        self.window = if offset == self.next { (4 * self.window).min(LONGEST_READ) } else { FIRST_READ };
+        count.min(self.window)
+    }
 }
 
 /// One client's open files.
@@ -54,9 +71,9 @@ impl Files {
         Self { open: Vec::new(), process: None, device }
     }
 
-    fn at(&self, fd: u32) -> Result<&Open, HostIoErrno> {
+    fn at(&mut self, fd: u32) -> Result<&mut Open, HostIoErrno> {
         let place = usize::try_from(fd).map_err(|_| HostIoErrno::EBADF)?;
-        self.open.get(place).and_then(Option::as_ref).ok_or(HostIoErrno::EBADF)
+        self.open.get_mut(place).and_then(Option::as_mut).ok_or(HostIoErrno::EBADF)
     }
 
     fn insert(&mut self, open: Open) -> Result<u32, HostIoErrno> {
@@ -200,7 +217,7 @@ impl HostIoOpen for State {
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();
-        let open = Open { file, inode: u32::from_ne_bytes([a, b, c, d]) };
+        let open = Open { file, inode: u32::from_ne_bytes([a, b, c, d]), next: 0, window: FIRST_READ };
         self.files.insert(open).map_err(HostIoError::Errno)
     }
 }
@@ -218,23 +235,24 @@ impl HostIoClose for State {
 impl HostIoPread for State {
     fn pread(&mut self, fd: u32, count: usize, offset: u64, buf: &mut [u8]) -> HostIoResult<usize, Self> {
         let open = self.files.at(fd).map_err(HostIoError::Errno)?;
-        let data = open
-            .file
-            .read_at(offset, count.min(LONGEST_READ).min(buf.len()))
-            .map_err(|_| HostIoError::Errno(HostIoErrno::EIO))?;
+        let count = open.give(offset, count).min(buf.len());
+        let data = open.file.read_at(offset, count).map_err(|_| HostIoError::Errno(HostIoErrno::EIO))?;
         buf.iter_mut().zip(&data).for_each(|(to, from)| *to = *from);
         // A short read is in order; a reply beyond the packet size is not.
-        Ok(frame::fits_escaped(&data, LONGEST_READ))
+        let fits = frame::fits_escaped(&data, LONGEST_READ);
+        open.next = offset.saturating_add(fits as u64);
+        Ok(fits)
     }
 }
 
 impl HostIoFstat for State {
     fn fstat(&mut self, fd: u32) -> HostIoResult<HostIoStat, Self> {
+        let device = self.files.device;
         let open = self.files.at(fd).map_err(HostIoError::Errno)?;
         let size = open.file.len();
         let readable = HostIoOpenMode::S_IRUSR | HostIoOpenMode::S_IRGRP | HostIoOpenMode::S_IROTH;
         Ok(HostIoStat {
-            st_dev: self.files.device,
+            st_dev: device,
             st_ino: open.inode,
             st_mode: HostIoOpenMode::S_IFREG | readable,
             st_nlink: 1,
