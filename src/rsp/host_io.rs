@@ -217,7 +217,7 @@ impl HostIoOpen for State {
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();
-        let open = Open { file, inode: u32::from_ne_bytes([a, b, c, d]), next: 0, window: FIRST_READ };
+        let open = Open { file, inode: u32::from_ne_bytes([a, b, c, d]), next: u64::MAX, window: FIRST_READ };
         self.files.insert(open).map_err(HostIoError::Errno)
     }
 }
