@@ -18,7 +18,9 @@ pub fn regroup(program: &clap::Command, argv: Vec<OsString>) -> Vec<OsString> {
         return argv;
     };
     let name = argv.get(at).map(|w| w.to_string_lossy().into_owned()).unwrap_or_default();
-    let Some(sub) = commands::find(&name).and_then(|_| program.find_subcommand(&name)) else { return argv };
+    // `help` is clap's here: `corestub help bt`.
+    let of_table = name != "help" && commands::find(&name).is_some();
+    let Some(sub) = program.find_subcommand(&name).filter(|_| of_table) else { return argv };
 
     let (mut known, mut others) = (Vec::new(), Vec::new());
     let mut words = argv.iter().skip(at + 1).cloned();
