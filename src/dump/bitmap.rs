@@ -35,10 +35,16 @@ impl Bitmap {
         if n >= self.bits {
             return Some(false);
         }
+        Some(self.byte(source, n / 8)? >> (n % 8) & 1 == 1)
+    }
+
+    /// Byte `at`; `None` where the file has none, or a hole: those zeros are no answer.
+    fn byte(&self, source: &dyn Source, at: u64) -> Option<u8> {
+        let at = self.offset.checked_add(at).filter(|&at| source.holds(at, 1))?;
         let mut byte = [0];
-        source.read_exact_at(self.offset.checked_add(n / 8)?, &mut byte).ok()?;
+        source.read_exact_at(at, &mut byte).ok()?;
         let [byte] = byte;
-        Some(byte >> (n % 8) & 1 == 1)
+        Some(byte)
     }
 
     /// How many bits before bit `n` are set; `None` when the file ends before it.
@@ -51,17 +57,25 @@ impl Bitmap {
         let part = source.bytes(self.offset.checked_add(block * BLOCK)?, whole).ok()?;
         let mut rank = before + ones(&part);
         if !n.is_multiple_of(8) {
-            let mut byte = [0];
-            source.read_exact_at(self.offset.checked_add(n / 8)?, &mut byte).ok()?;
-            let [byte] = byte;
+            let byte = self.byte(source, n / 8)?;
             rank += u64::from((byte & ((1 << (n % 8)) - 1)).count_ones());
         }
         Some(rank)
     }
 
+    /// Bytes of it that are in the file without a hole.
+    fn len(&self, source: &dyn Source) -> u64 {
+        let len = self.bits.div_ceil(8).min(source.len().saturating_sub(self.offset));
+        if source.holds(self.offset, len) {
+            return len;
+        }
+        let whole = |&at: &u64| source.holds(self.offset.saturating_add(at), BLOCK.min(len - at));
+        (0..len.div_ceil(BLOCK)).map(|block| block * BLOCK).find(|at| !whole(at)).unwrap_or(len)
+    }
+
     /// The rank at the front of each block that is in the file.
     fn count(&self, source: &dyn Source) -> Option<Vec<u64>> {
-        let len = self.bits.div_ceil(8).min(source.len().saturating_sub(self.offset));
+        let len = self.len(source);
         let mut ranks = Vec::with_capacity(usize::try_from(len / BLOCK).ok()? + 1);
         let mut rank = 0;
         for start in (0..len).step_by(usize::try_from(CHUNK).ok()?) {
@@ -91,7 +105,7 @@ impl Bitmap {
                 *count = end - *first;
             }
         };
-        let len = self.bits.div_ceil(8).min(source.len().saturating_sub(self.offset));
+        let len = self.len(source);
         let mut at = 0;
         while at < len {
             let n = usize::try_from(CHUNK.min(len - at)).unwrap_or(0);

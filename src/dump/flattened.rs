@@ -19,6 +19,7 @@
 //! stream once, 16 bytes a write; writes have 16 to 64 KiB. A stream that breaks
 //! off, as of a dump sent over a network that went down, is read as far as it goes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -189,6 +190,21 @@ impl Source for Flattened {
         self.stream.slice(at?, usize::try_from(left).map_or(Some(len), |left| (len <= left).then_some(len))?)
     }
 
+    /// A few bytes can claim to be written far out, so that most of the file is a hole:
+    /// no more is allocated than the stream has.
+    fn bytes(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
+        if let Some(bytes) = self.slice(offset, len) {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        let fits = offset.checked_add(len as u64).is_some_and(|end| end <= self.len);
+        if !fits || len as u64 > self.stream.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buf = vec![0; len];
+        self.read_exact_at(offset, &mut buf)?;
+        Ok(Cow::Owned(buf))
+    }
+
     fn holds(&self, mut offset: u64, len: u64) -> bool {
         let Some(end) = offset.checked_add(len) else { return false };
         while offset < end {
@@ -258,6 +274,23 @@ mod tests {
         assert!(cut.holds(0, 150) && !cut.holds(0, 151));
         assert!(flattened(s[..4096].to_vec()).is_err());
         assert!(flattened(s[..20].to_vec()).is_err());
+    }
+
+    #[test]
+    fn a_hole_is_neither_allocated_nor_believed() {
+        let mut s = stream(&[(0, vec![0xff; 1000])]).0;
+        s.truncate(s.len() - 16);
+        s.extend((1u64 << 60).to_be_bytes());
+        s.extend(1u64.to_be_bytes());
+        s.push(7);
+        s.extend([0xff; 16]);
+        let f = flattened(s).unwrap();
+        assert_eq!(f.len(), (1 << 60) + 1);
+        assert!(f.bytes(900, 1 << 40).is_err());
+        assert_eq!(f.bytes(900, 200).unwrap()[..], [[0xff; 100], [0; 100]].concat());
+        let bits = crate::dump::bitmap::Bitmap::new(0, 1 << 50);
+        assert_eq!((bits.bit(&f, 7999), bits.bit(&f, 8000)), (Some(true), None));
+        assert_eq!((bits.rank(&f, 4096), bits.rank(&f, 1 << 40)), (Some(4096), None));
     }
 
     proptest! {
