@@ -295,6 +295,13 @@ impl ElfDump {
         ranges
     }
 
+    /// What the file has bytes for.
+    pub(super) fn stored_ranges(&self) -> Vec<(PhysAddr, u64)> {
+        let end = self.source.len();
+        let there = |e: &Extent| e.len.min(end.saturating_sub(e.offset));
+        self.stored.iter().map(|e| (PhysAddr(e.start), there(e))).filter(|&(_, len)| len > 0).collect()
+    }
+
     /// See [`super::PhysicalMemory::read_phys`].
     pub(super) fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
         let phys = addr.0;

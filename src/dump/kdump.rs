@@ -115,8 +115,17 @@ impl Kdump {
 
     /// The machine's memory in coarse ranges of bytes.
     pub(super) fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
+        self.runs(max, |piece| &piece.present)
+    }
+
+    /// The pages in the dump, in coarse ranges of bytes.
+    pub(super) fn stored_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
+        self.runs(max, |piece| &piece.dumped)
+    }
+
+    fn runs(&self, max: usize, which: impl Fn(&Piece) -> &Bitmap) -> Vec<(PhysAddr, u64)> {
         let Some(piece) = self.pieces.first() else { return Vec::new() };
-        let runs = piece.present.runs(&*piece.source, max);
+        let runs = which(piece).runs(&*piece.source, max);
         runs.into_iter().map(|(pfn, n)| (PhysAddr(pfn * PAGE_SIZE), n * PAGE_SIZE)).collect()
     }
 

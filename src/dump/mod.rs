@@ -273,6 +273,16 @@ impl Vmcore {
         }
     }
 
+    /// The part of [`Self::physical_ranges`] that the file has bytes for: headers can
+    /// claim any amount of memory, so this is what a search goes through.
+    #[must_use]
+    pub fn stored_ranges(&self) -> Vec<(PhysAddr, u64)> {
+        match &self.format {
+            Format::Elf(elf) => elf.stored_ranges(),
+            Format::Kdump(kdump) => kdump.stored_ranges(Self::RANGES_MAX),
+        }
+    }
+
     /// Whether QEMU wrote the dump: it has the whole state of each CPU.
     #[must_use]
     pub fn is_qemu(&self) -> bool {

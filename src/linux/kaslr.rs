@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Options;
-use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
 use crate::error::{Error, Result};
@@ -20,6 +20,9 @@ pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// Address of `_text` in a kernel that KASLR did not move
 /// (`CONFIG_PHYSICAL_START`'s default, 16 MiB).
 pub const LINK_TEXT: u64 = KERNEL_MAP + 0x100_0000;
+
+/// Pages looked at for a lost VMCOREINFO: 4 TiB of them.
+const SEARCH_PAGES: u64 = 1 << 30;
 
 /// Where the kernel is.
 pub(super) struct Place {
@@ -76,6 +79,12 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     }
     let (phys_base, tables) = found;
     if let Err(fault) = tables.translate(VirtAddr(top)) {
+        if let Some(lost) = dump.incomplete() {
+            return Err(missing(
+                &format!("{fault}, and nothing can be read without the kernel's page tables; {lost}"),
+                "copy or make the dump again",
+            ));
+        }
         return Err(missing(
             &format!(
                 "the kernel's page tables are not where phys_base {phys_base:#x} and swapper_pg_dir {top:#x} put them: {fault}"
@@ -111,15 +120,17 @@ fn no_vmcoreinfo(path: &Path) -> Error {
 
 /// Looks for the page in which the kernel keeps VMCOREINFO (it begins with
 /// `OSRELEASE=`). A kdump kernel's own copy may be there too: the one that
-/// names page tables which really translate wins.
+/// names page tables which really translate wins. Segments can share their bytes,
+/// so the search has an end of its own.
 fn search(dump: &Arc<Vmcore>) -> Option<VmcoreInfo> {
     let mut head = [0; 10];
-    for (start, len) in dump.physical_ranges() {
-        let mut at = start.0.next_multiple_of(PAGE_SIZE);
-        let end = start.0.saturating_add(len);
-        while at < end {
-            let page = PhysAddr(at);
-            at += PAGE_SIZE;
+    let mut budget = SEARCH_PAGES;
+    for (start, len) in dump.stored_ranges() {
+        let first = start.0.div_ceil(PAGE_SIZE);
+        let end = start.0.saturating_add(len).div_ceil(PAGE_SIZE);
+        for pfn in first..end {
+            budget = budget.checked_sub(1)?;
+            let page = Pfn(pfn).address()?;
             if dump.read_phys(page, &mut head) != Ok(head.len()) || &head != b"OSRELEASE=" {
                 continue;
             }
@@ -148,4 +159,33 @@ fn translates(dump: &Arc<Vmcore>, info: &VmcoreInfo) -> bool {
     let sme_mask = info.number("sme_mask").map_or(0, i64::cast_unsigned);
     let tables = PageTables::new(dump.clone(), root, Paging { levels, sme_mask });
     tables.translate(VirtAddr(top)).is_ok_and(|phys| phys == root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::Kernel;
+
+    /// Segments that claim all of the address space, and its very end.
+    #[test]
+    fn the_search_for_vmcoreinfo_ends_whatever_the_headers_claim() {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(64, 0);
+        for (at, half) in [(16, 4u16), (18, 62), (54, 56), (56, 2)] {
+            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        file[32] = 64;
+        for (start, memory) in [(0x1000, 1 << 63), (0xffff_ffff_ffff_e001, 0xffe)] {
+            file.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+            for word in [4096u64, 0, start, 16, memory, 0] {
+                file.extend(word.to_le_bytes());
+            }
+        }
+        file.resize(8192, b'A');
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmcore");
+        std::fs::write(&path, file).unwrap();
+        let error = Kernel::open(Vmcore::open(&[path]).unwrap(), Options::default()).err().unwrap();
+        assert!(error.to_string().contains("no VMCOREINFO"), "{error}");
+    }
 }
