@@ -462,7 +462,10 @@ impl DwarfTypes {
             // DWARF 2 and 3 count from the most significant bit of the storage unit.
             let storage = number(die, gimli::DW_AT_byte_size).or_else(|| self.size(target?, NESTING_MAX))?;
             let from_top = value.sdata_value()?;
-            start.checked_add(storage.checked_mul(8)?)?.checked_sub(width)?.checked_add_signed(-from_top)?
+            start
+                .checked_add(storage.checked_mul(8)?)?
+                .checked_sub(width)?
+                .checked_add_signed(from_top.checked_neg()?)?
         } else {
             start
         };

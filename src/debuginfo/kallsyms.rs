@@ -14,7 +14,7 @@
 //! VMCOREINFO names these tables since 6.0 (5fd8fea935a1, f09bddbd8661). For older
 //! kernels [`super::kallsyms_scan`] finds them by content.
 
-use super::symbols::{Builder, NAME_MAX, SymbolTable};
+use super::symbols::{ARENA_MAX, Builder, NAME_MAX, SymbolTable};
 use crate::addr::VirtAddr;
 use crate::bytes;
 use crate::memory::AddressSpace;
@@ -285,6 +285,11 @@ impl Names {
                 names.trouble = Some(format!("name {number} of {count} does not decode"));
                 return names;
             };
+            if names.text.len() > ARENA_MAX {
+                names.text.truncate(start);
+                names.trouble = Some(format!("{number} of {count} names already take {ARENA_MAX:#x} bytes"));
+                return names;
+            }
             names.ends.push(end);
             stream.pos += prefix + len;
         }

@@ -35,6 +35,8 @@ const TOKENS_MAX: usize = 8 << 10;
 const NAMES_MAX: usize = 32 << 20;
 /// Candidates for the token tables that are followed up.
 const CANDIDATES_MAX: usize = 64;
+/// Names decoded in all tries together; a real kernel takes few beyond its own.
+const TRIES_MAX: usize = 64 << 20;
 /// Every kernel with kallsyms has more symbols than this.
 const SYMBOLS_MIN: u32 = 500;
 
@@ -67,13 +69,14 @@ pub fn find(
 ) -> Result<Tables, String> {
     let mut why = String::from("no kallsyms token table");
     let mut candidates = 0;
+    let mut tries = TRIES_MAX;
     for token_index in Windows::new(space, ranges).flat_map(|window| token_indexes(&window)) {
         let Some((token_table, tokens)) = token_table(space, token_index) else { continue };
         candidates += 1;
         if candidates > CANDIDATES_MAX {
             break;
         }
-        let Some((num_syms, count)) = names(space, token_table, &tokens, release) else {
+        let Some((num_syms, count)) = names(space, token_table, &tokens, release, &mut tries) else {
             why = format!("kallsyms_token_table at {token_table:#x}, but no names before it");
             continue;
         };
@@ -200,7 +203,13 @@ fn is_token_text(index: &[u8], text: &[u8]) -> bool {
 }
 
 /// `kallsyms_num_syms` before the token table, and its value.
-fn names(space: &dyn AddressSpace, token_table: u64, tokens: &Tokens, release: &str) -> Option<(u64, usize)> {
+fn names(
+    space: &dyn AddressSpace,
+    token_table: u64,
+    tokens: &Tokens,
+    release: &str,
+    tries: &mut usize,
+) -> Option<(u64, usize)> {
     let before = read_before(space, token_table, NAMES_MAX);
     let start = token_table - before.len() as u64;
     let long = has_long_names(release);
@@ -214,7 +223,7 @@ fn names(space: &dyn AddressSpace, token_table: u64, tokens: &Tokens, release: &
             continue;
         }
         let names = before.get(at + 8..)?;
-        if [long, !long].into_iter().any(|long| are_names(names, count as usize, tokens, long)) {
+        if [long, !long].into_iter().any(|long| are_names(names, count as usize, tokens, long, tries)) {
             return Some((start + at as u64, count as usize));
         }
     }
@@ -222,7 +231,7 @@ fn names(space: &dyn AddressSpace, token_table: u64, tokens: &Tokens, release: &
 }
 
 /// So many names decode, and the markers behind them agree.
-fn are_names(data: &[u8], count: usize, tokens: &Tokens, long: bool) -> bool {
+fn are_names(data: &[u8], count: usize, tokens: &Tokens, long: bool, tries: &mut usize) -> bool {
     let mut at = 0;
     let mut scratch = Vec::new();
     let mut second_marker = 0;
@@ -230,6 +239,8 @@ fn are_names(data: &[u8], count: usize, tokens: &Tokens, long: bool) -> bool {
         if number == 256 {
             second_marker = at as u64;
         }
+        let Some(left) = tries.checked_sub(1) else { return false };
+        *tries = left;
         let Some(rest) = data.get(at..) else { return false };
         let Some((len, prefix)) = name_length(rest, long).filter(|(len, _)| *len != 0) else { return false };
         let Some(code) = rest.get(prefix..prefix + len) else { return false };

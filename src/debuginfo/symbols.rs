@@ -20,7 +20,7 @@ const LAST_SIZE: u32 = 4096;
 /// Names are cut here; the kernel's own limit is 512 (`KSYM_NAME_LEN`).
 pub const NAME_MAX: usize = 1024;
 /// All names together, against hostile tables.
-const ARENA_MAX: usize = 256 << 20;
+pub(super) const ARENA_MAX: usize = 256 << 20;
 
 /// One symbol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,12 @@ pub struct SymbolTable {
 }
 
 impl SymbolTable {
+    /// A table without symbols, from `origin`.
+    #[must_use]
+    pub fn empty(origin: impl Into<String>) -> Self {
+        Builder::new(origin).finish()
+    }
+
     /// Where the symbols came from, e.g. `kallsyms in the dump`.
     #[must_use]
     pub fn origin(&self) -> &str {

@@ -28,7 +28,7 @@ pub(super) fn find(kernel: &Kernel, task: &Task, known: &Trace) -> Option<Trace>
     let ends: Vec<(u64, u64)> = ENDS
         .iter()
         .filter_map(|name| kernel.symbols().by_name(name))
-        .map(|s| (s.address, s.address + s.size))
+        .map(|s| (s.address, s.address.saturating_add(s.size)))
         .collect();
     let of_cpu = kernel.stacks().all().iter().filter(|s| s.cpu == Some(task.cpu) && s.kind != Kind::Entry);
     for stack in stacks::of_task(kernel, task).iter().chain(of_cpu) {
