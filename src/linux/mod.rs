@@ -84,6 +84,10 @@ pub struct Kernel {
 /// Page tables kept for user address spaces; beyond it they are made again.
 const SPACES: usize = 1024;
 
+/// Bytes that the symbols of all modules may take; those of a distribution's kernel
+/// with everything loaded take 50 MiB. Damaged modules may share one large table.
+const MODULE_SYMBOLS: usize = 512 << 20;
+
 /// `KERNEL_IMAGE_SIZE`: the kernel image lies within so many bytes.
 const KERNEL_IMAGE: u64 = 1 << 30;
 
@@ -249,8 +253,18 @@ impl Kernel {
     /// The symbols of each module, in the order of [`Kernel::modules`].
     #[must_use]
     pub fn module_symbols(&self) -> &[SymbolTable] {
-        self.module_symbols
-            .get_or_init(|| self.modules().iter().map(|module| modules::symbols(self, module)).collect())
+        self.module_symbols.get_or_init(|| {
+            let mut left = MODULE_SYMBOLS;
+            let tables = self.modules().iter().map(|module| {
+                if left == 0 {
+                    return SymbolTable::empty(format!("module {}: too many symbols before it", module.name));
+                }
+                let table = modules::symbols(self, module);
+                left = left.saturating_sub(table.memory());
+                table
+            });
+            tables.collect()
+        })
     }
 
     /// The module in whose memory `addr` lies, with its symbols.

@@ -7,6 +7,7 @@
 //! filter takes away.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Kernel;
 use crate::addr::VirtAddr;
@@ -21,7 +22,10 @@ const MAX_ROWS: u64 = 1 << 23;
 pub struct OrcTables {
     kernel: Option<OrcTable>,
     modules: Vec<OnceLock<Option<OrcTable>>>,
-    layout: Layout,
+    /// Rows of the modules read so far: damaged modules may all share one large table.
+    module_rows: AtomicU64,
+    /// `None` if it is not known: then modules have no rows either.
+    layout: Option<Layout>,
     /// Why the kernel's own is not there.
     pub missing: Option<String>,
 }
@@ -36,15 +40,15 @@ impl OrcTables {
             .filter(|(start, stop)| stop.0.wrapping_sub(start.0) == 20)
             .and_then(|(start, _)| kernel.space().read_vec(start, 20).ok());
         let (layout, own) = match Layout::detect(header.as_deref(), release) {
-            Ok(layout) => (layout, of_kernel(kernel, layout)),
-            Err(error) => (Layout::V6_4, Err(error.to_string())),
+            Ok(layout) => (Some(layout), of_kernel(kernel, layout)),
+            Err(error) => (None, Err(error.to_string())),
         };
         let (own, missing) = match own {
             Ok(table) => (Some(table), None),
             Err(why) => (None, Some(why)),
         };
         let modules = kernel.modules().iter().map(|_| OnceLock::new()).collect();
-        Self { kernel: own, modules, layout, missing }
+        Self { kernel: own, modules, module_rows: AtomicU64::new(0), layout, missing }
     }
 
     /// The kernel's own table.
@@ -56,7 +60,13 @@ impl OrcTables {
     /// The table of the module with this index in [`Kernel::modules`].
     #[must_use]
     pub fn of_module(&self, kernel: &Kernel, index: usize) -> Option<&OrcTable> {
-        self.modules.get(index)?.get_or_init(|| of_module(kernel, index, self.layout)).as_ref()
+        self.modules.get(index)?.get_or_init(|| self.read_module(kernel, index)).as_ref()
+    }
+
+    fn read_module(&self, kernel: &Kernel, index: usize) -> Option<OrcTable> {
+        let (_, _, count) = kernel.modules().get(index)?.orc?;
+        let taken = self.module_rows.fetch_add(count.into(), Ordering::Relaxed);
+        (taken < MAX_ROWS).then(|| of_module(kernel, index, self.layout?))?
     }
 
     /// The rule for `pc`: that of the kernel or of the module it lies in.
