@@ -7,7 +7,6 @@ use super::Kernel;
 use crate::debuginfo::build_id::BuildId;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::locate::Locator;
-use crate::memory::AddressSpace;
 
 /// What was found, each checked by build-id.
 pub struct DebugFiles {
@@ -47,6 +46,5 @@ fn build_id(kernel: &Kernel) -> Option<BuildId> {
         return Some(id);
     }
     let (start, stop) = (kernel.symbol("__start_notes")?, kernel.symbol("__stop_notes")?);
-    let len = usize::try_from(stop.0.checked_sub(start.0)?.min(1 << 16)).ok()?;
-    BuildId::from_notes(&kernel.space().read_vec(start, len).ok()?)
+    BuildId::from_memory(kernel.space().as_ref(), start.0, stop.0)
 }

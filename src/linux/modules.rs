@@ -16,6 +16,7 @@
 use std::collections::HashSet;
 
 use super::Kernel;
+use super::object::Object;
 use crate::addr::VirtAddr;
 use crate::bytes::{array_at, cstr, u32_at, u64_at};
 use crate::debuginfo::symbols::{Builder, SymbolTable};
@@ -113,27 +114,6 @@ impl Module {
     }
 }
 
-/// Reads members of one structure by the types found.
-struct View<'a> {
-    kernel: &'a Kernel,
-    ty: &'static str,
-    base: VirtAddr,
-}
-
-impl View<'_> {
-    fn at(&self, path: &str) -> Option<VirtAddr> {
-        self.base.checked_add(self.kernel.types().field(self.ty, path)?.offset)
-    }
-
-    fn value(&self, path: &str) -> Option<u64> {
-        let field = self.kernel.types().field(self.ty, path)?;
-        let mut raw = [0; 8];
-        let len = usize::try_from(field.size).ok()?.min(8);
-        self.kernel.space().read_exact(self.at(path)?, raw.get_mut(..len)?).ok()?;
-        Some(u64::from_le_bytes(raw))
-    }
-}
-
 /// All modules, in the order of the kernel's list: the newest first.
 pub(super) fn collect(kernel: &Kernel) -> Vec<Module> {
     let mut out = Vec::new();
@@ -160,28 +140,28 @@ pub(super) fn collect(kernel: &Kernel) -> Vec<Module> {
 }
 
 fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Module> {
-    let view = View { kernel, ty: "module", base: addr };
+    let view = Object::new(kernel, "module", addr);
     let name_len = kernel.types().field("module", "name")?.size.min(256);
-    let raw = kernel.space().read_vec(view.at("name")?, usize::try_from(name_len).ok()?).ok()?;
+    let raw = kernel.space().read_vec(view.address("name")?, usize::try_from(name_len).ok()?).ok()?;
     let name = cstr(&raw).into_owned();
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
     }
-    let state = match view.value("state") {
+    let state = match view.number("state") {
         Some(0) => State::Live,
         Some(1) => State::Coming,
         Some(2) => State::Going,
         _ => State::Unformed,
     };
-    let ranges = ranges(&view);
-    let mut sections = sections(&view);
+    let ranges = ranges(kernel, &view);
+    let mut sections = sections(kernel, &view);
     // An element that points out of the module is not one of its sections.
     sections.retain(|s| ranges.iter().any(|r| s.address.0.wrapping_sub(r.base.0) <= r.size));
     sections.sort_by_key(|s| s.address);
     let orc = view
-        .value("arch.num_orcs")
-        .zip(view.value("arch.orc_unwind_ip"))
-        .zip(view.value("arch.orc_unwind"))
+        .number("arch.num_orcs")
+        .zip(view.number("arch.orc_unwind_ip"))
+        .zip(view.number("arch.orc_unwind"))
         .and_then(|((n, ip), rows)| Some((VirtAddr(ip), VirtAddr(rows), u32::try_from(n).ok()?)))
         .filter(|&(ip, rows, n)| n > 0 && ip.0 != 0 && rows.0 != 0);
     let mut module = Module {
@@ -191,77 +171,77 @@ fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Module> {
         ranges,
         sections,
         build_id: None,
-        taints: view.value("taints").unwrap_or(0),
+        taints: view.number("taints").unwrap_or(0),
         orc,
     };
     module.build_id = build_id(kernel, &module);
     Some(module)
 }
 
-fn ranges(view: &View<'_>) -> Vec<Range> {
+fn ranges(kernel: &Kernel, view: &Object<'_>) -> Vec<Range> {
     let mut out = Vec::new();
     let mut push = |base: Option<u64>, size: Option<u64>, text, init| {
         if let (Some(base), Some(size)) = (base, size)
-            && base >= view.kernel.user_limit()
+            && base >= kernel.user_limit()
             && (1..=MAX_RANGE).contains(&size)
+            && base.checked_add(size).is_some()
         {
             out.push(Range { base: VirtAddr(base), size, text, init });
         }
     };
-    let types = view.kernel.types();
+    let types = kernel.types();
     if let (Some(mem), Some(count)) = (types.field("module", "mem"), types.array_len("module", "mem")) {
         // enum mod_mem_type (6.4): TEXT, DATA, RODATA, RO_AFTER_INIT, then the INIT_ ones.
         let element = mem.size / count.max(1);
         let first_init = types.enumerator("MOD_INIT_TEXT").unwrap_or(4).cast_unsigned();
         let text = types.enumerator("MOD_TEXT").unwrap_or(0).cast_unsigned();
         for i in 0..count.min(16) {
-            let memory = VirtAddr(view.base.0.wrapping_add(mem.offset).wrapping_add(element * i));
-            let memory = View { kernel: view.kernel, ty: "module_memory", base: memory };
-            push(memory.value("base"), memory.value("size"), i == text || i == first_init, i >= first_init);
+            let memory = VirtAddr(view.base.0.wrapping_add(mem.offset).wrapping_add(element.wrapping_mul(i)));
+            let memory = Object::new(kernel, "module_memory", memory);
+            push(memory.number("base"), memory.number("size"), i == text || i == first_init, i >= first_init);
         }
     } else if types.field("module", "core_layout").is_some() {
-        push(view.value("core_layout.base"), view.value("core_layout.size"), true, false);
-        push(view.value("init_layout.base"), view.value("init_layout.size"), true, true);
+        push(view.number("core_layout.base"), view.number("core_layout.size"), true, false);
+        push(view.number("init_layout.base"), view.number("init_layout.size"), true, true);
     } else {
-        push(view.value("module_core"), view.value("core_size"), true, false);
-        push(view.value("module_init"), view.value("init_size"), true, true);
+        push(view.number("module_core"), view.number("core_size"), true, false);
+        push(view.number("module_init"), view.number("init_size"), true, true);
     }
     out
 }
 
-fn sections(view: &View<'_>) -> Vec<Section> {
-    let kernel = view.kernel;
+fn sections(kernel: &Kernel, view: &Object<'_>) -> Vec<Section> {
     let types = kernel.types();
-    let Some(attrs) = view.value("sect_attrs").filter(|&p| p >= kernel.user_limit()) else {
+    let Some(attrs) = view.number("sect_attrs").filter(|&p| p >= kernel.user_limit()) else {
         return Vec::new();
     };
     let text = |at: Option<u64>| kernel.space().read_cstr(VirtAddr(at?), 128).ok().filter(|s| !s.is_empty());
     let mut out = Vec::new();
     if let (Some(n), Some(array), Some(size)) = (
-        (View { kernel, ty: "module_sect_attrs", base: VirtAddr(attrs) }).value("nsections"),
+        Object::new(kernel, "module_sect_attrs", VirtAddr(attrs)).number("nsections"),
         types.field("module_sect_attrs", "attrs"),
         types.size_of("module_sect_attr"),
     ) {
         for i in 0..n.min(MAX_SECTIONS) {
-            let base = VirtAddr(attrs.wrapping_add(array.offset).wrapping_add(i * size));
-            let attr = View { kernel, ty: "module_sect_attr", base };
-            let name = text(attr.value("battr.attr.name").or_else(|| attr.value("name")));
-            if let (Some(name), Some(address)) = (name, attr.value("address")) {
+            let base = VirtAddr(attrs.wrapping_add(array.offset).wrapping_add(i.wrapping_mul(size)));
+            let attr = Object::new(kernel, "module_sect_attr", base);
+            let name = text(attr.number("battr.attr.name").or_else(|| attr.number("name")));
+            if let (Some(name), Some(address)) = (name, attr.number("address")) {
                 out.push(Section { name, address: VirtAddr(address) });
             }
         }
         return out;
     }
-    let sect_attrs = View { kernel, ty: "module_sect_attrs", base: VirtAddr(attrs) };
+    let sect_attrs = Object::new(kernel, "module_sect_attrs", VirtAddr(attrs));
     // 6.14 made it an array of pointers, which 6.17 marked const under another name.
-    let list = ["grp.bin_attrs", "grp.bin_attrs_new"].iter().find_map(|p| sect_attrs.value(p));
+    let list = ["grp.bin_attrs", "grp.bin_attrs_new"].iter().find_map(|p| sect_attrs.number(p));
     for i in 0..list.map_or(0, |_| MAX_SECTIONS) {
         let slot = VirtAddr(list.unwrap_or(0).wrapping_add(i * 8));
         let Some(attr) = kernel.space().read_u64(slot).ok().filter(|&p| p >= kernel.user_limit()) else {
             break;
         };
-        let attr = View { kernel, ty: "bin_attribute", base: VirtAddr(attr) };
-        if let (Some(name), Some(address)) = (text(attr.value("attr.name")), attr.value("private")) {
+        let attr = Object::new(kernel, "bin_attribute", VirtAddr(attr));
+        if let (Some(name), Some(address)) = (text(attr.number("attr.name")), attr.number("private")) {
             out.push(Section { name, address: VirtAddr(address) });
         }
     }
@@ -297,13 +277,13 @@ fn build_id(kernel: &Kernel, module: &Module) -> Option<Vec<u8>> {
 #[must_use]
 pub fn symbols(kernel: &Kernel, module: &Module) -> SymbolTable {
     let mut table = Builder::new(format!("kallsyms of module {}", module.name));
-    let view = View { kernel, ty: "module", base: module.addr };
-    let view = match view.value("kallsyms").filter(|&p| p >= kernel.user_limit()) {
-        Some(own) => View { kernel, ty: "mod_kallsyms", base: VirtAddr(own) },
+    let view = Object::new(kernel, "module", module.addr);
+    let view = match view.number("kallsyms").filter(|&p| p >= kernel.user_limit()) {
+        Some(own) => Object::new(kernel, "mod_kallsyms", VirtAddr(own)),
         None => view,
     };
     let (Some(symtab), Some(strtab), Some(count)) =
-        (view.value("symtab"), view.value("strtab"), view.value("num_symtab"))
+        (view.number("symtab"), view.number("strtab"), view.number("num_symtab"))
     else {
         return table.finish();
     };
@@ -312,7 +292,7 @@ pub fn symbols(kernel: &Kernel, module: &Module) -> SymbolTable {
     let mut entries = vec![0; count * 24];
     let Ok(got) = kernel.space().read(VirtAddr(symtab), &mut entries) else { return table.finish() };
     // The type letters, since 5.2; before, `st_info` was overwritten with them.
-    let letters = view.value("typetab").and_then(|at| kernel.space().read_vec(VirtAddr(at), count).ok());
+    let letters = view.number("typetab").and_then(|at| kernel.space().read_vec(VirtAddr(at), count).ok());
     let mut strings = vec![0; usize::try_from(end_of_range(module, strtab)).unwrap_or(0)];
     let read = kernel.space().read(VirtAddr(strtab), &mut strings).unwrap_or(0);
     strings.truncate(read);
@@ -343,7 +323,7 @@ fn end_of_range(module: &Module, at: u64) -> u64 {
         .ranges
         .iter()
         .find(|r| at.wrapping_sub(r.base.0) < r.size)
-        .map_or(4 << 20, |r| r.base.0 + r.size - at)
+        .map_or(4 << 20, |r| r.size.saturating_sub(at.wrapping_sub(r.base.0)))
         .min(64 << 20)
 }
 
@@ -362,11 +342,11 @@ pub(super) fn btf(kernel: &Kernel) -> Vec<(String, VirtAddr, u64)> {
             break;
         }
         at = VirtAddr(next);
-        let entry = View { kernel, ty: "btf_module", base: VirtAddr(next.wrapping_sub(link.offset)) };
-        let Some(btf) = entry.value("btf") else { continue };
-        let btf = View { kernel, ty: "btf", base: VirtAddr(btf) };
-        let name = btf.at("name").and_then(|a| kernel.space().read_cstr(a, 64).ok());
-        if let (Some(name), Some(data), Some(size)) = (name, btf.value("data"), btf.value("data_size")) {
+        let entry = Object::new(kernel, "btf_module", VirtAddr(next.wrapping_sub(link.offset)));
+        let Some(btf) = entry.number("btf") else { continue };
+        let btf = Object::new(kernel, "btf", VirtAddr(btf));
+        let name = btf.address("name").and_then(|a| kernel.space().read_cstr(a, 64).ok());
+        if let (Some(name), Some(data), Some(size)) = (name, btf.number("data"), btf.number("data_size")) {
             out.push((name, VirtAddr(data), size));
         }
     }

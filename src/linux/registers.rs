@@ -8,10 +8,10 @@
 //! What is not known is absent, never zero. Sources: `arch/x86/include/asm/switch_to.h`,
 //! `arch/x86/include/asm/ptrace.h`, `include/linux/elfcore.h`, `kernel/crash_core.c`.
 
-use super::{Kernel, Task};
+use super::{Kernel, Task, object};
 use crate::addr::VirtAddr;
 use crate::bytes::u64_at;
-use crate::dump::notes::{GeneralRegs, iter_notes};
+use crate::dump::notes::{GeneralRegs, NT_PRSTATUS, PrStatus, iter_notes};
 use crate::memory::AddressSpace;
 
 /// Where a set of registers was found.
@@ -140,13 +140,18 @@ pub fn user(kernel: &Kernel, task: &Task) -> Option<TaskRegisters> {
     }
     let at = user_pt_regs(kernel, task)?;
     let mut regs = pt_regs(kernel, at)?;
-    let layout = &kernel.layout().task;
-    for (name, field) in [("fs_base", layout.fsbase), ("gs_base", layout.gsbase)] {
-        let value =
-            field.and_then(|f| task.addr.checked_add(f.offset)).and_then(|a| kernel.space().read_u64(a).ok());
+    for (name, value) in saved_bases(kernel, task) {
         regs.push(name, value);
     }
     Some(regs)
+}
+
+/// The user's fs and gs bases, as the last context switch saved them.
+fn saved_bases(kernel: &Kernel, task: &Task) -> [(&'static str, Option<u64>); 2] {
+    let layout = &kernel.layout().task;
+    [("fs_base", layout.fsbase), ("gs_base", layout.gsbase)].map(|(name, field)| {
+        (name, field.and_then(|f| object::number(kernel, task.addr.checked_add(f.offset)?, f)))
+    })
 }
 
 /// Where the `pt_regs` of the entry from user mode lie.
@@ -211,15 +216,11 @@ fn switched_out(kernel: &Kernel, task: &Task) -> TaskRegisters {
     if ["ret_from_fork", "ret_from_fork_asm"].iter().any(|n| kernel.symbol(n) == Some(VirtAddr(rip))) {
         source = Source::NewBorn;
     }
-    let layout = &kernel.layout().task;
-    for (name, field) in [("fs_base", layout.fsbase), ("gs_base", layout.gsbase)] {
-        let value =
-            field.and_then(|f| task.addr.checked_add(f.offset)).and_then(|a| kernel.space().read_u64(a).ok());
-        if let Some(value) = value {
-            values.push((name, value));
-        }
+    let mut regs = TaskRegisters { values, source };
+    for (name, value) in saved_bases(kernel, task) {
+        regs.push(name, value);
     }
-    TaskRegisters { values, source }
+    regs
 }
 
 fn on_cpu(kernel: &Kernel, cpu: u32) -> TaskRegisters {
@@ -247,12 +248,10 @@ fn on_cpu(kernel: &Kernel, cpu: u32) -> TaskRegisters {
 
 /// The PRSTATUS note in `crash_notes` of one CPU.
 fn crash_note(kernel: &Kernel, cpu: u32) -> Option<GeneralRegs> {
-    const NT_PRSTATUS: u32 = 1;
-    /// `pr_reg` in `struct elf_prstatus`.
-    const PR_REG: usize = 112;
     let notes = VirtAddr(kernel.space().read_u64(kernel.symbol("crash_notes")?).ok()?);
     let bytes = kernel.space().read_vec(kernel.percpu().address(notes, cpu)?, 512).ok()?;
     iter_notes(&bytes)
         .find(|note| note.kind == NT_PRSTATUS)
-        .and_then(|note| note.desc.get(PR_REG..).and_then(GeneralRegs::parse))
+        .and_then(|note| PrStatus::parse(note.desc))
+        .map(|status| status.regs)
 }
