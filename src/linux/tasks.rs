@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Kernel;
+use super::{Kernel, object};
 use crate::addr::VirtAddr;
 use crate::bytes::cstr;
 use crate::debuginfo::Field;
@@ -23,6 +23,14 @@ const MAX_TASKS: usize = 1 << 22;
 /// Nodes of the pid map (each holds up to 64 pids).
 const MAX_NODES: usize = 1 << 18;
 const PF_KTHREAD: u64 = 0x0020_0000;
+/// Steps along all lists of threads together: groups are disjoint, but damaged ones
+/// can share a tail.
+const MAX_STEPS: usize = 2 * MAX_TASKS;
+/// Remarks that are kept; a damaged dump could have one for each task.
+const MAX_REMARKS: usize = 64;
+/// In the pid map, marked values below this are no nodes (a reserved pid, a retry;
+/// `xa_is_node()` in `include/linux/xarray.h`).
+const FIRST_NODE: u64 = 4096;
 /// No pid reaches this.
 const PID_LIMIT: u64 = 1 << 22;
 
@@ -121,12 +129,9 @@ pub(super) fn panicked(kernel: &Kernel) -> Option<Task> {
     Some(task)
 }
 
-/// Reads a field of up to 8 bytes.
+/// Reads a member of the structure at `base`.
 fn field(kernel: &Kernel, base: VirtAddr, field: Field) -> Option<u64> {
-    let mut raw = [0; 8];
-    let len = usize::try_from(field.size).ok()?.min(8);
-    kernel.space().read_exact(base.checked_add(field.offset)?, raw.get_mut(..len)?).ok()?;
-    Some(u64::from_le_bytes(raw))
+    object::number(kernel, base.checked_add(field.offset)?, field)
 }
 
 /// The task whose `task_struct` is at `addr`; `None` if what lies there is not
@@ -251,6 +256,12 @@ impl Found {
             self.addrs.push(addr);
         }
     }
+
+    fn remark(&mut self, what: String) {
+        if self.remarks.len() < MAX_REMARKS {
+            self.remarks.push(what);
+        }
+    }
 }
 
 /// Walks `init_pid_ns.idr`.
@@ -264,7 +275,7 @@ fn pid_map(kernel: &Kernel, found: &mut Found) {
     // The mark of a pointer to a node: 2 in the xarray, 1 in the radix tree before.
     let mark = if kernel.types().field("idr", "idr_rt.xa_head").is_some() { 2 } else { 1 };
     let Some(root) = field(kernel, ns, head) else {
-        found.remarks.push("the pid map's root is not in the dump".to_owned());
+        found.remark("the pid map's root is not in the dump".to_owned());
         return;
     };
     let mut nodes = vec![(root, 64u8)];
@@ -281,9 +292,12 @@ fn pid_map(kernel: &Kernel, found: &mut Found) {
             }
             continue;
         }
+        if entry <= FIRST_NODE {
+            continue;
+        }
         let node = VirtAddr(entry & !3);
         if visited.len() >= MAX_NODES || !visited.insert(node.0) {
-            found.remarks.push(format!("the pid map comes back to its node {node}"));
+            found.remark(format!("the pid map comes back to its node {node}"));
             continue;
         }
         let below = field(kernel, node, shift).and_then(|s| u8::try_from(s & 0xff).ok());
@@ -301,12 +315,18 @@ fn pid_map(kernel: &Kernel, found: &mut Found) {
         }
     }
     if unread > 0 {
-        found.remarks.push(format!("{unread} nodes of the pid map are damaged or not in the dump"));
+        found.remark(format!("{unread} nodes of the pid map are damaged or not in the dump"));
     }
 }
 
-/// Follows a circular list from `head`, calling `each` with every link.
-fn follow(kernel: &Kernel, head: VirtAddr, each: &mut dyn FnMut(VirtAddr)) -> Result<(), String> {
+/// Follows a circular list from `head`, calling `each` with every link, for at most
+/// so many `steps`, which are taken off.
+fn follow(
+    kernel: &Kernel,
+    head: VirtAddr,
+    steps: &mut usize,
+    each: &mut dyn FnMut(VirtAddr),
+) -> Result<(), String> {
     let mut at = head;
     let mut seen = HashSet::new();
     loop {
@@ -317,9 +337,10 @@ fn follow(kernel: &Kernel, head: VirtAddr, each: &mut dyn FnMut(VirtAddr)) -> Re
         if next < kernel.user_limit() {
             return Err(format!("link {at} points to {next:#x}"));
         }
-        if seen.len() >= MAX_TASKS || !seen.insert(next) {
+        if !seen.insert(next) {
             return Err(format!("the list comes back to {next:#x} and not to its head"));
         }
+        *steps = steps.checked_sub(1).ok_or("there are more links than tasks can be")?;
         at = VirtAddr(next);
         each(at);
     }
@@ -331,10 +352,12 @@ fn task_list(kernel: &Kernel, found: &mut Found) {
     let Some(init) = kernel.symbol("init_task") else { return };
     let mut leaders = vec![];
     let Some(head) = init.checked_add(l.task.tasks.offset) else { return };
-    let end =
-        follow(kernel, head, &mut |link| leaders.push(VirtAddr(link.0.wrapping_sub(l.task.tasks.offset))));
+    let mut steps = MAX_STEPS;
+    let end = follow(kernel, head, &mut steps, &mut |link| {
+        leaders.push(VirtAddr(link.0.wrapping_sub(l.task.tasks.offset)))
+    });
     if let Err(why) = end {
-        found.remarks.push(format!("task list: {why}"));
+        found.remark(format!("task list: {why}"));
     }
     for leader in leaders {
         found.add(leader);
@@ -342,17 +365,19 @@ fn task_list(kernel: &Kernel, found: &mut Found) {
         let end = match (l.thread_head, l.task.thread_node, l.task.thread_group) {
             (Some(thread_head), Some(node), _) => field(kernel, leader, l.task.signal)
                 .and_then(|signal| VirtAddr(signal).checked_add(thread_head.offset))
-                .map(|head| follow(kernel, head, &mut |link| group.push(link.0.wrapping_sub(node.offset)))),
-            (_, _, Some(link)) => leader
-                .checked_add(link.offset)
-                .map(|head| follow(kernel, head, &mut |at| group.push(at.0.wrapping_sub(link.offset)))),
+                .map(|head| {
+                    follow(kernel, head, &mut steps, &mut |link| group.push(link.0.wrapping_sub(node.offset)))
+                }),
+            (_, _, Some(link)) => leader.checked_add(link.offset).map(|head| {
+                follow(kernel, head, &mut steps, &mut |at| group.push(at.0.wrapping_sub(link.offset)))
+            }),
             _ => None,
         };
         for task in group {
             found.add(VirtAddr(task));
         }
         if let Some(Err(why)) = end {
-            found.remarks.push(format!("thread group of {leader}: {why}"));
+            found.remark(format!("thread group of {leader}: {why}"));
         }
     }
 }
