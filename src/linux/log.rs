@@ -15,6 +15,8 @@ use crate::memory::AddressSpace;
 const MAX_RECORDS: u64 = 1 << 22;
 /// A record's text is a u16.
 const MAX_TEXT: u64 = 1 << 16;
+/// All texts together: 8 times what the largest ring holds.
+const MAX_TEXTS: usize = 256 << 20;
 /// The flat ring of old kernels.
 const MAX_FLAT: u64 = 1 << 25;
 
@@ -79,6 +81,7 @@ fn lockless(kernel: &Kernel) -> Option<Log> {
     let (desc_size, info_size) =
         (kernel.types().size_of("prb_desc")?, kernel.types().size_of("printk_info")?);
     let mut log = Log::default();
+    let mut texts = 0usize;
     let total = head.wrapping_sub(tail) & ID;
     for i in 0..=total.min(count).min(MAX_RECORDS) {
         let id = tail.wrapping_add(i) & ID;
@@ -94,21 +97,30 @@ fn lockless(kernel: &Kernel) -> Option<Log> {
             continue;
         }
         let text = (|| {
-            let begin = desc.number("text_blk_lpos.begin")? % text_size;
-            let next = desc.number("text_blk_lpos.next")? % text_size;
-            if begin == next {
+            let begin = desc.number("text_blk_lpos.begin")?;
+            let next = desc.number("text_blk_lpos.next")?;
+            if begin & next & 1 != 0 {
+                // BLK_DATALESS: the marks of a block without text are odd.
                 return Some(String::new());
             }
+            let begin = begin % text_size;
+            // In recent kernels a block may end where the ring ends; before, it was
+            // moved to the start then, so none ended at 0.
+            let next = match next % text_size {
+                0 => text_size,
+                next => next,
+            };
             // A block that does not fit before the end lies at the start.
             let begin = if begin > next { 0 } else { begin };
             // In front of the text stands the id.
             let len = info.number("text_len")?.min((next - begin).checked_sub(8)?);
             read_text(kernel, data.checked_add(begin + 8)?, len)
         })();
-        let Some(text) = text else {
+        let Some(text) = text.filter(|_| texts < MAX_TEXTS) else {
             log.lost += 1;
             continue;
         };
+        texts += text.len();
         let caller = info.number("caller_id").map(|id| match id & 0x8000_0000 {
             0 => format!("T{id}"),
             cpu => format!("C{}", id & !cpu),
@@ -143,8 +155,9 @@ fn records(kernel: &Kernel) -> Option<Log> {
     let mut log = Log::default();
     let mut at = first;
     let mut wrapped = false;
+    let mut texts = 0usize;
     // A record is not smaller than its header, so the ring bounds the walk.
-    for _ in 0..2 * size / header.max(8) + 2 {
+    for _ in 0..(2 * size / header.max(8) + 2).min(MAX_RECORDS) {
         if at == next && (wrapped || !log.records.is_empty() || first == next) {
             break;
         }
@@ -164,18 +177,21 @@ fn records(kernel: &Kernel) -> Option<Log> {
             .number("text_len")
             .and_then(|len| read_text(kernel, record.base.checked_add(header)?, len));
         match text {
-            Some(text) => log.records.push(Record {
-                seq,
-                time: record.number("ts_nsec"),
-                level: record.number("level").and_then(|l| u8::try_from(l).ok()),
-                facility: record.number("facility").and_then(|f| u8::try_from(f).ok()),
-                caller: None,
-                text,
-            }),
-            None => log.lost += 1,
+            Some(text) if texts < MAX_TEXTS => {
+                texts += text.len();
+                log.records.push(Record {
+                    seq,
+                    time: record.number("ts_nsec"),
+                    level: record.number("level").and_then(|l| u8::try_from(l).ok()),
+                    facility: record.number("facility").and_then(|f| u8::try_from(f).ok()),
+                    caller: None,
+                    text,
+                });
+            }
+            _ => log.lost += 1,
         }
         seq = seq.map(|n| n.wrapping_add(1));
-        at += len;
+        at = at.saturating_add(len);
     }
     Some(log)
 }
