@@ -22,14 +22,24 @@ impl PerCpu {
     /// Reads `nr_cpu_ids`, `__per_cpu_offset` and `__cpu_online_mask`.
     pub(super) fn read(space: &dyn AddressSpace, symbols: &SymbolTable) -> Self {
         let at = |name: &str| symbols.by_name(name).map(|s| VirtAddr(s.address));
-        let ids = at("nr_cpu_ids").and_then(|a| space.read_u32(a).ok()).unwrap_or(1).clamp(1, MAX_CPUS);
+        let Some(table) = symbols.by_name("__per_cpu_offset") else {
+            // Without CONFIG_SMP there is one copy, where its symbol says.
+            return Self { offsets: vec![0], online: vec![0] };
+        };
+        // Kernels for a fixed number of CPUs have no variable for it
+        // (CONFIG_FORCE_NR_CPUS, 6.1): then the table has that many places.
+        let places = u32::try_from(table.size / 8).unwrap_or(1);
+        let known = at("nr_cpu_ids").and_then(|a| space.read_u32(a).ok());
+        let ids = known.unwrap_or(places).clamp(1, MAX_CPUS);
         let word =
             |name: &str, i: u32| at(name)?.checked_add(u64::from(i) * 8).and_then(|a| space.read_u64(a).ok());
         let offsets = (0..ids).map_while(|i| word("__per_cpu_offset", i)).collect();
         // cpu_online_bits until 4.4, then __cpu_online_mask.
         let mask = ["__cpu_online_mask", "cpu_online_bits"].into_iter().find(|n| at(n).is_some());
-        let online =
-            |cpu: u32| mask.and_then(|m| word(m, cpu / 64)).is_none_or(|bits| bits >> (cpu % 64) & 1 != 0);
+        let online = |cpu: u32| match mask.and_then(|m| word(m, cpu / 64)) {
+            Some(bits) => bits >> (cpu % 64) & 1 != 0,
+            None => known.is_some() || cpu == 0,
+        };
         Self { online: (0..ids).filter(|&cpu| online(cpu)).collect(), offsets }
     }
 
@@ -61,5 +71,51 @@ impl PerCpu {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::debuginfo::symbols::Builder;
+    use crate::error::ReadFault;
+
+    /// Words by address.
+    struct Words(&'static [(u64, u64)]);
+
+    impl AddressSpace for Words {
+        fn read_run(&self, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+            let fault = ReadFault::NotMapped { addr: addr.0, level: 1 };
+            let word = self.0.iter().find(|w| w.0 == addr.0).ok_or(fault)?.1.to_le_bytes();
+            let len = buf.len().min(8);
+            buf[..len].copy_from_slice(&word[..len]);
+            Ok(len)
+        }
+    }
+
+    fn read(words: &'static [(u64, u64)], symbols: &[(u64, &str)]) -> PerCpu {
+        let mut table = Builder::new("test");
+        for (address, name) in symbols {
+            table.push(*address, 32, b'D', name.as_bytes());
+        }
+        PerCpu::read(&Words(words), &table.finish())
+    }
+
+    #[test]
+    fn a_kernel_for_one_cpu_has_its_variables_where_the_symbols_say() {
+        let percpu = read(&[], &[(0x500, "runqueues")]);
+        assert_eq!((percpu.online(), percpu.len()), (&[0][..], 1));
+        assert_eq!(percpu.address(VirtAddr(0x500), 0), Some(VirtAddr(0x500)));
+    }
+
+    #[test]
+    fn without_nr_cpu_ids_the_table_tells() {
+        const WORDS: &[(u64, u64)] = &[(0x100, 10), (0x108, 20), (0x110, 30), (0x118, 40), (0x200, 0b101)];
+        let symbols = [(0x100, "__per_cpu_offset"), (0x200, "__cpu_online_mask")];
+        let percpu = read(WORDS, &symbols);
+        assert_eq!((percpu.online(), percpu.len()), (&[0, 2][..], 4));
+        assert_eq!(percpu.address(VirtAddr(1), 2), Some(VirtAddr(31)));
+        // What is known of neither is not made up.
+        assert_eq!(read(WORDS, &symbols[..1]).online(), [0]);
     }
 }
