@@ -181,6 +181,10 @@ impl Layout {
         {
             return 'D';
         }
+        // TASK_PARKED (3.9) was 0x200 then, beyond the bits that have letters.
+        if exit_state == 0 && self.version < (4, 14) && state & 0x200 != 0 {
+            return 'P';
+        }
         let letters: &[u8] = match self.version {
             // EXIT_DEAD and EXIT_ZOMBIE changed places in 3.15 (ad86622b478e),
             // TASK_PARKED moved down to 0x40 in 4.14 (8ef9925b02c2).
