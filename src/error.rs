@@ -16,7 +16,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
-    #[error("cannot {what} {}", path.display())]
+    #[error("cannot {what} {}{}", path.display(), permission_hint(source))]
     Io {
         /// The verb: `open`, `read`, `listen on`.
         what: &'static str,
@@ -70,7 +70,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// A build-id differs: the file belongs to another kernel or program.
-    #[error("{}: build-id {found} does not match the dump's {wanted}", path.display())]
+    #[error("{}: build-id {found} does not match the dump's {wanted} (give the file of that build, or none)", path.display())]
     WrongBuildId {
         /// The file that was offered.
         path: PathBuf,
@@ -85,6 +85,14 @@ impl Error {
     /// An [`Error::Io`] on `path`.
     pub fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { what, path: path.to_owned(), source }
+    }
+}
+
+/// What to do where permission is lacking: the kernel writes dumps for root alone.
+fn permission_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => " (dumps belong to root as a rule: use sudo, or change the mode)",
+        _ => "",
     }
 }
 
