@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::images::{self, Images};
 use super::osdata;
+use super::task_process::TaskProcess;
 use super::threads::{self, Threads};
 use super::{
     CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid,
@@ -166,6 +167,10 @@ impl Inferior for KernelInferior {
 
     fn open_file(&self, path: &str) -> Result<VirtualFile, FileError> {
         self.images().open(path)
+    }
+
+    fn attach(&self, pid: u32) -> Option<Arc<dyn Inferior>> {
+        TaskProcess::of(&self.kernel, pid).map(|p| Arc::new(p) as Arc<dyn Inferior>)
     }
 
     fn monitor(&self, context: &CommandContext<'_>, line: &str, out: &mut dyn Write) -> io::Result<()> {

@@ -16,6 +16,7 @@ mod images;
 pub mod kernel;
 mod osdata;
 pub mod process;
+mod task_process;
 pub(crate) mod threads;
 
 pub use description::{Description, RegisterFile};
