@@ -13,6 +13,8 @@ use corestub::memory::AddressSpace;
 use tempfile::TempDir;
 
 use crate::support;
+use crate::support::dumps::{self, each, number};
+use crate::support::program::{Gdb, Server, have_gdb};
 
 /// A copy of a raw ELF vmcore that can be written to by virtual address.
 struct Patient {
@@ -172,5 +174,93 @@ fn a_module_list_that_loops_ends() {
         let names: Vec<&str> = kernel.modules().iter().map(|m| m.name.as_str()).collect();
         let expected: Vec<&str> = modules.iter().take(3).map(|m| m.name.as_str()).collect();
         assert_eq!(names, expected);
+    });
+}
+
+#[test]
+fn user_registers_of_every_task_are_those_that_drgn_reads() {
+    const NAMES: [(&str, &str); 21] = [
+        ("r15", "r15"),
+        ("r14", "r14"),
+        ("r13", "r13"),
+        ("r12", "r12"),
+        ("bp", "rbp"),
+        ("bx", "rbx"),
+        ("r11", "r11"),
+        ("r10", "r10"),
+        ("r9", "r9"),
+        ("r8", "r8"),
+        ("ax", "rax"),
+        ("cx", "rcx"),
+        ("dx", "rdx"),
+        ("si", "rsi"),
+        ("di", "rdi"),
+        ("orig_ax", "orig_rax"),
+        ("ip", "rip"),
+        ("cs", "cs"),
+        ("flags", "eflags"),
+        ("sp", "rsp"),
+        ("ss", "ss"),
+    ];
+    each("user registers", &dumps::one_of_each(), |dump| {
+        let kernel = open(&dump.path);
+        let mut compared = 0;
+        for task in dump.oracle().tasks.iter().filter(|t| !t.user_regs.is_empty() && !t.is_dead()) {
+            let own = kernel.tasks().by_address(VirtAddr(number(&task.task))).ok_or("a task is missing")?;
+            let regs = corestub::linux::registers::user(&kernel, own);
+            let regs = regs.ok_or_else(|| format!("pid {}: no user registers", task.pid))?;
+            if own.on_cpu {
+                continue; // in user mode the CPU's own are newer than those on the stack
+            }
+            for (theirs, ours) in NAMES {
+                let (want, got) = (task.user_regs.get(theirs).map(|v| number(v)), regs.value(ours));
+                if want != got {
+                    return Err(format!("pid {} {}: {ours} is {got:x?}, not {want:x?}", task.pid, task.comm));
+                }
+            }
+            if task.fsbase.as_deref().map(number) != regs.value("fs_base") {
+                return Err(format!("pid {}: fs_base", task.pid));
+            }
+            compared += 1;
+        }
+        Ok(compared > 0)
+    });
+}
+
+#[test]
+fn a_user_process_is_attached_to_and_left_again() {
+    if !have_gdb() {
+        return;
+    }
+    let dumps: Vec<_> = dumps::one_of_each().into_iter().take(2).collect();
+    each("attach", &dumps, |dump| {
+        let oracle = dump.oracle();
+        let Some(task) = oracle.tasks.iter().find(|t| t.user_regs.contains_key("ip") && t.on_cpu == Some(0))
+        else {
+            return Ok(false);
+        };
+        let server = Server::start(&dump.path, &[])?;
+        let said = Gdb::new(None)
+            .ex(&format!("target extended-remote {}", server.address))
+            .ex("add-inferior")
+            .ex("inferior 2")
+            .ex(&format!("attach {}", task.pid))
+            .ex("printf \"rip %#lx\\n\", $rip")
+            .ex("info auxv")
+            .ex("x/bx 0xffffffff81000000")
+            .ex("attach 2")
+            .ex("detach")
+            .ex("inferior 1")
+            .ex("printf \"first %d\\n\", (int)$_gthread")
+            .run()?;
+        let wanted = format!("rip {:#x}", number(&task.user_regs["ip"]));
+        for text in
+            [wanted.as_str(), "AT_PHDR", "Cannot access memory at address 0xffffffff81000000", "first "]
+        {
+            if !said.contains(text) {
+                return Err(format!("no {text:?} in:\n{said}"));
+            }
+        }
+        Ok(true)
     });
 }

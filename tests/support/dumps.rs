@@ -61,6 +61,10 @@ pub struct Task {
     #[serde(default)]
     pub stack: Vec<Frame>,
     pub stack_error: Option<String>,
+    /// `pt_regs` at the top of the stack, by the kernel's names.
+    #[serde(default)]
+    pub user_regs: BTreeMap<String, String>,
+    pub fsbase: Option<String>,
 }
 
 #[derive(Deserialize)]
