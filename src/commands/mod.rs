@@ -143,7 +143,7 @@ pub fn run(
         Subject::Process(_) => (command.process, "a vmcore"),
     };
     if !fits {
-        return Err(CommandError::Failed(format!("{name} works on {other} only")));
+        return Err(CommandError::Failed(format!("works on {other} only")));
     }
     // JSON has its own escapes.
     if request.json {

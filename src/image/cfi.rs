@@ -25,6 +25,8 @@ mod tests;
 
 /// Rows in one FDE: gdb runs them from its start at each lookup.
 const MAX_ROWS: usize = 64;
+/// Largest section (6.12: 2.6 MB). What a larger table holds behind that is left out.
+const MAX_BYTES: usize = 64 << 20;
 /// An undefined row up to this long is padding between functions. Longer ones
 /// are functions that ORC leaves out, and end the stack.
 const MAX_PADDING: u64 = 64;
@@ -483,7 +485,7 @@ impl Writer {
     }
 
     fn row(&mut self, range: &Range<u64>, rule: &Rule) {
-        if range.start >= range.end {
+        if range.start >= range.end || self.out.bytes.len() > MAX_BYTES {
             return;
         }
         let fits = self.fde.as_ref().is_some_and(|f| {
@@ -594,6 +596,9 @@ impl Writer {
 
     pub(super) fn finish(mut self) -> Frames {
         self.close();
+        if self.out.bytes.len() > MAX_BYTES {
+            tracing::warn!("unwind rules beyond {} MiB are left out", MAX_BYTES >> 20);
+        }
         self.out.signal_ranges.sort_by_key(|r| r.start);
         self.out
     }

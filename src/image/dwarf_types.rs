@@ -14,6 +14,7 @@
 //! kernel's, what it has by value is copied, and what it points to is declared:
 //! gdb finds the definition by name in the kernel's DWARF.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
@@ -35,6 +36,12 @@ const MAX_CHAIN: usize = 64;
 /// Types looked at within one that is as large as what it is in: beyond, it is
 /// taken to hold itself.
 const MAX_WITHIN: usize = 1024;
+/// Types within types and symbols by name that are looked at in all (6.12: 124,856),
+/// and types that wait to be at once.
+const MAX_LOOKS: u32 = 1 << 22;
+const MAX_WAITING: usize = 1 << 16;
+/// Largest unit (6.12: 3.6 MB). BTF that makes a larger one is not the kernel's.
+const MAX_INFO: usize = 64 << 20;
 /// Bytes of the unit's header.
 const HEADER: usize = 11;
 
@@ -89,17 +96,24 @@ impl Dwarf {
     }
 }
 
-/// Makes the DWARF.
+/// Makes the DWARF; none of BTF that is beyond belief.
 #[must_use]
 pub fn dwarf(input: &Input<'_>) -> Dwarf {
     let mut w = Writer::new(input);
     w.header();
     for t in input.btf.own_types() {
+        if w.is_too_much() {
+            break;
+        }
         w.own_type(&t);
     }
     w.functions();
     w.globals();
     w.base_types();
+    if w.is_too_much() {
+        tracing::warn!("the BTF of {} is too large or too deep: no types are made of it", input.name);
+        return Dwarf::default();
+    }
     w.finish()
 }
 
@@ -127,6 +141,8 @@ struct Writer<'a> {
     /// Names of the base that have been copied, and texts that are in no BTF.
     names: HashMap<u32, u32>,
     texts: HashMap<&'a str, u32>,
+    /// How many types and symbols were looked at where the input decides how often.
+    looks: Cell<u32>,
 }
 
 impl<'a> Writer<'a> {
@@ -151,7 +167,17 @@ impl<'a> Writer<'a> {
             patches: Vec::with_capacity(types * 2),
             names: HashMap::new(),
             texts: HashMap::new(),
+            looks: Cell::new(0),
         }
+    }
+
+    fn look(&self, at: usize) {
+        self.looks.set(self.looks.get().saturating_add(len32(at)));
+    }
+
+    /// Whether the input asks for more than any kernel's: work and memory are bounded.
+    fn is_too_much(&self) -> bool {
+        self.info.len() > MAX_INFO || self.looks.get() > MAX_LOOKS
     }
 
     fn header(&mut self) {
@@ -278,16 +304,19 @@ impl<'a> Writer<'a> {
         let mut ids = vec![member];
         let mut seen = HashSet::new();
         while let Some(id) = ids.pop() {
+            self.look(1);
             let Some(mut t) = self.btf.strip(id) else { continue };
             for _ in 0..MAX_CHAIN {
                 let Some(element) = t.array().and_then(|a| self.btf.strip(a.element)) else { break };
                 t = element;
             }
-            if t.id == outer.id || seen.len() > MAX_WITHIN {
+            let endless = seen.len() > MAX_WITHIN || ids.len() > MAX_WAITING;
+            if t.id == outer.id || endless || self.looks.get() > MAX_LOOKS {
                 return true;
             }
             let large = t.kind.is_composite() && u64::from(t.size().unwrap_or(0)) >= size;
             if large && seen.insert(t.id) {
+                self.look(t.members().len());
                 ids.extend(t.members().map(|m| m.type_id));
             }
         }
@@ -311,7 +340,7 @@ impl<'a> Writer<'a> {
 
     /// Writes what is wanted of the base of split BTF, and what that wants.
     fn base_types(&mut self) {
-        while let Some(target) = self.wanted.pop() {
+        while let Some(target) = self.wanted.pop().filter(|_| !self.is_too_much()) {
             let at = len32(self.info.len());
             if let Some(t) = self.btf.get(target.id) {
                 self.base.insert(target, at);

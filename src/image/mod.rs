@@ -133,7 +133,7 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
             unwind,
         };
     }
-    let debug = dwarf.map(|d| types_image(sections, &d));
+    let debug = dwarf.filter(|d| !d.is_empty()).map(|d| types_image(sections, &d));
     KernelImages {
         exec: image(parts.build_id, Some(&symbols), None, debug.as_ref()),
         debug,
@@ -209,7 +209,7 @@ pub fn module(parts: &ModuleParts<'_>) -> ModuleImages {
     if frames.count > 0 {
         contents.push((".debug_frame", &frames.bytes));
     }
-    let debug = dwarf.map(|d| types_image(parts.sections, &d));
+    let debug = dwarf.filter(|d| !d.is_empty()).map(|d| types_image(parts.sections, &d));
     let name = module_types(parts.name);
     let library = build(&Skeleton {
         sections: parts.sections,

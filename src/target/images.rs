@@ -27,6 +27,8 @@ const DWARF: &str = "/vmlinux";
 const UNWIND: &str = "/kernel/unwind";
 /// How far up the stack the caller of a function without ORC is looked for.
 const STACK_SCAN: usize = 4096;
+/// Bytes of all modules' images (6.12: 5 MB). Modules behind that get symbols only.
+const MODULES_MAX: usize = 256 << 20;
 /// Largest BTF of a module that is believed.
 const MODULE_BTF_MAX: u64 = 64 << 20;
 
@@ -150,6 +152,7 @@ fn vmlinux_sections(vmlinux: &crate::debuginfo::elf::Vmlinux, slide: u64) -> Vec
 
 fn modules(kernel: &Kernel) -> Vec<image::ModuleImages> {
     let btf = kernel.module_btf();
+    let mut made = 0usize;
     let real = kernel.debug_files().modules.iter().map(Option::is_some).chain(std::iter::repeat(false));
     kernel
         .modules()
@@ -162,16 +165,20 @@ fn modules(kernel: &Kernel) -> Vec<image::ModuleImages> {
                 module.ranges.iter().map(|r| (r.base.0..r.base.0.saturating_add(r.size), r.text)).collect();
             let starts = module.sections.iter().map(|s| (s.name.as_str(), s.address.0));
             let sections = image::module_sections(starts, &ranges);
-            let btf = btf.iter().find(|(name, ..)| !real && *name == module.name);
+            let room = made <= MODULES_MAX;
+            let btf = btf.iter().find(|(name, ..)| room && !real && *name == module.name);
             let btf = btf.and_then(|(_, at, size)| module_btf(kernel, module, *at, *size));
-            image::module(&ModuleParts {
+            let images = image::module(&ModuleParts {
                 name: &module.name,
                 symbols,
                 build_id: module.build_id.as_deref(),
                 sections: &sections,
-                orc: kernel.orc().of_module(kernel, i),
+                orc: kernel.orc().of_module(kernel, i).filter(|_| room),
                 btf: btf.as_ref(),
-            })
+            });
+            made = made.saturating_add(images.library.bytes.len());
+            made = made.saturating_add(images.debug.as_ref().map_or(0, |d| d.bytes.len()));
+            images
         })
         .collect()
 }

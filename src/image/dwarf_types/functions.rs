@@ -22,6 +22,9 @@ impl<'a> Writer<'a> {
         self.add_signal_frames(&mut functions);
         let gap = tail(&mut functions, self.input.text);
         for f in &functions {
+            if self.is_too_much() {
+                return;
+            }
             self.function(f);
         }
         if let Some(at) = gap {
@@ -37,6 +40,10 @@ impl<'a> Writer<'a> {
         for t in self.btf.own_types().filter(|t| t.kind == Kind::Func) {
             let name = t.name();
             for s in symbols.all_by_name(name) {
+                self.look(1);
+                if self.is_too_much() {
+                    return found;
+                }
                 if s.is_text() && s.size > 0 && self.input.text.contains(&s.address) {
                     found.push(Function {
                         range: s.address..s.address.saturating_add(s.size).min(self.input.text.end),

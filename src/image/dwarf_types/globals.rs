@@ -93,6 +93,9 @@ impl Writer<'_> {
         let types: Vec<_> = self.btf.own_types().filter(|t| t.kind == Kind::Datasec).collect();
         for section in types {
             let per_cpu = section.name() == ".data..percpu";
+            if self.is_too_much() {
+                return;
+            }
             for v in section.section_vars() {
                 let Some(var) = self.btf.get(v.type_id).filter(|t| t.kind == Kind::Var) else { continue };
                 let Some(id) = var.target().and_then(|id| self.resolve_ending(id)) else { continue };
