@@ -16,12 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gimli::{
     Abbreviations, AttributeValue, DebugAbbrev, DebugInfo, DebugInfoOffset, DebugLineStr, DebugStr,
-    DebugStrOffsets, DebugStrOffsetsBase, DwAt, DwTag, EndianSlice, LittleEndian, UnitHeader,
+    DebugStrOffsets, DwTag, EndianSlice, LittleEndian, UnitHeader,
 };
+
+use attributes::{Strings, is_flag, number, plus_constant, reference, unsigned};
 
 use super::elf::Vmlinux;
 use super::{Field, Types};
 use crate::error::{Error, Result};
+
+mod attributes;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Die<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
@@ -518,40 +522,6 @@ impl Section {
     }
 }
 
-/// The string sections, as one unit sees them.
-struct Strings<'a> {
-    str: DebugStr<Slice<'a>>,
-    line_str: DebugLineStr<Slice<'a>>,
-    offsets: DebugStrOffsets<Slice<'a>>,
-    base: Option<DebugStrOffsetsBase>,
-    format: gimli::Format,
-}
-
-impl<'a> Strings<'a> {
-    fn of_unit(mut self, header: &UnitHeader<Slice<'a>>, root: &Die<'a>) -> Self {
-        self.format = header.format();
-        self.base = match root.attr_value(gimli::DW_AT_str_offsets_base) {
-            Some(AttributeValue::DebugStrOffsetsBase(base)) => Some(base),
-            _ => None,
-        };
-        self
-    }
-
-    fn get(&self, value: &AttributeValue<Slice<'a>>) -> Option<&'a [u8]> {
-        let text = match *value {
-            AttributeValue::String(text) => Ok(text),
-            AttributeValue::DebugStrRef(at) => self.str.get_str(at),
-            AttributeValue::DebugLineStrRef(at) => self.line_str.get_str(at),
-            AttributeValue::DebugStrOffsetsIndex(index) => self
-                .offsets
-                .get_str_offset(self.format, self.base?, index)
-                .and_then(|at| self.str.get_str(at)),
-            _ => return None,
-        };
-        text.ok().map(|text| text.slice())
-    }
-}
-
 fn index_enumerators<'a>(
     mut entries: gimli::EntriesCursor<'_, Slice<'a>>,
     unit: usize,
@@ -585,44 +555,6 @@ fn index_enumerators<'a>(
 
 fn key(class: Class, name: &[u8]) -> Vec<u8> {
     [&[class as u8], name].concat()
-}
-
-fn is_flag(die: &Die<'_>, name: DwAt) -> bool {
-    matches!(die.attr_value_raw(name), Some(AttributeValue::Flag(true)))
-}
-
-fn number(die: &Die<'_>, name: DwAt) -> Option<u64> {
-    unsigned(&die.attr_value(name)?)
-}
-
-/// A constant. `DW_FORM_data*` are unsigned: GCC writes negative ones as `sdata`.
-fn unsigned(value: &AttributeValue<Slice<'_>>) -> Option<u64> {
-    match value {
-        AttributeValue::Sdata(value) => Some(value.cast_unsigned()),
-        value => value.udata_value(),
-    }
-}
-
-/// `DW_AT_type` as an offset into `.debug_info`.
-fn reference(die: &Die<'_>, header: &UnitHeader<Slice<'_>>) -> Option<usize> {
-    match die.attr_value(gimli::DW_AT_type)? {
-        AttributeValue::UnitRef(at) => Some(at.to_debug_info_offset(header)?.0),
-        AttributeValue::DebugInfoRef(at) => Some(at.0),
-        _ => None,
-    }
-}
-
-/// `DW_OP_plus_uconst N`: how DWARF 2 writes a member's offset.
-fn plus_constant(expression: &[u8]) -> Option<u64> {
-    let [0x23, digits @ ..] = expression else { return None };
-    let mut value = 0_u64;
-    for (at, byte) in digits.iter().enumerate().take(9) {
-        value |= u64::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
