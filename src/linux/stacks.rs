@@ -137,15 +137,16 @@ fn of_tss(kernel: &Kernel, cpu: u32, list: &mut Vec<Stack>) {
     let Some(symbol) = symbol else { return };
     let Some(ist) = types.field("tss_struct", "x86_tss.ist") else { return };
     let new = types.size_of("exception_stacks").is_some();
-    // Before 5.1 the index in the gate counts from 1, and until 3.x/4.x a stack
-    // fault had one, too (arch/x86/include/asm/page_64_types.h).
-    let names: &[&'static str] = match kernel.layout().version {
+    let ist = |i: u64| percpu_word(kernel, cpu, symbol, ist.offset + i * 8).filter(|&t| t != 0);
+    // Until 3.18 a stack fault had a stack, too, as the first of five (6f442be2fb22,
+    // which distributions took back to 3.10: so the table is asked, not the release).
+    let names: &[&'static str] = match ist(4) {
         _ if new => &["DOUBLEFAULT", "NMI", "DEBUG", "MCE", "VC"],
-        v if v >= (3, 15) => &["DOUBLEFAULT", "NMI", "DEBUG", "MCE"],
-        _ => &["STACKFAULT", "DOUBLEFAULT", "NMI", "DEBUG", "MCE"],
+        None => &["DOUBLEFAULT", "NMI", "DEBUG", "MCE"],
+        Some(_) => &["STACKFAULT", "DOUBLEFAULT", "NMI", "DEBUG", "MCE"],
     };
     for (i, &name) in (0u64..).zip(names) {
-        let top = percpu_word(kernel, cpu, symbol, ist.offset + i * 8).filter(|&t| t != 0);
+        let top = ist(i);
         let size = if new {
             let member = match name {
                 "DOUBLEFAULT" => "DF_stack",
