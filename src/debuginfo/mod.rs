@@ -15,7 +15,7 @@ pub mod symbols;
 
 #[cfg(test)]
 #[path = "tests/lab.rs"]
-mod lab;
+pub(crate) mod lab;
 #[cfg(test)]
 #[path = "tests/vmlinux.rs"]
 pub(crate) mod vmlinux;

@@ -8,15 +8,7 @@ use crate::linux::Options;
 
 /// Up to two crash dumps of the lab, of different kernels.
 fn kernels() -> Vec<Kernel> {
-    let dirs = match std::env::var_os("CORESTUB_LAB") {
-        Some(dirs) => std::env::split_paths(&dirs).collect(),
-        None => {
-            let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-            let cache = std::env::var_os("XDG_CACHE_HOME").map_or(home, PathBuf::from);
-            vec![cache.join("corestub/lab")]
-        }
-    };
-    let mut folders: Vec<(PathBuf, u8)> = dirs.into_iter().map(|d| (d, 2)).collect();
+    let mut folders: Vec<(PathBuf, u8)> = crate::debuginfo::lab::dirs().into_iter().map(|d| (d, 2)).collect();
     let mut files = Vec::new();
     while let Some((folder, depth)) = folders.pop() {
         for path in std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()) {

@@ -42,7 +42,7 @@ pub fn files(name: &str) -> Vec<PathBuf> {
     while let Some((folder, depth)) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
-            if entry.file_type().is_ok_and(|t| t.is_dir()) && depth > 0 {
+            if path.is_dir() && depth > 0 {
                 folders.push((path, depth - 1));
             } else if path.file_name().is_some_and(|n| n == name) {
                 found.push(path);

@@ -88,14 +88,20 @@ impl AddressSpace for Guest {
     }
 }
 
+/// Where dumps are looked for: `CORESTUB_LAB` (colon-separated), else the cache
+/// that `scripts/lab` fills.
+pub(crate) fn dirs() -> Vec<PathBuf> {
+    if let Some(dirs) = std::env::var_os("CORESTUB_LAB") {
+        return std::env::split_paths(&dirs).collect();
+    }
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+    vec![std::env::var_os("XDG_CACHE_HOME").map_or(home, PathBuf::from).join("corestub/lab")]
+}
+
 /// The lab's folders that hold `file`; none, said aloud, where there is no lab.
 pub(crate) fn scenarios(file: &str) -> Vec<PathBuf> {
-    let roots = std::env::var_os("CORESTUB_LAB").map_or_else(
-        || vec![PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/corestub/lab")],
-        |dirs| std::env::split_paths(&dirs).collect(),
-    );
     let mut found = Vec::new();
-    for root in roots {
+    for root in dirs() {
         for kernel in std::fs::read_dir(&root).into_iter().flatten().flatten() {
             for scenario in std::fs::read_dir(kernel.path()).into_iter().flatten().flatten() {
                 if scenario.path().join(file).exists() && scenario.path().join(".done").exists() {
@@ -129,12 +135,8 @@ pub(crate) fn guest_kallsyms(scenario: &Path) -> Vec<(u64, u8, String)> {
 
 /// Files of the lab's `root-KVER` trees (unpacked Debian packages) by path.
 pub(crate) fn lab_files(paths: &[&str]) -> Vec<PathBuf> {
-    let lab = std::env::var_os("CORESTUB_LAB").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/corestub/lab"),
-        PathBuf::from,
-    );
     let mut found = Vec::new();
-    for root in std::fs::read_dir(lab).into_iter().flatten().flatten() {
+    for root in dirs().iter().flat_map(std::fs::read_dir).flatten().flatten() {
         found.extend(paths.iter().map(|path| root.path().join(path)).filter(|path| path.is_file()));
     }
     found.sort();

@@ -17,12 +17,9 @@ pub(crate) struct Section {
 /// where there is no lab; that is a failure where `CI` is set.
 #[allow(clippy::print_stderr, reason = "a skipped test says so")]
 pub(crate) fn all() -> Vec<(String, PathBuf)> {
-    let lab = std::env::var_os("CORESTUB_LAB").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/corestub/lab"),
-        PathBuf::from,
-    );
+    let lab = crate::debuginfo::lab::dirs();
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&lab).into_iter().flatten().flatten() {
+    for entry in lab.iter().flat_map(std::fs::read_dir).flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(release) = name.strip_prefix("root-") {
             let path = entry.path().join("usr/lib/debug/boot").join(format!("vmlinux-{release}"));
@@ -33,8 +30,8 @@ pub(crate) fn all() -> Vec<(String, PathBuf)> {
     }
     found.sort();
     if found.is_empty() {
-        assert!(std::env::var_os("CI").is_none(), "no vmlinux under {}", lab.display());
-        eprintln!("SKIPPED: no vmlinux under {} (set CORESTUB_LAB)", lab.display());
+        assert!(std::env::var_os("CI").is_none(), "no vmlinux under {:?}", lab);
+        eprintln!("SKIPPED: no vmlinux under {:?} (set CORESTUB_LAB)", lab);
     }
     found
 }
