@@ -16,80 +16,17 @@ use gdbstub::target::ext::host_io::{
     HostIoReadlinkOps, HostIoResult, HostIoSetfs, HostIoSetfsOps, HostIoStat,
 };
 
-use super::frame::{self, PACKET_SIZE, number};
-use super::front::{Answer, split};
+use super::answer::{Answer, split};
+use super::frame::{self, number};
+use super::open_files::{LONGEST_READ, Open};
 use super::served::Served;
-use super::session::State;
-use crate::image::files::VirtualFile;
+use super::state::State;
 use crate::target::{FileError, Inferior};
 
-/// Files that one client may hold open. gdb keeps each image and debug file open
-/// as long as it has its symbols: two for each module, and kernels have hundreds.
-const OPEN_FILES: usize = 4096;
-/// Most bytes of one read: with `F`, the count and `;` they fill a packet.
-const LONGEST_READ: usize = PACKET_SIZE - 16;
-/// Bytes of a read that leaps.
-const FIRST_READ: usize = 8 << 10;
 /// Longest path that is looked up (PATH_MAX).
 const LONGEST_PATH: usize = 4096;
 /// The protocol's O_WRONLY, O_RDWR, O_APPEND, O_CREAT, O_TRUNC and O_EXCL.
 const WRITING: u64 = 0x1 | 0x2 | 0x8 | 0x200 | 0x400 | 0x800;
-
-struct Open {
-    file: VirtualFile,
-    inode: u32,
-    /// Where the last read ended, and how much the next one gets if it goes on
-    /// from there.
-    next: u64,
-    window: usize,
-}
-
-impl Open {
-    /// How many of `count` bytes to give. gdb asks for a whole packet, however
-    /// little it needs, and reads ELF files by leaps: a read that does not go on
-    /// where the last one ended gets a short answer, and one that does gets more
-    /// each time.
-    fn give(&mut self, offset: u64, count: usize) -> usize {
-        self.window = if offset == self.next { (4 * self.window).min(LONGEST_READ) } else { FIRST_READ };
-        count.min(self.window)
-    }
-}
-
-/// One client's open files.
-pub(crate) struct Files {
-    open: Vec<Option<Open>>,
-    /// Whose files are meant: the process of the last `vFile:setfs`.
-    process: Option<u64>,
-    /// Differs between servers: gdb takes a file of the same name, size and
-    /// device for the one that it has loaded, and two dumps of one kernel have
-    /// images that differ only in their addresses.
-    device: u32,
-}
-
-impl Files {
-    pub(crate) fn new(device: u32) -> Self {
-        Self { open: Vec::new(), process: None, device }
-    }
-
-    fn at(&mut self, fd: u32) -> Result<&mut Open, HostIoErrno> {
-        let place = usize::try_from(fd).map_err(|_| HostIoErrno::EBADF)?;
-        self.open.get_mut(place).and_then(Option::as_mut).ok_or(HostIoErrno::EBADF)
-    }
-
-    fn insert(&mut self, open: Open) -> Result<u32, HostIoErrno> {
-        let place = match self.open.iter().position(Option::is_none) {
-            Some(place) => place,
-            None if self.open.len() < OPEN_FILES => {
-                self.open.push(None);
-                self.open.len() - 1
-            }
-            None => return Err(HostIoErrno::EMFILE),
-        };
-        let slot = self.open.get_mut(place).ok_or(HostIoErrno::EMFILE)?;
-        *slot = Some(open);
-        u32::try_from(place).map_err(|_| HostIoErrno::EMFILE)
-    }
-}
 
 fn refusal(errno: HostIoErrno) -> Answer {
     Answer::text(format!("F-1,{:x}", errno as u32))
@@ -217,18 +154,14 @@ impl HostIoOpen for State {
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();
-        let open = Open { file, inode: u32::from_ne_bytes([a, b, c, d]), next: u64::MAX, window: FIRST_READ };
+        let open = Open::new(file, u32::from_ne_bytes([a, b, c, d]));
         self.files.insert(open).map_err(HostIoError::Errno)
     }
 }
 
 impl HostIoClose for State {
     fn close(&mut self, fd: u32) -> HostIoResult<(), Self> {
-        self.files.at(fd).map_err(HostIoError::Errno)?;
-        if let Some(slot) = usize::try_from(fd).ok().and_then(|fd| self.files.open.get_mut(fd)) {
-            *slot = None;
-        }
-        Ok(())
+        self.files.close(fd).map_err(HostIoError::Errno)
     }
 }
 
@@ -238,10 +171,7 @@ impl HostIoPread for State {
         let count = open.give(offset, count).min(buf.len());
         let data = open.file.read_at(offset, count).map_err(|_| HostIoError::Errno(HostIoErrno::EIO))?;
         buf.iter_mut().zip(&data).for_each(|(to, from)| *to = *from);
-        // A short read is in order; a reply beyond the packet size is not.
-        let fits = frame::fits_escaped(&data, LONGEST_READ);
-        open.next = offset.saturating_add(fits as u64);
-        Ok(fits)
+        Ok(open.given(offset, &data))
     }
 }
 

@@ -6,11 +6,14 @@
 //!     v
 //!   wire     bytes in and out          frame   $body#cs, escapes, hexadecimal
 //!     v
-//!   session  takes a packet, sends its reply; what this client has selected
+//!   session  takes a packet, sends its reply
 //!     v
 //!   front    answers, or checks and passes on        xfer    documents in slices
-//!     v                                              served  what all clients share
+//!     v
 //!   gdbstub's state machine -> stub (its traits), host_io (vFile)
+//!     v
+//!   state    what this client has selected, opened   served  what all clients share
+//!   answer   what becomes of a packet
 //! ```
 //!
 //! The protocol is described in the gdb manual, "Remote Protocol". What gdb
@@ -18,13 +21,16 @@
 //! so where an answer is not the obvious one. This room knows nothing of Linux
 //! or of dumps.
 
+mod answer;
 mod frame;
 mod front;
 mod host_io;
 mod listen;
+mod open_files;
 mod served;
 mod session;
 mod signal;
+mod state;
 mod stub;
 mod wire;
 mod xfer;

@@ -29,7 +29,7 @@ use gdbstub::target::ext::target_description_xml_override::{
 };
 use gdbstub::target::{Target, TargetError, TargetResult};
 
-use super::session::{Link, State};
+use super::state::{Link, State};
 use super::wire::Stop;
 use super::xfer;
 use crate::target::{CommandContext, RegisterFile};

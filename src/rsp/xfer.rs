@@ -6,23 +6,9 @@
 
 use std::sync::Arc;
 
-use super::front::{Answer, PIECE, split};
-use super::session::State;
+use super::answer::{Answer, PIECE, split};
+use super::state::State;
 use super::{frame, served};
-
-/// Documents that are kept while a client reads them.
-#[derive(Default)]
-pub(crate) struct Documents {
-    threads: Option<Arc<[u8]>>,
-    osdata: Option<(Vec<u8>, Arc<str>)>,
-}
-
-impl Documents {
-    /// The inferiors have changed.
-    pub(crate) fn forget(&mut self) {
-        *self = Self::default();
-    }
-}
 
 /// The part of `document` that starts at `offset`, as far as `length`.
 pub(crate) fn slice(document: &[u8], offset: u64, length: usize) -> &[u8] {

@@ -1,0 +1,87 @@
+//! The files that one client holds open.
+
+use gdbstub::target::ext::host_io::HostIoErrno;
+
+use super::frame::{self, PACKET_SIZE};
+use crate::image::files::VirtualFile;
+
+/// Files that one client may hold open. gdb keeps each image and debug file open
+/// as long as it has its symbols: two for each module, and kernels have hundreds.
+const OPEN_FILES: usize = 4096;
+/// Most bytes of one read: with `F`, the count and `;` they fill a packet.
+pub(crate) const LONGEST_READ: usize = PACKET_SIZE - 16;
+/// Bytes of a read that leaps.
+const FIRST_READ: usize = 8 << 10;
+
+pub(crate) struct Open {
+    pub(crate) file: VirtualFile,
+    pub(crate) inode: u32,
+    /// Where the last read ended, and how much the next one gets if it goes on
+    /// from there.
+    next: u64,
+    window: usize,
+}
+
+impl Open {
+    pub(crate) fn new(file: VirtualFile, inode: u32) -> Self {
+        Self { file, inode, next: u64::MAX, window: FIRST_READ }
+    }
+
+    /// How many of `count` bytes to give. gdb asks for a whole packet, however
+    /// little it needs, and reads ELF files by leaps: a read that does not go on
+    /// where the last one ended gets a short answer, and one that does gets more
+    /// each time.
+    pub(crate) fn give(&mut self, offset: u64, count: usize) -> usize {
+        self.window = if offset == self.next { (4 * self.window).min(LONGEST_READ) } else { FIRST_READ };
+        count.min(self.window)
+    }
+
+    /// How many of the bytes that were read at `offset` fit into the reply: a short
+    /// read is in order, a reply beyond the packet size is not.
+    pub(crate) fn given(&mut self, offset: u64, data: &[u8]) -> usize {
+        let fits = frame::fits_escaped(data, LONGEST_READ);
+        self.next = offset.saturating_add(fits as u64);
+        fits
+    }
+}
+
+/// One client's open files.
+pub(crate) struct Files {
+    open: Vec<Option<Open>>,
+    /// Whose files are meant: the process of the last `vFile:setfs`.
+    pub(crate) process: Option<u64>,
+    /// Differs between servers: gdb takes a file of the same name, size and
+    /// device for the one that it has loaded, and two dumps of one kernel have
+    /// images that differ only in their addresses.
+    pub(crate) device: u32,
+}
+
+impl Files {
+    pub(crate) fn new(device: u32) -> Self {
+        Self { open: Vec::new(), process: None, device }
+    }
+
+    pub(crate) fn at(&mut self, fd: u32) -> Result<&mut Open, HostIoErrno> {
+        let place = usize::try_from(fd).map_err(|_| HostIoErrno::EBADF)?;
+        self.open.get_mut(place).and_then(Option::as_mut).ok_or(HostIoErrno::EBADF)
+    }
+
+    pub(crate) fn insert(&mut self, open: Open) -> Result<u32, HostIoErrno> {
+        let place = match self.open.iter().position(Option::is_none) {
+            Some(place) => place,
+            None if self.open.len() < OPEN_FILES => {
+                self.open.push(None);
+                self.open.len() - 1
+            }
+            None => return Err(HostIoErrno::EMFILE),
+        };
+        let slot = self.open.get_mut(place).ok_or(HostIoErrno::EMFILE)?;
+        *slot = Some(open);
+        u32::try_from(place).map_err(|_| HostIoErrno::EMFILE)
+    }
+
+    pub(crate) fn close(&mut self, fd: u32) -> Result<(), HostIoErrno> {
+        let slot = usize::try_from(fd).ok().and_then(|place| self.open.get_mut(place));
+        slot.and_then(Option::take).map(drop).ok_or(HostIoErrno::EBADF)
+    }
+}
