@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::Process;
 use super::elf::{self, Header, Phdr, Symbols};
 use super::files::{self, MappedFile};
-use super::unwind::Rules;
+use super::rules::Rules;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::memory::AddressSpace;
 
@@ -32,7 +32,8 @@ impl Image {
     /// The unwind rules.
     #[must_use]
     pub fn rules(&self, process: &Process) -> &Rules {
-        self.rules.get_or_init(|| Rules::read(process, self))
+        let read = || Rules::read(process, &self.phdrs, self.bias, self.file.as_deref());
+        self.rules.get_or_init(read)
     }
 
     /// The run-time address of a link-time one.

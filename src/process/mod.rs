@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  core_file   ELF header, segments, notes      compressed  systemd's .zst and .lz4
-//!  notes       what the notes hold              registers   x87 .. AVX-512 out of XSAVE
+//!  notes       what the notes hold              rules       .eh_frame of one image
 //!  files       mapped files: found, proven      elf         reads ELF from files and from memory
 //!  image       programs and libraries in memory link_map    the dynamic linker's list, TLS
 //!  procfs      /proc/PID as gdb wants it        signal      siginfo in words
@@ -32,7 +32,7 @@ pub mod image;
 pub mod link_map;
 pub mod notes;
 pub mod procfs;
-pub mod registers;
+pub mod rules;
 pub mod signal;
 pub mod unwind;
 pub mod verify;

@@ -1,18 +1,16 @@
 //! A quick look at the stacks of a process: `.eh_frame` rules by gimli, frame
 //! pointers where there are none. gdb does this better; this is for `bt` in a shell.
 //!
-//! Rules are read from memory (`PT_GNU_EH_FRAME` and what it points to), which the
-//! mapped files supply as far as they are proven. DWARF numbers of the registers:
+//! The rules are [`super::rules`]'. DWARF numbers of the registers:
 //! x86-64 psABI, figure 3.36.
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, Evaluation, EvaluationResult, Expression,
-    LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection, Value,
+    CfaRule, EhFrame, Evaluation, EvaluationResult, Expression, LittleEndian, Register, RegisterRule,
+    UnwindContext, Value,
 };
 use serde::Serialize;
 
-use super::elf::{self, Bytes, Header};
-use super::image::Image;
+use super::rules::Slice;
 use super::{Process, ThreadNotes};
 use crate::addr::VirtAddr;
 use crate::dump::notes::GeneralRegs;
@@ -20,14 +18,10 @@ use crate::memory::AddressSpace;
 
 /// Deeper stacks are cut: endless recursion is a common cause of death.
 pub const FRAMES_MAX: usize = 4096;
-/// No program's unwind rules are larger.
-const RULES_MAX: u64 = 64 << 20;
 const STEPS_MAX: u32 = 4096;
 const RBP: usize = 6;
 const RSP: usize = 7;
 const RA: usize = 16;
-
-type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 /// How a frame was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -54,73 +48,6 @@ pub struct Frame {
     pub sp: u64,
     /// How it was found.
     pub kind: Kind,
-}
-
-/// The unwind rules of one image.
-#[derive(Debug, Default)]
-pub struct Rules {
-    header: Vec<u8>,
-    header_at: u64,
-    frames: Vec<u8>,
-    frames_at: u64,
-}
-
-impl Rules {
-    /// Reads the rules of `image`, from memory or, without `.eh_frame_hdr`, from the file.
-    #[must_use]
-    pub fn read(process: &Process, image: &Image) -> Self {
-        Self::by_header(process, image).or_else(|| Self::by_section(image)).unwrap_or_default()
-    }
-
-    fn by_header(process: &Process, image: &Image) -> Option<Self> {
-        let phdr = image.phdr(elf::PT_GNU_EH_FRAME)?;
-        let header_at = image.at(phdr.vaddr);
-        let header = read_up_to(process, header_at, phdr.memsz.min(RULES_MAX))?;
-        let bases = BaseAddresses::default().set_eh_frame_hdr(header_at);
-        let parsed = EhFrameHdr::new(&header, LittleEndian).parse(&bases, 8).ok()?;
-        let gimli::Pointer::Direct(frames_at) = parsed.eh_frame_ptr() else { return None };
-        let holds = |p: &&elf::Phdr| {
-            let start = image.at(p.vaddr);
-            p.kind == elf::PT_LOAD && start <= frames_at && frames_at - start < p.filesz
-        };
-        let load = image.phdrs.iter().find(holds)?;
-        let left = load.filesz - (frames_at - image.at(load.vaddr));
-        let frames = read_up_to(process, frames_at, left.min(RULES_MAX))?;
-        Some(Self { header, header_at, frames, frames_at })
-    }
-
-    fn by_section(image: &Image) -> Option<Self> {
-        let file = &*image.file.as_ref()?.served()?.file;
-        let sections = Header::read(file)?.sections(file);
-        let section = sections.iter().find(|s| s.name == ".eh_frame" && s.size <= RULES_MAX)?;
-        let frames = file.vec(section.offset, section.size)?;
-        Some(Self { frames, frames_at: image.at(section.addr), ..Self::default() })
-    }
-
-    fn bases(&self) -> BaseAddresses {
-        BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(self.frames_at)
-    }
-
-    fn entry(&self, pc: u64) -> Option<gimli::FrameDescriptionEntry<Slice<'_>>> {
-        let bases = self.bases();
-        let section = EhFrame::new(&self.frames, LittleEndian);
-        if !self.header.is_empty() {
-            let header = EhFrameHdr::new(&self.header, LittleEndian).parse(&bases, 8).ok()?;
-            if let Some(table) = header.table() {
-                return table.fde_for_address(&section, &bases, pc, EhFrame::cie_from_offset).ok();
-            }
-        }
-        section.fde_for_address(&bases, pc, EhFrame::cie_from_offset).ok()
-    }
-}
-
-fn read_up_to(process: &Process, at: u64, len: u64) -> Option<Vec<u8>> {
-    let mut buf = vec![0; usize::try_from(len).ok()?];
-    let n = process.memory().read(VirtAddr(at), &mut buf).ok()?;
-    buf.truncate(n);
-    // What a hostile header claims must not stay allocated for each image.
-    buf.shrink_to_fit();
-    Some(buf)
 }
 
 /// Registers by DWARF number; what is not known is `None`.

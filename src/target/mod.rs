@@ -11,6 +11,7 @@ use crate::addr::VirtAddr;
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 
+mod core_registers;
 pub mod description;
 mod images;
 pub mod kernel;

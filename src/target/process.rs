@@ -17,7 +17,8 @@ use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 use crate::memory::AddressSpace;
 use crate::process::files::{self, FoundFile, MappedFile};
-use crate::process::{Process, elf, link_map, procfs, registers, signal};
+use crate::process::{Process, elf, link_map, procfs, signal};
+use crate::target::core_registers;
 use crate::target::description::{Description, OsAbi};
 use crate::target::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 
@@ -39,7 +40,7 @@ impl ProcessInferior {
     pub fn new(process: Arc<Process>) -> Self {
         let core = process.core();
         let first = core.threads.first().and_then(|t| t.xstate.as_ref()).map(|at| core.note(at));
-        let extras = first.map(|area| registers::extras(&area)).unwrap_or_default();
+        let extras = first.map(|area| core_registers::extras(&area)).unwrap_or_default();
         let xsave_layout = core.xsave_layout.as_ref().map(|at| core.note(at));
         Self {
             description: Description::new(OsAbi::Linux, &extras),
@@ -232,15 +233,15 @@ impl Inferior for ProcessInferior {
         let (core, d) = (self.process.core(), &self.description);
         let mut file = RegisterFile::unavailable(d);
         if let Some(regs) = self.process.general_regs(thread) {
-            registers::set_general(&mut file, d, &regs);
+            core_registers::set_general(&mut file, d, &regs);
         }
         match (&thread.xstate, &thread.fpregs) {
             (Some(at), _) => {
                 let area = core.note(at);
-                let layout = registers::Layout::of(area.len(), self.xsave_layout.as_deref());
-                registers::set_xsave(&mut file, d, &area, layout);
+                let layout = core_registers::Layout::of(area.len(), self.xsave_layout.as_deref());
+                core_registers::set_xsave(&mut file, d, &area, layout);
             }
-            (None, Some(at)) => registers::set_fxsave(&mut file, d, &core.note(at)),
+            (None, Some(at)) => core_registers::set_fxsave(&mut file, d, &core.note(at)),
             (None, None) => {}
         }
         Some(file)

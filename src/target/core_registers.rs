@@ -10,10 +10,10 @@
 //! `{u32 type, size, offset, flags}`); without it the two known layouts are told
 //! apart by the size of the area, as gdb does (`gdb/i387-tdep.c`).
 
+use super::description::Extra;
+use super::{Description, RegisterFile};
 use crate::bytes::{array_at, u16_at, u32_at, u64_at};
 use crate::dump::notes::GeneralRegs;
-use crate::target::description::Extra;
-use crate::target::{Description, RegisterFile};
 
 const XCR0_AT: usize = 464;
 const XSTATE_BV_AT: usize = 512;
@@ -25,7 +25,7 @@ const PKRU: u64 = 1 << 9;
 
 /// Offsets of the parts in the XSAVE area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layout {
+pub(super) struct Layout {
     avx: usize,
     opmask: usize,
     zmm_high: usize,
@@ -40,7 +40,7 @@ impl Layout {
 
     /// The layout of an area of `size` bytes, from the core's own note if it has one.
     #[must_use]
-    pub fn of(size: usize, note: Option<&[u8]>) -> Self {
+    pub(super) fn of(size: usize, note: Option<&[u8]>) -> Self {
         let mut layout = if (2432..2688).contains(&size) { Self::AMD } else { Self::INTEL };
         for entry in note.unwrap_or_default().chunks_exact(16) {
             let (Some(kind), Some(offset)) = (u32_at(entry, 0), u32_at(entry, 8)) else { continue };
@@ -60,7 +60,7 @@ impl Layout {
 
 /// Which groups of registers the CPU had, by the XCR0 in an XSAVE area.
 #[must_use]
-pub fn extras(xsave: &[u8]) -> Vec<Extra> {
+pub(super) fn extras(xsave: &[u8]) -> Vec<Extra> {
     let xcr0 = u64_at(xsave, XCR0_AT).unwrap_or_default();
     let has = |bits| xcr0 & bits == bits;
     let mut extras = Vec::new();
@@ -77,7 +77,7 @@ pub fn extras(xsave: &[u8]) -> Vec<Extra> {
 }
 
 /// Sets the general registers.
-pub fn set_general(file: &mut RegisterFile, d: &Description, r: &GeneralRegs) {
+pub(super) fn set_general(file: &mut RegisterFile, d: &Description, r: &GeneralRegs) {
     #[rustfmt::skip]
     let all = [
         ("rax", r.rax), ("rbx", r.rbx), ("rcx", r.rcx), ("rdx", r.rdx), ("rsi", r.rsi), ("rdi", r.rdi),
@@ -92,7 +92,7 @@ pub fn set_general(file: &mut RegisterFile, d: &Description, r: &GeneralRegs) {
 }
 
 /// Sets x87 and SSE from an FXSAVE image (`NT_FPREGSET`, or the front of an XSAVE area).
-pub fn set_fxsave(file: &mut RegisterFile, d: &Description, image: &[u8]) {
+pub(super) fn set_fxsave(file: &mut RegisterFile, d: &Description, image: &[u8]) {
     set_x87(file, d, image);
     set_sse(file, d, image);
     set_mxcsr(file, d, image);
@@ -160,7 +160,7 @@ fn set_mxcsr(file: &mut RegisterFile, d: &Description, image: &[u8]) {
 }
 
 /// Sets everything that an XSAVE area holds.
-pub fn set_xsave(file: &mut RegisterFile, d: &Description, area: &[u8], layout: Layout) {
+pub(super) fn set_xsave(file: &mut RegisterFile, d: &Description, area: &[u8], layout: Layout) {
     let Some(in_use) = u64_at(area, XSTATE_BV_AT) else { return set_fxsave(file, d, area) };
     if in_use & X87 != 0 {
         set_x87(file, d, area);
