@@ -17,7 +17,8 @@ pub(super) const COMMAND: Command = Command {
     name: "runq",
     usage: "",
     summary: "run queues: the current task of each CPU, and those that waited",
-    help: "",
+    help: "RT PRIO_ARRAY lists the real-time tasks that waited, CFS RB_ROOT all others, the next to run\n\
+           first. bt -a shows what the current ones did.",
     kernel: true,
     process: false,
     run,

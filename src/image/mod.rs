@@ -299,15 +299,6 @@ fn kind_by_name(name: &str) -> SectionKind {
     }
 }
 
-/// The name under a debug directory by which gdb asks for the debug file of a
-/// build-id: `.build-id/xx/yyyy.debug`.
-#[must_use]
-pub fn debug_file_name(build_id: &[u8]) -> Option<String> {
-    let (first, rest) = build_id.split_first().filter(|(_, rest)| !rest.is_empty())?;
-    let rest: String = rest.iter().map(|b| format!("{b:02x}")).collect();
-    Some(format!(".build-id/{first:02x}/{rest}.debug"))
-}
-
 /// The `<library-list>` document: names and lowest addresses, in gdb's order.
 #[must_use]
 pub fn library_list<'a>(libraries: impl IntoIterator<Item = (&'a str, u64)>) -> String {

@@ -1,5 +1,5 @@
 //! A skeleton ELF: section headers and symbols at run-time addresses, and no
-//! contents (gdb reads memory from the stub).
+//! contents (gdb reads memory from the server).
 //!
 //! What gdb 13 needs of it, each of these learnt the hard way:
 //!

@@ -103,7 +103,8 @@ impl Images {
     }
 
     fn debug_file(&mut self, build_id: &[u8], file: VirtualFile) {
-        if let Some(name) = image::debug_file_name(build_id) {
+        if let Some(id) = BuildId::new(build_id) {
+            let name = format!(".build-id/{}", id.debug_path().display());
             self.debug.insert(name, file);
         }
     }
