@@ -240,24 +240,12 @@ fn sampled_addresses_read_as_drgn_reads_them() {
     });
 }
 
-/// Whether a module's function called three deep is what crashed.
-fn is_module_panic(dump: &Dump) -> bool {
-    let oracle = dump.oracle();
-    let crashed = oracle
-        .tasks
-        .iter()
-        .find(|t| oracle.crashed.as_ref().is_some_and(|c| c.pid == t.pid && c.comm == t.comm));
-    crashed.is_some_and(|t| {
-        t.stack.iter().any(|f| f.symbol.as_deref().is_some_and(|s| s.starts_with("labcrash_level3")))
-    })
-}
-
 #[test]
 fn bare_gdb_names_the_crashed_stack() {
     if !have_gdb() {
         return;
     }
-    let panics: Vec<Dump> = dumps::one_of_each().into_iter().filter(is_module_panic).collect();
+    let panics: Vec<Dump> = dumps::one_of_each().into_iter().filter(Dump::is_module_panic).collect();
     each("crashed stack", &panics, |dump| {
         let server = Server::start(&dump.path, &[])?;
         let text = Gdb::new(None).connect(&server).ex("bt").run()?;

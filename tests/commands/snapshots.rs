@@ -1,12 +1,12 @@
 //! The text of commands on the sample dumps, which never change.
 
 use crate::support::program::{corestub, output};
-use crate::support::{files, skip};
+use crate::support::{files, not_here};
 
 /// What a command prints, with the dump's folder left out.
 fn said(dump: &str, args: &[&str]) -> Option<String> {
     let Some(path) = files(dump).into_iter().next() else {
-        skip(&format!("{dump} is not in the lab's folders"));
+        not_here(&format!("{dump} is not in the lab's folders"));
         return None;
     };
     let (command, more) = args.split_first().unwrap();

@@ -169,6 +169,14 @@ impl Dump {
         (self.path.parent().unwrap().to_owned(), self.file_name().starts_with("qemu"))
     }
 
+    /// Whether labcrash's three nested functions are what crashed.
+    pub fn is_module_panic(&self) -> bool {
+        let oracle = self.oracle();
+        let is = |t: &&Task| oracle.crashed.as_ref().is_some_and(|c| c.pid == t.pid && c.comm == t.comm);
+        let level3 = |f: &Frame| f.symbol.as_deref().is_some_and(|s| s.starts_with("labcrash_level3"));
+        oracle.tasks.iter().find(is).is_some_and(|t| t.stack.iter().any(level3))
+    }
+
     /// vmlinux with debug info of the dump's very kernel.
     pub fn vmlinux(&self) -> Option<PathBuf> {
         let oracle = self.oracle();

@@ -30,6 +30,11 @@ pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
+/// A test of a dump that only some machines have (it cannot be made again) says so.
+pub fn not_here(why: &str) {
+    eprintln!("NOT HERE: {why}");
+}
+
 /// The smallest raw ELF vmcore (of a crash, not filtered) there is.
 pub fn raw_vmcore() -> Option<PathBuf> {
     files("vmcore.elf").into_iter().min_by_key(|p| std::fs::metadata(p).map_or(u64::MAX, |m| m.len()))
