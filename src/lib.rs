@@ -43,3 +43,4 @@ pub mod snapshot;
 pub mod target;
 pub mod unwind;
 pub mod words;
+mod xml;

@@ -29,6 +29,7 @@ use std::thread;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::orc::OrcTable;
 use crate::debuginfo::symbols::SymbolTable;
+use crate::xml::push_escaped;
 
 pub mod cfi;
 pub mod dwarf_types;
@@ -305,16 +306,7 @@ pub fn library_list<'a>(libraries: impl IntoIterator<Item = (&'a str, u64)>) -> 
     let mut out = String::from("<library-list>\n");
     for (name, segment) in libraries {
         let mut escaped = String::with_capacity(name.len());
-        for c in name.chars() {
-            match c {
-                '&' => escaped.push_str("&amp;"),
-                '<' => escaped.push_str("&lt;"),
-                '>' => escaped.push_str("&gt;"),
-                '"' => escaped.push_str("&quot;"),
-                c if c.is_control() => escaped.push('?'),
-                c => escaped.push(c),
-            }
-        }
+        push_escaped(&mut escaped, name);
         out.push_str(&format!("<library name=\"{escaped}\"><segment address=\"{segment:#x}\"/></library>\n"));
     }
     out.push_str("</library-list>\n");

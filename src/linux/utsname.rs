@@ -3,23 +3,10 @@
 use super::Kernel;
 use crate::addr::VirtAddr;
 use crate::bytes::cstr;
+pub use crate::dump::Utsname;
 use crate::memory::AddressSpace;
 
-/// `struct new_utsname`: six fields of 65 bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Utsname {
-    /// `Linux`.
-    pub sysname: String,
-    /// Host name.
-    pub nodename: String,
-    /// `6.1.0-56-cloud-amd64`.
-    pub release: String,
-    /// `#1 SMP PREEMPT_DYNAMIC ...`.
-    pub version: String,
-    /// `x86_64`.
-    pub machine: String,
-}
-
+/// `struct new_utsname`: six fields of this many bytes.
 const FIELD: usize = 65;
 
 /// Reads it; what cannot be read stays as VMCOREINFO says, or empty.

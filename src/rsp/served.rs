@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{frame, signal};
 use crate::target::{Inferior, ThreadInfo, Tid};
+use crate::xml::push_escaped;
 
 const THREADS_HEAD: &str = "<?xml version=\"1.0\"?>\n<threads>\n";
 const THREADS_TAIL: &str = "</threads>\n";
@@ -126,32 +127,4 @@ pub(crate) fn printable(name: &str) -> String {
 
 fn shown(c: char) -> char {
     if c.is_control() { '?' } else { c }
-}
-
-/// Appends `text` so that any of it can stand in XML 1.0, which has no way at
-/// all to write most control characters: they become `?`.
-fn push_escaped(xml: &mut String, text: &str) {
-    for c in text.chars().map(shown) {
-        match c {
-            '&' => xml.push_str("&amp;"),
-            '<' => xml.push_str("&lt;"),
-            '>' => xml.push_str("&gt;"),
-            '"' => xml.push_str("&quot;"),
-            '\'' => xml.push_str("&apos;"),
-            '\u{fffe}' | '\u{ffff}' => xml.push('?'),
-            c => xml.push(c),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_made_safe() {
-        let mut xml = String::new();
-        push_escaped(&mut xml, "a<b>&\"'\x01\n\u{7f}\u{fffe}é/0:1");
-        assert_eq!(xml, "a&lt;b&gt;&amp;&quot;&apos;????é/0:1");
-    }
 }
