@@ -11,4 +11,5 @@ mod lx;
 mod process;
 mod rsp;
 mod support;
+mod symbols;
 mod vmcore;
