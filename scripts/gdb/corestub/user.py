@@ -104,9 +104,10 @@ class UserBt(gdb.Command):
 
 user-bt [PID]
 
-Attaches to the process as a further inferior (its own memory, its own
-programs and libraries as far as files with the right build-id are found),
-shows the backtrace, and leaves it again. This needs `target extended-remote`,
+Attaches to the process as a further inferior (its own memory and threads),
+shows the backtrace, and leaves it again. Which program it runs is not looked
+for, so names are missing: do it by hand for them, with `file PROGRAM` before
+`attach PID`. This needs `target extended-remote`,
 which is what `vmcore HOST:PORT` and `corestub gdb` use. To stay in the
 process do the same by hand: `add-inferior`, `inferior 2`, `attach PID`.
 
