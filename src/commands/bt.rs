@@ -161,6 +161,22 @@ pub(super) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
+    /// Frames as machines are given them.
+    fn json(&mut self, kernel: &'a Kernel, frames: &[Frame]) -> Vec<JsonFrame<'a>> {
+        let json = |frame: &Frame| {
+            let place = self.of(kernel, frame);
+            JsonFrame {
+                pc: Hex(frame.pc),
+                sp: Hex(frame.sp),
+                symbol: place.map(|p| p.name),
+                offset: place.map(|p| p.offset),
+                module: place.and_then(|p| p.module),
+                kind: frame.kind.word(),
+            }
+        };
+        frames.iter().map(json).collect()
+    }
+
     pub(super) fn of(&mut self, kernel: &'a Kernel, frame: &Frame) -> Option<Place<'a>> {
         if frame.kind == FrameKind::User {
             return None;
@@ -202,28 +218,13 @@ fn json(
 }
 
 fn stack<'a>(kernel: &'a Kernel, task: &'a Task, trace: &Trace, places: &mut Places<'a>) -> JsonStack<'a> {
-    let frames = trace
-        .frames
-        .iter()
-        .map(|frame| {
-            let place = places.of(kernel, frame);
-            JsonFrame {
-                pc: Hex(frame.pc),
-                sp: Hex(frame.sp),
-                symbol: place.map(|p| p.name),
-                offset: place.map(|p| p.offset),
-                module: place.and_then(|p| p.module),
-                kind: frame.kind.word(),
-            }
-        })
-        .collect();
     JsonStack {
         pid: task.pid,
         task: Hex(task.addr.0),
         cpu: task.cpu,
         comm: &task.comm,
         state: task.state,
-        frames,
+        frames: places.json(kernel, &trace.frames),
         incomplete: trace.end.sentence(),
     }
 }

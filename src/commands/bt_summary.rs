@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use super::{Hex, JsonFrame, Places};
+use super::{JsonFrame, Places};
 use crate::commands::{CommandError, Request, parallel};
 use crate::linux::{Kernel, Task};
 use crate::unwind::{self, Frame, FrameKind};
@@ -84,21 +84,7 @@ pub(super) fn run(
                 pids: &g.pids,
                 comms: &g.comms,
                 states: &g.states,
-                frames: g
-                    .frames
-                    .iter()
-                    .map(|frame| {
-                        let place = places.of(kernel, frame);
-                        JsonFrame {
-                            pc: Hex(frame.pc),
-                            sp: Hex(frame.sp),
-                            symbol: place.map(|p| p.name),
-                            offset: place.map(|p| p.offset),
-                            module: place.and_then(|p| p.module),
-                            kind: frame.kind.word(),
-                        }
-                    })
-                    .collect(),
+                frames: places.json(kernel, &g.frames),
             })
             .collect();
         return crate::commands::json(&rows, out);
