@@ -5,7 +5,9 @@
 //! ```text
 //!   rsp        frames, acks, sessions; gdbstub behind a front layer. Knows no Linux.
 //!    v
-//!   target     trait Inferior: threads, registers, memory, images, tables   (commands stand beside it)
+//!   inferior   trait Inferior: threads, registers, memory, images, tables   (commands stand beside it)
+//!    v
+//!   session    thread ids and their order, what a command may know of a client
 //!    v
 //!   linux      the kernel's view of a vmcore      process   one process of a userspace core
 //!    |  \__ unwind    stacks in Rust (ORC)
@@ -17,7 +19,7 @@
 //! ```
 //!
 //! The life of one `m` packet: `rsp::front` cuts and checks the frame, gdbstub
-//! parses it, `rsp::stub` asks [`target::Inferior::read_memory`] with the
+//! parses it, `rsp::stub` asks [`inferior::Inferior::read_memory`] with the
 //! session's thread, the kernel inferior picks that thread's address space,
 //! [`memory`] walks the dumped page tables, [`dump`] finds the page by rank,
 //! decompresses it into the shared cache, and the bytes go back up. A fault on
@@ -35,12 +37,13 @@ pub mod dump;
 pub mod error;
 pub mod gdb;
 pub mod image;
+pub mod inferior;
 pub mod linux;
 pub mod memory;
 pub mod process;
 pub mod rsp;
+pub mod session;
 pub mod snapshot;
-pub mod target;
 pub mod unwind;
 pub mod words;
 mod xml;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::commands::Subject;
 use crate::dump::{self, Kind, Vmcore};
 use crate::error::Result;
+use crate::inferior::Inferior;
+use crate::inferior::kernel::KernelInferior;
+use crate::inferior::process::ProcessInferior;
 use crate::linux::{self, Kernel};
 use crate::process::{self, Process};
-use crate::target::Inferior;
-use crate::target::kernel::KernelInferior;
-use crate::target::process::ProcessInferior;
 
 /// What the user says beside the name of the dump.
 #[derive(Debug, Clone, Default)]

@@ -10,7 +10,7 @@ use crate::addr::VirtAddr;
 use crate::error::ReadFault;
 use crate::linux::Kernel;
 use crate::process::Process;
-use crate::target::{CommandContext, Tid};
+use crate::session::{CommandContext, Tid};
 
 mod bt;
 mod help;

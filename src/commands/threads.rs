@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{Command, CommandError, Request, Subject, json, only_kernel};
-use crate::target::threads::Threads;
+use crate::session::threads::Threads;
 
 pub(super) const COMMAND: Command = Command {
     name: "threads",

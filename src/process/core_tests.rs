@@ -166,8 +166,8 @@ fn exercise(raw: Vec<u8>) {
     }
     let _ = crate::process::procfs::cmdline(&process);
     let _ = crate::process::procfs::stat(&process);
-    use crate::target::Inferior;
-    let inferior = crate::target::process::ProcessInferior::new(Arc::clone(&process));
+    use crate::inferior::Inferior;
+    let inferior = crate::inferior::process::ProcessInferior::new(Arc::clone(&process));
     for thread in inferior.threads() {
         inferior.registers(thread.tid);
         inferior.siginfo(thread.tid);

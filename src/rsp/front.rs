@@ -19,7 +19,7 @@ use super::served::{self, Served};
 use super::signal;
 use super::state::{Selected, State};
 use crate::addr::VirtAddr;
-use crate::target::Tid;
+use crate::inferior::Tid;
 
 /// gdb's number of SIGSTOP.
 const SIGSTOP: u8 = 17;
@@ -106,12 +106,13 @@ impl State {
             },
             b"qOffsets" if self.options.qemu_dialect => Answer::empty(),
             // LLDB (14) moves the user's file *by* this, gdb *to* it.
-            b"qOffsets" if self.client.lldb => match self.inferior().and_then(crate::target::Inferior::slide)
-            {
-                Some(slide) => Answer::text(format!("TextSeg={slide:x}")),
-                None => Answer::empty(),
-            },
-            b"qOffsets" => match self.inferior().and_then(crate::target::Inferior::text_segment) {
+            b"qOffsets" if self.client.lldb => {
+                match self.inferior().and_then(crate::inferior::Inferior::slide) {
+                    Some(slide) => Answer::text(format!("TextSeg={slide:x}")),
+                    None => Answer::empty(),
+                }
+            }
+            b"qOffsets" => match self.inferior().and_then(crate::inferior::Inferior::text_segment) {
                 Some(_) => Answer::pass("qOffsets", 0),
                 None => Answer::empty(),
             },

@@ -21,7 +21,7 @@ use super::frame::{self, number};
 use super::open_files::{LONGEST_READ, Open};
 use super::served::Served;
 use super::state::State;
-use crate::target::{FileError, Inferior};
+use crate::inferior::{FileError, Inferior};
 
 /// Longest path that is looked up (PATH_MAX).
 const LONGEST_PATH: usize = 4096;

@@ -20,7 +20,7 @@ use super::session::Session;
 use super::wire::Wire;
 use super::{Endpoint, Options};
 use crate::error::{Error, Result};
-use crate::target::Inferior;
+use crate::inferior::Inferior;
 
 /// Clients that are served at the same time.
 const CLIENTS: usize = 64;

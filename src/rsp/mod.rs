@@ -1,4 +1,4 @@
-//! The protocol: stock gdb (and LLDB) on one side, a [`crate::target::Inferior`]
+//! The protocol: stock gdb (and LLDB) on one side, a [`crate::inferior::Inferior`]
 //! on the other.
 //!
 //! ```text

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Map, Value};
 
 use super::{frame, signal};
-use crate::target::{Inferior, ThreadInfo, Tid};
+use crate::inferior::{Inferior, ThreadInfo, Tid};
 use crate::xml::push_escaped;
 
 const THREADS_HEAD: &str = "<?xml version=\"1.0\"?>\n<threads>\n";

@@ -14,7 +14,7 @@ use super::served::Served;
 use super::wire::{Stop, Wire};
 use crate::addr::VirtAddr;
 use crate::error::ReadFault;
-use crate::target::{Inferior, RegisterFile, Tid};
+use crate::inferior::{Inferior, RegisterFile, Tid};
 
 /// What a client said it can do, or showed by what it asked.
 #[derive(Debug, Clone, Copy, Default)]

@@ -32,7 +32,7 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use super::state::{Link, State};
 use super::wire::Stop;
 use super::xfer;
-use crate::target::{CommandContext, RegisterFile};
+use crate::inferior::{CommandContext, RegisterFile};
 
 /// EFAULT and EROFS, as `E` replies carry them.
 const EFAULT: TargetError<Infallible> = TargetError::Errno(14);
@@ -242,27 +242,27 @@ impl ExecFile for State {
             Some(pid) => u64::try_from(pid.get()).ok().and_then(|pid| self.inferior_of(pid)),
             None => self.inferior(),
         };
-        let name = inferior.and_then(crate::target::Inferior::exec_file);
+        let name = inferior.and_then(crate::inferior::Inferior::exec_file);
         copy_some(name.as_deref().map(str::as_bytes), offset, length, buf)
     }
 }
 
 impl Auxv for State {
     fn get_auxv(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
-        copy_some(self.inferior().and_then(crate::target::Inferior::auxv).as_deref(), offset, length, buf)
+        copy_some(self.inferior().and_then(crate::inferior::Inferior::auxv).as_deref(), offset, length, buf)
     }
 }
 
 impl Libraries for State {
     fn get_libraries(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
-        let document = self.inferior().and_then(crate::target::Inferior::libraries);
+        let document = self.inferior().and_then(crate::inferior::Inferior::libraries);
         copy_some(document.as_deref().map(str::as_bytes), offset, length, buf)
     }
 }
 
 impl LibrariesSvr4 for State {
     fn get_libraries_svr4(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
-        let document = self.inferior().and_then(crate::target::Inferior::libraries_svr4);
+        let document = self.inferior().and_then(crate::inferior::Inferior::libraries_svr4);
         copy_some(document.as_deref().map(str::as_bytes), offset, length, buf)
     }
 }
@@ -270,7 +270,7 @@ impl LibrariesSvr4 for State {
 impl SectionOffsets for State {
     fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Infallible> {
         // Never `Text=`: it leaves all but three sections behind.
-        let start = self.inferior().and_then(crate::target::Inferior::text_segment);
+        let start = self.inferior().and_then(crate::inferior::Inferior::text_segment);
         Ok(Offsets::Segments { text_seg: start.unwrap_or_default().0, data_seg: None })
     }
 }

@@ -77,7 +77,7 @@ impl State {
     }
 
     /// The process with this id among the attached ones.
-    pub(crate) fn inferior_of(&self, pid: u64) -> Option<&dyn crate::target::Inferior> {
+    pub(crate) fn inferior_of(&self, pid: u64) -> Option<&dyn crate::inferior::Inferior> {
         self.inferiors.iter().map(|s| s.inferior()).find(|inferior| u64::from(inferior.pid()) == pid)
     }
 

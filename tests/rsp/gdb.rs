@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use corestub::rsp::Options;
 
 use super::serve;
-use super::target::{HOLE, MEMORY, PID, Synthetic, word_at};
+use super::synthetic::{HOLE, MEMORY, PID, Synthetic, word_at};
 
 /// Whether there is a gdb; in CI there must be one.
 pub fn have_gdb() -> bool {

@@ -8,7 +8,7 @@ use corestub::rsp::Options;
 
 use super::gdb::has;
 use super::serve;
-use super::target::{MEMORY, Synthetic};
+use super::synthetic::{MEMORY, Synthetic};
 
 #[test]
 fn lldb_looks_around_and_cannot_go_on() {

@@ -5,7 +5,7 @@ mod gdb;
 mod lldb;
 mod packets;
 mod places;
-mod target;
+mod synthetic;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corestub::rsp::{Endpoint, Listener, Options};
-use target::Synthetic;
+use synthetic::Synthetic;
 
 /// Starts a server that lives as long as the test program.
 fn serve(target: Synthetic, options: Options) -> SocketAddr {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use corestub::rsp::Options;
 use proptest::prelude::*;
 
-use super::target::{HOLE, MEMORY, PID, PROCESS, Synthetic, byte_at};
+use super::synthetic::{HOLE, MEMORY, PID, PROCESS, Synthetic, byte_at};
 use super::{Client, hex, serve, unhex};
 
 const GDB13: &str = "qSupported:multiprocess+;swbreak+;hwbreak+;qRelocInsn+;fork-events+;vfork-events+;exec-events+;\

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use corestub::rsp::{Endpoint, Listener, Options};
 
-use super::target::Synthetic;
+use super::synthetic::Synthetic;
 
 const ONCE: Options = Options { once: true, no_ack: false, qemu_dialect: false };
 

@@ -17,7 +17,7 @@ const IDLE: Tid = (1 << 22) + 1;
 const DUPLICATE: Tid = 1 << 23;
 
 /// The id of a task that no other task shares.
-pub(super) fn id(task: &Task) -> Tid {
+pub(crate) fn id(task: &Task) -> Tid {
     match (task.pid, task.idle_of) {
         (0, cpu) => IDLE.saturating_add(cpu.unwrap_or(task.cpu)),
         (pid, _) => pid,

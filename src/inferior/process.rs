@@ -15,12 +15,12 @@ use crate::addr::VirtAddr;
 use crate::commands::{self, Subject};
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
+use crate::inferior::core_registers;
+use crate::inferior::description::{Description, OsAbi};
+use crate::inferior::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 use crate::memory::AddressSpace;
 use crate::process::files::{self, FoundFile, MappedFile};
 use crate::process::{Process, elf, link_map, procfs, signal};
-use crate::target::core_registers;
-use crate::target::description::{Description, OsAbi};
-use crate::target::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 
 /// A process of a core, for gdb.
 pub struct ProcessInferior {

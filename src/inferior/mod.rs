@@ -18,25 +18,10 @@ pub mod kernel;
 mod osdata;
 pub mod process;
 mod task_process;
-pub(crate) mod threads;
 
 pub use description::{Description, RegisterFile};
 
-/// A thread id of the protocol: positive and below 2^31 (gdb truncates more).
-pub type Tid = u32;
-
-/// One thread, as `info threads` shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ThreadInfo {
-    /// The protocol's thread id; the task's pid where there is one.
-    pub tid: Tid,
-    /// `comm`, raw (the protocol room escapes it).
-    pub name: String,
-    /// The CPU it is, or was last, on.
-    pub core: Option<u32>,
-    /// What stands behind the name: state, pid, tgid, guesses.
-    pub extra: String,
-}
+pub use crate::session::{CommandContext, ThreadInfo, Tid};
 
 /// Why a file cannot be opened by a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,16 +30,6 @@ pub enum FileError {
     NotFound,
     /// It is announced, but may not or cannot be read (EACCES).
     Denied,
-}
-
-/// What one client's session knows and a command may ask about.
-pub struct CommandContext<'a> {
-    /// The thread that gdb has selected, if it still exists.
-    pub thread: Option<Tid>,
-    /// The address of the last failed read of this session, and why.
-    pub last_fault: Option<(VirtAddr, ReadFault)>,
-    /// True once the client has given the command up; long work polls it.
-    pub cancelled: &'a dyn Fn() -> bool,
 }
 
 /// A stopped, immutable target.

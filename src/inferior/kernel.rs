@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use super::images::{self, Images};
 use super::osdata;
 use super::task_process::TaskProcess;
-use super::threads::{self, Threads};
 use super::{
     CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid,
     description::{Extra, OsAbi},
@@ -16,6 +15,7 @@ use crate::commands::{self, Subject};
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 use crate::linux::{Kernel, Task, registers, tasks};
+use crate::session::threads::{self, Threads};
 
 /// Above every pid, so that it collides with no task's.
 pub const KERNEL_PID: u32 = 5 << 20;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use corestub::addr::VirtAddr;
 use corestub::error::ReadFault;
 use corestub::image::files::VirtualFile;
-use corestub::target::description::{Extra, OsAbi};
-use corestub::target::{CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
+use corestub::inferior::description::{Extra, OsAbi};
+use corestub::inferior::{CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 use object::write::{Object, StandardSection, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SymbolFlags, SymbolKind, SymbolScope};
 
