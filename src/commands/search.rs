@@ -266,18 +266,12 @@ impl Finder<'_> {
 
     fn of_kernel(&mut self, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
         let levels = self.kernel.space().paging().levels;
-        // Where RAM is mapped as a whole: a variable where KASLR moves it
-        // (Documentation/arch/x86/x86_64/mm.rst for where it does not; before
-        // 4.20 it began at 0xffff880000000000).
+        // Where RAM is mapped as a whole: a variable where KASLR moves it.
         let direct = self
             .kernel
             .symbol("page_offset_base")
             .and_then(|a| self.kernel.space().read_u64(a).ok())
-            .unwrap_or(match (levels, self.kernel.layout().version) {
-                (5, _) => 0xff11_0000_0000_0000,
-                (_, v) if v < (4, 20) => 0xffff_8800_0000_0000,
-                _ => 0xffff_8880_0000_0000,
-            });
+            .unwrap_or_else(|| self.kernel.layout().version.direct_map(levels));
         self.ram(direct, request, out)?;
         let space = self.kernel.space().clone();
         let vmalloc = self

@@ -173,28 +173,9 @@ fn text(
     Ok(())
 }
 
-/// `TASK_RUNNING (PANIC)`, by the bits of `include/linux/sched.h`.
+/// `TASK_RUNNING (PANIC)`.
 pub(super) fn state_text(kernel: &Kernel, task: &Task) -> String {
-    let v414 = kernel.layout().version >= (4, 14);
-    let parked = if v414 { 0x40 } else { 0x200 };
-    let names: [(u64, &str); 7] = [
-        (0x1, "TASK_INTERRUPTIBLE"),
-        (0x2, "TASK_UNINTERRUPTIBLE"),
-        (0x4, "TASK_STOPPED"),
-        (0x8, "TASK_TRACED"),
-        (parked, "TASK_PARKED"),
-        (if v414 { 0x100 } else { 0x80 }, "TASK_WAKEKILL"),
-        (0x400, "TASK_NOLOAD"),
-    ];
-    let mut words: Vec<&str> =
-        names.iter().filter(|(bit, _)| task.raw_state & bit != 0).map(|&(_, name)| name).collect();
-    if task.exit_state & 0x10 != 0 {
-        words.push("EXIT_DEAD");
-    }
-    if task.exit_state & 0x20 != 0 {
-        words.push("EXIT_ZOMBIE");
-    }
-    let state = if words.is_empty() { "TASK_RUNNING".to_owned() } else { words.join("|") };
+    let state = kernel.layout().version.state_names(task.raw_state, task.exit_state);
     let panicked = kernel.panic_task().is_some_and(|t| t.addr == task.addr);
     match (panicked, task.on_cpu) {
         (true, _) => format!("{state} (PANIC)"),

@@ -5,7 +5,7 @@
 //! * `kallsyms_names`: per symbol a length and so many token numbers. The length is
 //!   one byte; since 6.1 (73bbb94466fd "support big kernel symbols") its top bit
 //!   announces a second byte with seven more bits. Nothing in a dump tells which:
-//!   the release is a hint, and the reading that stays consistent wins.
+//!   the kernel's version is a hint, and the reading that stays consistent wins.
 //! * `kallsyms_token_index` (256 x u16) into `kallsyms_token_table` (NUL-terminated
 //!   text). The first character of an expanded name is its type.
 //! * addresses, in one of four forms ([`Encoding`]); `_stext`, whose true address
@@ -87,7 +87,8 @@ impl std::fmt::Display for Encoding {
 }
 
 /// Decodes the tables. `stext` is the true address of `_stext`; without it the
-/// form of the addresses is judged by plausibility. `release` is a hint only.
+/// form of the addresses is judged by plausibility. Whether
+/// `long_names` are marked is a hint only.
 ///
 /// A table that is cut short by an unreadable page yields the symbols before it
 /// (its origin and a warning say so) as long as `_stext` is among them.
@@ -98,7 +99,7 @@ pub fn read(
     space: &dyn AddressSpace,
     tables: &Tables,
     stext: Option<u64>,
-    release: &str,
+    long_names: bool,
 ) -> Result<SymbolTable, String> {
     let count = space
         .read_u32(VirtAddr(tables.num_syms))
@@ -111,10 +112,9 @@ pub fn read(
     }
     let tokens = Tokens::read(space, tables.token_index, tables.token_table)?;
 
-    let long = has_long_names(release);
-    let mut names = Names::decode(space, tables.names, count, &tokens, long);
+    let mut names = Names::decode(space, tables.names, count, &tokens, long_names);
     if names.ambiguous || names.trouble.is_some() {
-        let other = Names::decode(space, tables.names, count, &tokens, !long);
+        let other = Names::decode(space, tables.names, count, &tokens, !long_names);
         if (other.len(), names.odd()) > (names.len(), other.odd()) {
             names = other;
         }
@@ -151,12 +151,6 @@ pub fn read(
     tracing::debug!("{kept} symbols, {encoding}");
     builder.origin(origin);
     Ok(builder.finish())
-}
-
-/// Whether a kernel of that release marks long names: 6.1 and later.
-pub(super) fn has_long_names(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 1)
 }
 
 /// Tokens up to this length are copied as one block; nearly all are.

@@ -16,7 +16,7 @@
 //! the markers begin, which must agree; then take the place for the addresses
 //! that puts `_stext` right and ascends. Each step proves the one before.
 
-use super::kallsyms::{Tables, Tokens, has_long_names, name_length, read};
+use super::kallsyms::{Tables, Tokens, name_length, read};
 use super::symbols::SymbolTable;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes;
@@ -49,10 +49,10 @@ pub fn find_and_read(
     space: &dyn AddressSpace,
     ranges: &[(VirtAddr, u64)],
     stext: Option<u64>,
-    release: &str,
+    long_names: bool,
 ) -> Result<SymbolTable, String> {
-    let tables = find(space, ranges, stext, release)?;
-    let mut table = read(space, &tables, stext, release)?;
+    let tables = find(space, ranges, stext, long_names)?;
+    let mut table = read(space, &tables, stext, long_names)?;
     table.note_origin("found by content");
     Ok(table)
 }
@@ -65,7 +65,7 @@ pub fn find(
     space: &dyn AddressSpace,
     ranges: &[(VirtAddr, u64)],
     stext: Option<u64>,
-    release: &str,
+    long_names: bool,
 ) -> Result<Tables, String> {
     let mut why = String::from("no kallsyms token table");
     let mut candidates = 0;
@@ -76,13 +76,13 @@ pub fn find(
         if candidates > CANDIDATES_MAX {
             break;
         }
-        let Some((num_syms, count)) = names(space, token_table, &tokens, release, &mut tries) else {
+        let Some((num_syms, count)) = names(space, token_table, &tokens, long_names, &mut tries) else {
             why = format!("kallsyms_token_table at {token_table:#x}, but no names before it");
             continue;
         };
         let found = address_places(num_syms, token_index, count).into_iter().find_map(|place| {
             let tables = Tables { num_syms, names: num_syms + 8, token_table, token_index, ..place };
-            ascends(&read(space, &tables, stext, release).ok()?, count).then_some(tables)
+            ascends(&read(space, &tables, stext, long_names).ok()?, count).then_some(tables)
         });
         match found {
             Some(tables) => {
@@ -207,12 +207,11 @@ fn names(
     space: &dyn AddressSpace,
     token_table: u64,
     tokens: &Tokens,
-    release: &str,
+    long_names: bool,
     tries: &mut usize,
 ) -> Option<(u64, usize)> {
     let before = read_before(space, token_table, NAMES_MAX);
     let start = token_table - before.len() as u64;
-    let long = has_long_names(release);
     let aligned = usize::try_from(start.next_multiple_of(8) - start).ok()?;
     let last = before.len().checked_sub(8)?;
     for at in (aligned..last + 1).step_by(8).rev() {
@@ -223,7 +222,10 @@ fn names(
             continue;
         }
         let names = before.get(at + 8..)?;
-        if [long, !long].into_iter().any(|long| are_names(names, count as usize, tokens, long, tries)) {
+        if [long_names, !long_names]
+            .into_iter()
+            .any(|long| are_names(names, count as usize, tokens, long, tries))
+        {
             return Some((start + at as u64, count as usize));
         }
     }

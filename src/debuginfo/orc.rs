@@ -39,8 +39,8 @@ pub enum Layout {
 
 impl Layout {
     /// The layout by the contents of `.orc_header`, if the kernel has that
-    /// section, else by its release name.
-    pub fn detect(header: Option<&[u8]>, release: &str) -> Result<Self> {
+    /// section, else what its version says.
+    pub fn detect(header: Option<&[u8]>, by_version: Self) -> Result<Self> {
         // scripts/orc_hash.sh over orc_types.h of 6.3.10, 6.4 and 7.1.
         const HASH_6_3: [u8; 20] = [
             0xdb, 0x84, 0xae, 0xd4, 0x10, 0x3b, 0x31, 0xdd, 0x51, 0xe0, 0x17, 0xf8, 0xf7, 0x97, 0x83, 0xca,
@@ -65,23 +65,7 @@ impl Layout {
                 wanted: "the hash of a known orc_types.h",
                 found: h.iter().take(20).map(|b| format!("{b:02x}")).collect(),
             }),
-            None => Ok(Self::by_release(release)),
-        }
-    }
-
-    fn by_release(release: &str) -> Self {
-        let mut numbers =
-            release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0)).chain([0; 4]);
-        let mut next = || numbers.next().unwrap_or(0u32);
-        let (major, minor, _patch, build) = (next(), next(), next(), next());
-        // Red Hat took 6.4's rows without its header.
-        let el9 = (major, minor) == (5, 14) && release.contains(".el9") && build >= 517;
-        match (major, minor) {
-            _ if el9 => Self::V6_4,
-            v if v >= (7, 1) => Self::V7_1,
-            v if v >= (6, 4) => Self::V6_4,
-            (6, 3) => Self::V6_3,
-            _ => Self::V4_14,
+            None => Ok(by_version),
         }
     }
 }

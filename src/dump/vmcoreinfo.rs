@@ -129,49 +129,15 @@ impl VmcoreInfo {
         self.get("CRASHTIME")?.parse().ok()
     }
 
-    /// `BUILD-ID` (since 5.9) in lower-case hexadecimal, if it can be trusted.
-    ///
-    /// Commit 905415ff3ffb ("lib/buildid: harden build ID parsing logic"), meant
-    /// for 6.12, was backported to stable branches without the commits that make
-    /// it work at boot, and these kernels write garbage here. There, and only there,
-    /// this is `None` while [`Self::build_id_raw`] has a value.
+    /// `BUILD-ID` (since 5.9) in lower-case hexadecimal. Some kernels write garbage
+    /// here, which looks like any other.
     #[must_use]
     pub fn build_id(&self) -> Option<String> {
-        self.build_id_raw().filter(|_| self.build_id_trusted())
-    }
-
-    /// `BUILD-ID`, garbage or not.
-    #[must_use]
-    pub fn build_id_raw(&self) -> Option<String> {
         let id = self.get("BUILD-ID")?;
         let sound = (2..=128).contains(&id.len())
             && id.len().is_multiple_of(2)
             && id.bytes().all(|b| b.is_ascii_hexdigit());
         sound.then(|| id.to_ascii_lowercase())
-    }
-
-    /// Whether the kernel's version is outside the ranges that write garbage.
-    #[must_use]
-    pub fn build_id_trusted(&self) -> bool {
-        let Some(release) = self.release() else { return true };
-        // Debian's `6.1.0-ABI` hides the stable version: ABI 26 is 6.1.112, 27 is
-        // 6.1.115, 28 is 6.1.119.
-        if release.starts_with("6.1.0-27-") {
-            return false;
-        }
-        let mut numbers = release
-            .splitn(3, '.')
-            .map(|part| part.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse::<u32>().ok()));
-        let mut next = || numbers.next().flatten().unwrap_or(0);
-        let (major, minor, patch) = (next(), next(), next());
-        !match (major, minor) {
-            (6, 11) => (3..10).contains(&patch),
-            (6, 10) => patch >= 14,
-            (6, 6) => (55..63).contains(&patch),
-            (6, 1) => (113..119).contains(&patch),
-            (5, 15) => patch >= 168,
-            _ => false,
-        }
     }
 }
 
@@ -191,10 +157,6 @@ mod tests {
         NUMBER(X)=18446744073709551615\nKERNELOFFSET=14400000\nCRASHTIME=1795230339\nno value\n\
         OSRELEASE=second\n\0";
 
-    fn with_release(release: &str) -> VmcoreInfo {
-        VmcoreInfo::parse(format!("OSRELEASE={release}\nBUILD-ID=00ff\n").as_bytes())
-    }
-
     #[test]
     fn each_kind_is_read_in_its_base() {
         let v = VmcoreInfo::parse(TEXT);
@@ -210,21 +172,6 @@ mod tests {
         assert_eq!(v.crash_time(), Some(1_795_230_339));
         assert_eq!(v.symbol("nothing"), None);
         assert!(v.text().ends_with("second\n"));
-    }
-
-    #[test]
-    fn build_ids_of_the_broken_backports_are_not_trusted() {
-        for bad in
-            ["6.11.3", "6.11.9-1", "6.10.14-200.fc40", "6.6.62", "6.1.118+", "5.15.180", "6.1.0-27-amd64"]
-        {
-            assert_eq!(with_release(bad).build_id(), None, "{bad}");
-            assert_eq!(with_release(bad).build_id_raw().as_deref(), Some("00ff"), "{bad}");
-        }
-        for good in
-            ["6.11.2", "6.11.10", "6.12.3", "6.6.63", "6.1.0-56-cloud-amd64", "5.15.167", "5.14.0-503.el9"]
-        {
-            assert!(with_release(good).build_id().is_some(), "{good}");
-        }
     }
 
     #[test]

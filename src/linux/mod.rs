@@ -35,7 +35,7 @@ pub mod tasks;
 pub mod usage;
 pub mod utsname;
 
-pub use layout::Layout;
+pub use layout::{KernelVersion, Layout};
 pub use modules::Module;
 pub use registers::TaskRegisters;
 pub use tasks::{Task, TaskList};
@@ -101,14 +101,14 @@ impl Kernel {
         let dump = Arc::new(dump);
         let place = kaslr::locate(&dump, &options)?;
         tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
-        let tables = Arc::new(place.tables);
+        let version = KernelVersion::parse(place.vmcoreinfo.release().unwrap_or_default());
         let vmlinux = options.vmlinux.as_deref().map(Vmlinux::open).transpose()?.map(Arc::new);
         if let Some(vmlinux) = &vmlinux {
-            check_build_id(vmlinux, &place.vmcoreinfo)?;
+            check_build_id(vmlinux, version.build_id(&place.vmcoreinfo))?;
         }
-        let symbols =
-            Arc::new(symbols(&dump, &tables, &place.vmcoreinfo, vmlinux.as_deref(), place.kaslr_offset)?);
+        let symbols = Arc::new(symbols(&dump, &place, &version, vmlinux.as_deref())?);
         tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
+        let tables = Arc::new(place.tables);
         let (btf, dwarf) = types(&dump, tables.as_ref(), &symbols, vmlinux.as_ref())?;
         let all: &dyn Types = match (&btf, &dwarf) {
             (Some(btf), _) => btf.as_ref(),
@@ -116,8 +116,7 @@ impl Kernel {
             (None, None) => unreachable_types(&dump)?,
         };
         tracing::debug!(origin = all.origin(), "types read");
-        let release = place.vmcoreinfo.release().unwrap_or_default();
-        let layout = Layout::resolve(all, release).map_err(|what| Error::Missing {
+        let layout = Layout::resolve(all, version).map_err(|what| Error::Missing {
             path: dump.path().to_owned(),
             what,
             hint: "give --vmlinux FILE, the vmlinux with DWARF of this kernel",
@@ -417,8 +416,8 @@ fn unreachable_types(dump: &Vmcore) -> Result<&'static dyn Types> {
     })
 }
 
-fn check_build_id(vmlinux: &Vmlinux, vmcoreinfo: &VmcoreInfo) -> Result<()> {
-    let (Some(found), Some(wanted)) = (vmlinux.build_id(), vmcoreinfo.build_id()) else { return Ok(()) };
+fn check_build_id(vmlinux: &Vmlinux, wanted: Option<String>) -> Result<()> {
+    let (Some(found), Some(wanted)) = (vmlinux.build_id(), wanted) else { return Ok(()) };
     let found = found.to_string();
     if found.eq_ignore_ascii_case(&wanted) {
         return Ok(());
@@ -428,21 +427,21 @@ fn check_build_id(vmlinux: &Vmlinux, vmcoreinfo: &VmcoreInfo) -> Result<()> {
 
 fn symbols(
     dump: &Vmcore,
-    tables: &PageTables,
-    vmcoreinfo: &VmcoreInfo,
+    place: &kaslr::Place,
+    version: &KernelVersion,
     vmlinux: Option<&Vmlinux>,
-    slide: u64,
 ) -> Result<SymbolTable> {
-    let release = vmcoreinfo.release().unwrap_or_default();
+    let (vmcoreinfo, tables) = (&place.vmcoreinfo, &place.tables);
+    let long_names = version.marks_long_names();
     let stext = vmcoreinfo.symbol("_stext");
     let own = kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
         .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned())
-        .and_then(|t| kallsyms::read(tables, &t, stext, release))
+        .and_then(|t| kallsyms::read(tables, &t, stext, long_names))
         .or_else(|why| {
             // Found by what they look like, and proven by `_stext`.
             tracing::info!("{why}; looking for kallsyms in the kernel image");
             let image = (VirtAddr(stext.unwrap_or(kaslr::KERNEL_MAP)), KERNEL_IMAGE);
-            kallsyms_scan::find_and_read(tables, &[image], stext, release)
+            kallsyms_scan::find_and_read(tables, &[image], stext, long_names)
                 .map_err(|scan| format!("{why}; {scan}"))
         });
     let why = match own {
@@ -454,7 +453,7 @@ fn symbols(
             "kallsyms of the dump not usable ({why}); symbols are those of {}",
             vmlinux.path().display()
         );
-        return vmlinux.symbols(slide);
+        return vmlinux.symbols(place.kaslr_offset);
     }
     Err(Error::Missing {
         path: dump.path().to_owned(),

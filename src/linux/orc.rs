@@ -33,13 +33,12 @@ pub struct OrcTables {
 impl OrcTables {
     /// Reads the kernel's table.
     pub(super) fn read(kernel: &Kernel) -> Self {
-        let release = kernel.vmcoreinfo().release().unwrap_or_default();
         let header = kernel
             .symbol("__start_orc_header")
             .zip(kernel.symbol("__stop_orc_header"))
             .filter(|(start, stop)| stop.0.wrapping_sub(start.0) == 20)
             .and_then(|(start, _)| kernel.space().read_vec(start, 20).ok());
-        let (layout, own) = match Layout::detect(header.as_deref(), release) {
+        let (layout, own) = match Layout::detect(header.as_deref(), kernel.layout().version.orc_layout()) {
             Ok(layout) => (Some(layout), of_kernel(kernel, layout)),
             Err(error) => (None, Err(error.to_string())),
         };

@@ -140,10 +140,9 @@ pub fn user(kernel: &Kernel, task: &Task) -> Option<TaskRegisters> {
     }
     let at = user_pt_regs(kernel, task)?;
     let mut regs = pt_regs(kernel, at)?;
-    // The fast path of system calls, which went with 4.16 (21d375b6b34f), left these to
-    // the compiler: what lies in their place is older.
+    // Where a system call does not save these, what lies in their place is older.
     let in_syscall = regs.value("orig_rax").is_some_and(|n| n.cast_signed() >= 0);
-    if in_syscall && kernel.layout().version < (4, 16) {
+    if in_syscall && !kernel.layout().version.system_calls_save_all() {
         regs.values.retain(|(name, _)| !matches!(*name, "rbx" | "rbp" | "r12" | "r13" | "r14" | "r15"));
     }
     for (name, value) in saved_bases(kernel, task) {

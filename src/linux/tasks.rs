@@ -180,7 +180,7 @@ pub fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Task> {
         tgid: u32::try_from(tgid).ok()?,
         ppid: u32::try_from(ppid.unwrap_or(0)).unwrap_or(0),
         comm: cstr(&comm).into_owned(),
-        state: layout.state_char(raw_state, exit_state),
+        state: layout.version.state_char(raw_state, exit_state),
         raw_state,
         exit_state,
         cpu,

@@ -23,7 +23,7 @@ fn kernels() -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for path in files {
         let Ok(kernel) = Kernel::open(Vmcore::open(&[path]).unwrap(), Options::default()) else { continue };
-        if kernels.iter().all(|k| k.layout().version != kernel.layout().version) {
+        if kernels.iter().all(|k| k.utsname().release != kernel.utsname().release) {
             kernels.push(kernel);
         }
         if kernels.len() == 2 {

@@ -96,18 +96,18 @@ fn the_layouts_of_all_kernels() {
         let (space, symbols) = piece(encoding, wide, behind);
         let range = [(VirtAddr(BASE), space.bytes.len() as u64)];
         for stext in [Some(STEXT), None] {
-            let table = find_and_read(&space, &range, stext, "5.10.0").unwrap();
+            let table = find_and_read(&space, &range, stext, false).unwrap();
             let found: Vec<(u64, String)> =
                 table.iter().map(|s| (s.address, format!("{}{}", char::from(s.kind), s.name))).collect();
             assert!(found == symbols, "{encoding} {wide}");
             assert_eq!(table.origin(), "kallsyms in the dump (found by content)");
         }
-        let why = find(&space, &range, Some(STEXT + 0x1000), "").unwrap_err();
+        let why = find(&space, &range, Some(STEXT + 0x1000), false).unwrap_err();
         assert!(why.contains("no addresses give _stext"), "{why}");
     }
     let empty = Flat { base: BASE, bytes: vec![0; 8192] };
     assert!(
-        find(&empty, &[(VirtAddr(BASE), 8192)], None, "").unwrap_err().contains("no kallsyms token table")
+        find(&empty, &[(VirtAddr(BASE), 8192)], None, false).unwrap_err().contains("no kallsyms token table")
     );
 }
 
@@ -119,7 +119,7 @@ fn the_lab_kernels_without_their_vmcoreinfo() {
         let stext = guest.symbol("_stext").unwrap();
         for stext_known in [Some(stext), None] {
             let start = std::time::Instant::now();
-            let found = find(&guest, &[(VirtAddr(stext), 64 << 20)], stext_known, "").unwrap();
+            let found = find(&guest, &[(VirtAddr(stext), 64 << 20)], stext_known, false).unwrap();
             eprintln!("{}: {:?}", scenario.display(), start.elapsed());
             assert_eq!(found, named);
         }
@@ -136,6 +136,6 @@ proptest! {
         for (at, byte) in noise {
             if let Some(to) = space.bytes.get_mut(at) { *to = byte; }
         }
-        let _ = find_and_read(&space, &[(VirtAddr(BASE), 1 << 17), (VirtAddr(u64::MAX - 5000), 1 << 20)], None, "");
+        let _ = find_and_read(&space, &[(VirtAddr(BASE), 1 << 17), (VirtAddr(u64::MAX - 5000), 1 << 20)], None, false);
     }
 }

@@ -55,17 +55,9 @@ fn each_layout_reads_its_flags() {
 }
 
 #[test]
-fn the_release_decides_where_there_is_no_header() {
-    let by = |r| Layout::detect(None, r).unwrap();
-    assert_eq!(by("4.18.0-553.el8.x86_64"), Layout::V4_14);
-    assert_eq!(by("5.14.0-503.11.1.el9_5.x86_64"), Layout::V4_14);
-    assert_eq!(by("5.14.0-570.12.1.el9_6.x86_64"), Layout::V6_4);
-    assert_eq!(by("6.1.0-56-cloud-amd64"), Layout::V4_14);
-    assert_eq!(by("6.3.4"), Layout::V6_3);
-    assert_eq!(by("7.0.1"), Layout::V6_4);
-    assert_eq!(by("7.1"), Layout::V7_1);
-    assert_eq!(by("6.12.117+deb12-cloud-amd64"), Layout::V6_4);
-    assert!(Layout::detect(Some(&[7; 20]), "6.12").unwrap_err().to_string().contains("0707"));
+fn a_header_that_is_not_known_is_refused() {
+    assert_eq!(Layout::detect(None, Layout::V6_3).unwrap(), Layout::V6_3);
+    assert!(Layout::detect(Some(&[7; 20]), Layout::V6_4).unwrap_err().to_string().contains("0707"));
 }
 
 #[test]

@@ -32,5 +32,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         offsets: Some(word(4)),
         relative_base: Some(word(5)),
     };
-    let _ = kallsyms::read(&Flat(bytes), &tables, Some(word(6)), "6.1.0");
+    let _ = kallsyms::read(&Flat(bytes), &tables, Some(word(6)), true);
 });

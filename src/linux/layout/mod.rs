@@ -1,20 +1,17 @@
 //! Every kernel structure member that corestub depends on, in one table.
 //!
 //! Offsets come from types found (BTF or DWARF), not from release numbers:
-//! distributions backport. Where a name or a meaning changed, the entry says
-//! when. This is the only file that knows of kernel versions.
+//! distributions backport. Where a name changed, the entry says when; where a
+//! meaning changed, [`KernelVersion`] has the answer, and nobody else compares
+//! versions.
 
 use crate::debuginfo::{Field, Types};
 
-/// A version as far as meanings depend on it: `(6, 12)`.
-pub type Version = (u32, u32);
+mod states;
+mod version;
 
-/// Reads `6.12` out of `6.12.117+deb12-cloud-amd64`.
-#[must_use]
-pub fn version(release: &str) -> Version {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-}
+pub use states::crash_state;
+pub use version::KernelVersion;
 
 /// `struct task_struct` and what hangs off it.
 #[derive(Debug, Clone)]
@@ -64,8 +61,8 @@ pub struct TaskLayout {
 /// The rest.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// The kernel's version as its release names it.
-    pub version: Version,
+    /// What the types do not tell.
+    pub version: KernelVersion,
     /// `struct task_struct`.
     pub task: TaskLayout,
     /// `signal_struct.thread_head`.
@@ -106,7 +103,7 @@ pub struct SwitchFrame {
 
 impl Layout {
     /// Looks every member up. `Err` names the first that cannot be done without.
-    pub fn resolve(types: &dyn Types, release: &str) -> Result<Self, String> {
+    pub fn resolve(types: &dyn Types, version: KernelVersion) -> Result<Self, String> {
         let need = |ty: &str, paths: &[&str]| {
             paths
                 .iter()
@@ -145,7 +142,7 @@ impl Layout {
             Some(SwitchFrame { size, offsets })
         });
         Ok(Self {
-            version: version(release),
+            version,
             task,
             thread_head: types.field("signal_struct", "thread_head"),
             mm_pgd: need("mm_struct", &["pgd"])?,
@@ -163,65 +160,5 @@ impl Layout {
             stack_padding: if types.size_of("fred_frame").is_some() { 16 } else { 0 },
             thread_size: types.size_of("thread_union"),
         })
-    }
-
-    /// The character that /proc/PID/stat shows for a task's state
-    /// (`fs/proc/array.c: task_state_array`, `include/linux/sched.h`).
-    #[must_use]
-    pub fn state_char(&self, state: u64, exit_state: u64) -> char {
-        // TASK_IDLE is TASK_UNINTERRUPTIBLE | TASK_NOLOAD, from 4.14 on with a
-        // letter of its own. TASK_FREEZABLE (6.1) may stand beside it.
-        if exit_state == 0 && self.version >= (4, 14) && state & 0x402 == 0x402 {
-            return 'I';
-        }
-        // TASK_RTLOCK_WAIT (5.16) and TASK_FROZEN (6.1) are shown as D.
-        if exit_state == 0
-            && ((self.version >= (5, 16) && state & 0x1000 != 0)
-                || (self.version >= (6, 1) && state & 0x8000 != 0))
-        {
-            return 'D';
-        }
-        // TASK_PARKED (3.9) was 0x200 then, beyond the bits that have letters.
-        if exit_state == 0 && self.version < (4, 14) && state & 0x200 != 0 {
-            return 'P';
-        }
-        let letters: &[u8] = match self.version {
-            // EXIT_DEAD and EXIT_ZOMBIE changed places in 3.15 (ad86622b478e),
-            // TASK_PARKED moved down to 0x40 in 4.14 (8ef9925b02c2).
-            v if v < (3, 15) => b"RSDTtZXx",
-            v if v < (4, 14) => b"RSDTtXZx",
-            _ => b"RSDTtXZP",
-        };
-        let bits = (state | exit_state) & 0x7f;
-        letters.get((64 - bits.leading_zeros()) as usize).map_or('?', |&b| char::from(b))
-    }
-}
-
-/// crash's two letters for a state character.
-#[must_use]
-pub fn crash_state(c: char) -> &'static str {
-    match c {
-        'R' => "RU",
-        'S' => "IN",
-        'D' => "UN",
-        'I' => "ID",
-        'T' => "ST",
-        't' => "TR",
-        'Z' => "ZO",
-        'X' | 'x' => "DE",
-        'P' => "PA",
-        _ => "??",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_come_out_of_distribution_names() {
-        assert_eq!(version("3.10.0-1160.el7.x86_64"), (3, 10));
-        assert_eq!(version("6.12.117+deb12-cloud-amd64"), (6, 12));
-        assert_eq!(version(""), (0, 0));
     }
 }

@@ -1,0 +1,91 @@
+//! What the bits of a task's state mean, and how they are shown
+//! (`include/linux/sched.h`, `fs/proc/array.c: task_state_array`).
+
+use super::KernelVersion;
+
+impl KernelVersion {
+    /// The character that /proc/PID/stat shows for a task's state.
+    #[must_use]
+    pub fn state_char(&self, state: u64, exit_state: u64) -> char {
+        // TASK_IDLE is TASK_UNINTERRUPTIBLE | TASK_NOLOAD, from 4.14 on with a
+        // letter of its own. TASK_FREEZABLE (6.1) may stand beside it.
+        if exit_state == 0 && !self.before(4, 14) && state & 0x402 == 0x402 {
+            return 'I';
+        }
+        // TASK_RTLOCK_WAIT (5.16) and TASK_FROZEN (6.1) are shown as D.
+        if exit_state == 0
+            && ((!self.before(5, 16) && state & 0x1000 != 0) || (!self.before(6, 1) && state & 0x8000 != 0))
+        {
+            return 'D';
+        }
+        // TASK_PARKED (3.9) was 0x200 then, beyond the bits that have letters.
+        if exit_state == 0 && self.before(4, 14) && state & 0x200 != 0 {
+            return 'P';
+        }
+        // EXIT_DEAD and EXIT_ZOMBIE changed places in 3.15 (ad86622b478e),
+        // TASK_PARKED moved down to 0x40 in 4.14 (8ef9925b02c2).
+        let letters = if self.before(3, 15) {
+            b"RSDTtZXx"
+        } else if self.before(4, 14) {
+            b"RSDTtXZx"
+        } else {
+            b"RSDTtXZP"
+        };
+        let bits = (state | exit_state) & 0x7f;
+        letters.get((64 - bits.leading_zeros()) as usize).map_or('?', |&b| char::from(b))
+    }
+
+    /// The names of the bits that are set: `TASK_UNINTERRUPTIBLE|TASK_NOLOAD`.
+    #[must_use]
+    pub fn state_names(&self, state: u64, exit_state: u64) -> String {
+        let old = self.before(4, 14);
+        let running = [
+            (0x1, "TASK_INTERRUPTIBLE"),
+            (0x2, "TASK_UNINTERRUPTIBLE"),
+            (0x4, "TASK_STOPPED"),
+            (0x8, "TASK_TRACED"),
+            (if old { 0x200 } else { 0x40 }, "TASK_PARKED"),
+            (if old { 0x80 } else { 0x100 }, "TASK_WAKEKILL"),
+            (0x400, "TASK_NOLOAD"),
+        ];
+        let exiting = [(0x10, "EXIT_DEAD"), (0x20, "EXIT_ZOMBIE")];
+        let set = |bits: u64| move |&(bit, name): &(u64, &'static str)| (bits & bit != 0).then_some(name);
+        let names: Vec<_> =
+            running.iter().filter_map(set(state)).chain(exiting.iter().filter_map(set(exit_state))).collect();
+        if names.is_empty() { "TASK_RUNNING".to_owned() } else { names.join("|") }
+    }
+}
+
+/// crash's two letters for a state character.
+#[must_use]
+pub fn crash_state(c: char) -> &'static str {
+    match c {
+        'R' => "RU",
+        'S' => "IN",
+        'D' => "UN",
+        'I' => "ID",
+        'T' => "ST",
+        't' => "TR",
+        'Z' => "ZO",
+        'X' | 'x' => "DE",
+        'P' => "PA",
+        _ => "??",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bit_means_what_it_meant_then() {
+        let [v3_10, v3_16, v4_9, v6_1] = ["3.10.0", "3.16.0", "4.9.1", "6.1.0"].map(KernelVersion::parse);
+        assert_eq!((v3_10.state_char(0, 0x10), v3_16.state_char(0, 0x10)), ('Z', 'X'));
+        assert_eq!((v4_9.state_char(0x402, 0), v6_1.state_char(0x402, 0)), ('D', 'I'));
+        assert_eq!((v4_9.state_char(0x200, 0), v6_1.state_char(0x40, 0)), ('P', 'P'));
+        assert_eq!((v4_9.state_char(0x8000, 0), v6_1.state_char(0x8000, 0)), ('R', 'D'));
+        assert_eq!(v4_9.state_names(0x280, 0), "TASK_PARKED|TASK_WAKEKILL");
+        assert_eq!(v6_1.state_names(0x402, 0x20), "TASK_UNINTERRUPTIBLE|TASK_NOLOAD|EXIT_ZOMBIE");
+        assert_eq!(v6_1.state_names(0, 0), "TASK_RUNNING");
+    }
+}
