@@ -66,7 +66,7 @@ fn dumps() -> Vec<PathBuf> {
     seen
 }
 
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     std::env::var_os("CORESTUB_FRONTENDS").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/corestub/frontends"),
         PathBuf::from,

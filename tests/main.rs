@@ -6,6 +6,7 @@ mod commands;
 mod debuginfo;
 mod dump;
 mod frontends;
+mod late;
 mod linux;
 mod lx;
 mod process;

@@ -23,7 +23,7 @@ pub(crate) enum Event {
     TooLong,
     /// `+`
     Ack,
-    /// `-`: send the last frame again.
+    /// `-`
     Nack,
     /// `\x03` between packets.
     Interrupt,
@@ -59,27 +59,6 @@ impl Framer {
             self.at = 0;
         }
         self.input.extend_from_slice(bytes);
-    }
-
-    /// How many bytes wait.
-    pub(crate) fn waiting(&self) -> usize {
-        self.input.len().saturating_sub(self.at)
-    }
-
-    /// Whether the bytes that wait hold the start of a packet.
-    pub(crate) fn packet_waits(&self) -> bool {
-        self.input.get(self.at..).unwrap_or_default().contains(&b'$')
-    }
-
-    /// Takes an interrupt byte that waits before any packet, if there is one.
-    pub(crate) fn take_interrupt(&mut self) -> bool {
-        let waiting = self.input.get(self.at..).unwrap_or_default();
-        let noise = waiting.iter().take_while(|&&b| b == b'+').count();
-        if waiting.get(noise) == Some(&3) {
-            self.at += noise + 1;
-            return true;
-        }
-        false
     }
 
     /// The next event, or `None` when more bytes are needed.
@@ -137,15 +116,23 @@ impl Framer {
     }
 }
 
-/// `payload`, which is escaped already, as a frame.
-pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
+/// Appends `payload`, which is escaped already, as a frame.
+pub(crate) fn frame(out: &mut Vec<u8>, payload: &[u8]) {
+    enclose(out, b'$', payload);
+}
+
+/// Appends `payload` as a notification, which gdb neither acknowledges nor takes
+/// for a reply.
+pub(crate) fn notification(out: &mut Vec<u8>, payload: &[u8]) {
+    enclose(out, b'%', payload);
+}
+
+fn enclose(out: &mut Vec<u8>, mark: u8, payload: &[u8]) {
     let sum = payload.iter().fold(0u8, |sum, b| sum.wrapping_add(*b));
-    let mut out = Vec::with_capacity(payload.len() + 4);
-    out.push(b'$');
+    out.push(mark);
     out.extend_from_slice(payload);
     out.push(b'#');
-    push_hex(&mut out, sum);
-    out
+    push_hex(out, sum);
 }
 
 /// Whether a byte of binary data must be escaped.
@@ -277,7 +264,9 @@ mod tests {
         let mut out = Vec::new();
         escape(&mut out, b"a#$}*b");
         assert_eq!(out, b"a}\x03}\x04}]}\nb");
-        assert_eq!(events(&frame(&out)), vec![good(b"a#$}*b")]);
+        let mut framed = Vec::new();
+        frame(&mut framed, &out);
+        assert_eq!(events(&framed), vec![good(b"a#$}*b")]);
         assert_eq!(fits_escaped(b"a#$b", 4), 2);
     }
 
@@ -305,7 +294,8 @@ mod tests {
         fn frames_come_back(body in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300) {
             let mut escaped = Vec::new();
             escape(&mut escaped, &body);
-            let bytes = frame(&escaped);
+            let mut bytes = Vec::new();
+            frame(&mut bytes, &escaped);
             let (a, b) = bytes.split_at(cut.min(bytes.len()));
             let mut framer = Framer::new();
             framer.feed(a);

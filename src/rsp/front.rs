@@ -134,6 +134,12 @@ impl State {
                 self.client.lldb |= name != b"QStartNoAckMode";
                 Answer::empty()
             }
+            // LLDB finds out by this which replies are still on their way.
+            b"qEcho" => {
+                let mut reply = Vec::new();
+                frame::escape(&mut reply, packet);
+                Answer::Reply(reply)
+            }
             b"qGDBServerVersion" => {
                 Answer::text(concat!("name:corestub;version:", env!("CARGO_PKG_VERSION"), ";"))
             }
@@ -155,13 +161,15 @@ impl State {
             match feature {
                 b"multiprocess+" => self.client.multiprocess = true,
                 b"error-message+" => self.client.error_messages = true,
+                // Only gdb offers this, since 7.0.
+                b"qRelocInsn+" => self.link.borrow().wire.is_gdb(),
                 _ => {}
             }
         }
         self.documents.forget();
         let mut reply = format!(
             "PacketSize={PACKET_SIZE:x};qXfer:features:read+;qXfer:threads:read+;qXfer:exec-file:read+;\
-             qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+"
+             qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+;qEcho+"
         );
         let main = self.main.inferior();
         let optional = [

@@ -5,6 +5,8 @@
 //!   listen   one thread and one session for each client
 //!     v
 //!   wire     bytes in and out          frame   $body#cs, escapes, hexadecimal
+//!     |                                line    which packets still want an answer
+//!     |                                pulse   keeps a client waiting that would give up
 //!     v
 //!   session  takes a packet, sends its reply
 //!     v
@@ -25,8 +27,10 @@ mod answer;
 mod frame;
 mod front;
 mod host_io;
+mod line;
 mod listen;
 mod open_files;
+mod pulse;
 mod served;
 mod session;
 mod signal;

@@ -75,6 +75,9 @@ impl Session {
                     Answer::Reply(b"E01".to_vec())
                 }
             };
+            if self.state.client.lldb {
+                self.link.borrow_mut().wire.is_lldb();
+            }
             let reply = match answer {
                 Answer::Reply(reply) => Some(reply),
                 Answer::Pass { packet, room } => self.pass(&packet, room)?,
@@ -82,7 +85,7 @@ impl Session {
                 Answer::NoMoreAcks => {
                     self.send(b"OK")?;
                     self.link.borrow_mut().wire.stop_acks();
-                    None
+                    continue;
                 }
                 Answer::End(reply) => {
                     let sent = reply.map_or(Ok(()), |reply| self.send(&reply));
@@ -90,15 +93,16 @@ impl Session {
                     return sent;
                 }
             };
-            if let Some(reply) = reply {
-                self.send(&reply)?;
+            match reply {
+                Some(reply) => self.send(&reply)?,
+                None => self.link.borrow_mut().wire.no_reply()?,
             }
         }
     }
 
     fn send(&self, reply: &[u8]) -> io::Result<()> {
         trace!(reply = %Shown(reply), "to the client");
-        self.link.borrow_mut().wire.send(reply)
+        self.link.borrow_mut().wire.reply(reply)
     }
 
     /// Lets gdbstub answer `packet`, which the front has checked. `None` when
@@ -108,7 +112,9 @@ impl Session {
         let small = packet.len().saturating_add(room) <= SMALL_BUFFER - MARGIN;
         let place = if small { &mut self.small } else { &mut self.large };
         let mut machine = place.take().ok_or_else(lost)?;
-        for byte in frame::frame(packet) {
+        let mut framed = Vec::with_capacity(packet.len() + 4);
+        frame::frame(&mut framed, packet);
+        for byte in framed {
             let GdbStubStateMachine::Idle(idle) = machine else { return Err(lost()) };
             machine = idle
                 .incoming_data(&mut self.state, byte)
@@ -158,7 +164,7 @@ impl Connection for Outbox {
         let unwanted = matches!(link.stop, Some(Stop::NewPacket | Stop::Closed)) || link.broken.is_some();
         if !unwanted
             && let Some(reply) = payload(&self.bytes)
-            && let Err(e) = link.wire.send(reply)
+            && let Err(e) = link.wire.part(reply)
         {
             link.broken = Some(e);
         }

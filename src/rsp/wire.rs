@@ -1,10 +1,8 @@
-//! One client's connection: whole frames in, whole frames out, one system call
-//! each.
+//! One client's connection: whole packets in, whole frames out.
 //!
-//! Replies are acknowledged by the client, and the last frame is kept for a
-//! client that asks for it again. While a command runs, the wire is looked at
-//! without blocking: gdb does not say that its user pressed Ctrl-C, it only
-//! sends its next packet.
+//! What came is looked at before each reply and while a command runs, without
+//! blocking: gdb does not say that it waits no longer, it only sends its next
+//! packet. What that means is [`super::line`]'s to know.
 
 use std::io;
 use std::net::TcpStream;
@@ -15,7 +13,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
-use super::frame::{self, Event, Framer};
+use super::frame::Framer;
+use super::line::{Line, Reaction};
+use super::pulse::Pulse;
 
 /// A client that takes nothing for twice this long has lost its session (a write
 /// that times out in its middle reports what it did, and is tried again).
@@ -24,15 +24,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// Bytes per read.
 const READ_SIZE: usize = 0x4000;
-/// Bytes that are read ahead at most while a command runs.
-const READ_AHEAD: usize = 0x1_0000;
 /// A running command looks at the wire at most this often.
 const POLL_EVERY: Duration = Duration::from_millis(10);
 /// So long may a client take to hang up after the last reply.
 const LINGER: Duration = Duration::from_secs(1);
-/// So often may a client refuse one frame before it is given up.
-const NACK_LIMIT: u32 = 8;
-
 /// Why a running command is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -48,27 +43,23 @@ pub(crate) enum Stop {
 #[derive(Debug)]
 pub(crate) struct Wire {
     input: OwnedFd,
-    output: OwnedFd,
+    output: Pulse,
     framer: Framer,
-    last: Vec<u8>,
-    nacks: u32,
-    acks: bool,
+    line: Line,
     polled: Option<Instant>,
     buffer: Vec<u8>,
 }
 
 impl Wire {
-    fn new(input: OwnedFd, output: OwnedFd) -> Self {
-        Self {
+    fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
             input,
-            output,
+            output: Pulse::new(output)?,
             framer: Framer::new(),
-            last: Vec::new(),
-            nacks: 0,
-            acks: true,
+            line: Line::new(),
             polled: None,
             buffer: vec![0; READ_SIZE],
-        }
+        })
     }
 
     /// A TCP client.
@@ -80,7 +71,7 @@ impl Wire {
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_AFTER)?;
         let input = OwnedFd::from(stream);
         let output = input.try_clone()?;
-        Ok(Self::new(input, output))
+        Self::new(input, output)
     }
 
     /// A client on a Unix socket.
@@ -88,12 +79,12 @@ impl Wire {
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let input = OwnedFd::from(stream);
         let output = input.try_clone()?;
-        Ok(Self::new(input, output))
+        Self::new(input, output)
     }
 
     /// The one client on stdin and stdout.
     pub(crate) fn stdio() -> io::Result<Self> {
-        Ok(Self::new(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?))
+        Self::new(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?)
     }
 
     /// Waits for the first bytes; an error when none will come.
@@ -101,51 +92,59 @@ impl Wire {
         self.fill()
     }
 
-    /// The next packet, with `None` for one that was too long. The packet is
-    /// acknowledged; refusals and interrupts are dealt with here.
+    /// The next packet, with `None` for one that was too long.
     pub(crate) fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
-            match self.framer.next() {
-                Some(Event::Packet { body, good }) => {
-                    if !self.acks {
-                        return Ok(Some(body));
-                    }
-                    if good {
-                        self.write(b"+")?;
-                        return Ok(Some(body));
-                    }
-                    self.write(b"-")?;
-                }
-                Some(Event::TooLong) => {
-                    if self.acks {
-                        self.write(b"+")?;
-                    }
-                    return Ok(None);
-                }
-                Some(Event::Ack) => self.nacks = 0,
-                Some(Event::Nack) => {
-                    self.nacks += 1;
-                    if self.nacks > NACK_LIMIT {
-                        return Err(io::Error::other("the client refused the same reply too often"));
-                    }
-                    let last = std::mem::take(&mut self.last);
-                    let sent = self.write(&last);
-                    self.last = last;
-                    sent?;
-                }
-                // Idle interrupts get no answer: gdb would take it for the next reply.
-                Some(Event::Interrupt) => {}
-                None => self.fill()?,
+            if self.line.is_empty() {
+                self.fill()?;
+                continue;
+            }
+            // Copies may have come with it, or word that it is no longer waited for.
+            if let Some(packet) = self.line.next() {
+                self.output.begin(self.line.acks());
+                return Ok(packet);
             }
         }
     }
 
-    /// Sends `payload`, which is escaped already.
-    pub(crate) fn send(&mut self, payload: &[u8]) -> io::Result<()> {
-        let frame = frame::frame(payload);
-        let sent = self.write(&frame);
-        self.last = frame;
+    /// Sends the reply to the packet at work, unless the client waits for it no
+    /// longer. `payload` is escaped already.
+    pub(crate) fn reply(&mut self, payload: &[u8]) -> io::Result<()> {
+        match self.look() {
+            // One that hears what it asked for before it hangs up.
+            Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e),
+            _ => {}
+        }
+        if self.line.superseded() {
+            return self.no_reply();
+        }
+        let sent = self.part(payload);
+        self.line.done(true);
+        self.output.end();
         sent
+    }
+
+    /// Sends a frame before the reply.
+    pub(crate) fn part(&self, payload: &[u8]) -> io::Result<()> {
+        self.output.frame(payload)
+    }
+
+    /// The packet at work gets no reply.
+    pub(crate) fn no_reply(&mut self) -> io::Result<()> {
+        self.line.done(false);
+        let acknowledged = if self.line.superseded() { Ok(()) } else { self.output.acknowledge() };
+        self.output.end();
+        acknowledged
+    }
+
+    /// The client is gdb, which passes over notifications.
+    pub(crate) fn is_gdb(&self) {
+        self.output.is_patient();
+    }
+
+    /// The client is LLDB.
+    pub(crate) fn is_lldb(&mut self) {
+        self.line.is_lldb();
     }
 
     /// Waits a moment for the client to hang up first: it still wants to
@@ -163,7 +162,7 @@ impl Wire {
 
     /// No more acknowledgements, either way.
     pub(crate) fn stop_acks(&mut self) {
-        self.acks = false;
+        self.line.stop_acks();
     }
 
     /// Whether the client wants the running command to stop. Looks at the
@@ -174,13 +173,19 @@ impl Wire {
             return None;
         }
         self.polled = Some(now);
-        if self.framer.waiting() < READ_AHEAD && self.readable(Duration::ZERO) && self.fill().is_err() {
+        if self.look().is_err() {
             return Some(Stop::Closed);
         }
-        if self.framer.take_interrupt() {
+        if self.line.interrupted() {
             return Some(Stop::Interrupt);
         }
-        self.framer.packet_waits().then_some(Stop::NewPacket)
+        (!self.line.is_empty()).then_some(Stop::NewPacket)
+    }
+
+    /// Takes what has come, without blocking.
+    fn look(&mut self) -> io::Result<()> {
+        // Packets that wait need no company.
+        if self.line.is_empty() && self.readable(Duration::ZERO) { self.fill() } else { Ok(()) }
     }
 
     fn readable(&self, timeout: Duration) -> bool {
@@ -189,30 +194,28 @@ impl Wire {
         matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0)
     }
 
+    /// Reads once, and takes the packets that are whole.
     fn fill(&mut self) -> io::Result<()> {
         loop {
             match rustix::io::read(&self.input, self.buffer.as_mut_slice()) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => {
                     self.framer.feed(self.buffer.get(..n).unwrap_or_default());
-                    return Ok(());
+                    break;
                 }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-    }
-
-    fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match rustix::io::write(&self.output, bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no replies"));
+        while let Some(event) = self.framer.next() {
+            match self.line.take(event) {
+                Reaction::None => {}
+                Reaction::Refuse => self.output.refuse()?,
+                Reaction::Lost => {
+                    return Err(io::Error::other(
+                        "the client no longer knows which reply belongs to which packet; it must connect again",
+                    ));
                 }
-                Err(e) => return Err(e.into()),
             }
         }
         Ok(())

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use corestub::rsp::Options;
 
-use super::serve;
 use super::synthetic::{HOLE, MEMORY, PID, Synthetic, word_at};
+use super::{serve, until};
 
 /// Whether there is a gdb; in CI there must be one.
 pub fn have_gdb() -> bool {
@@ -191,7 +191,7 @@ fn ctrl_c_in_a_command_is_followed_by_right_answers() {
     }
     for command in ["endless", "silent"] {
         let target = Synthetic::new(3);
-        let cancelled = Arc::clone(&target.cancelled);
+        let (started, cancelled) = (Arc::clone(&target.started), Arc::clone(&target.cancelled));
         let address = serve(target, Options::default());
         let mut gdb = Command::new("gdb")
             .args(["-nx", "-q", "-ex", "set debuginfod enabled off", "-ex", "set pagination off"])
@@ -208,18 +208,14 @@ fn ctrl_c_in_a_command_is_followed_by_right_answers() {
             output.read_to_end(&mut text).map(|_| String::from_utf8_lossy(&text).into_owned())
         });
         writeln!(input, "monitor {command}").unwrap();
-        std::thread::sleep(Duration::from_secs(2));
+        until("the command runs", || started.load(Ordering::SeqCst) > 0);
+        // gdb has its acknowledgement by then, and waits.
+        std::thread::sleep(Duration::from_secs(1));
         assert!(Command::new("kill").args(["-INT", &gdb.id().to_string()]).status().unwrap().success());
         std::thread::sleep(Duration::from_millis(500));
         writeln!(input, "x/gx {:#x}\nthread 2\np $rbx\npython print(gdb.execute(\"monitor help\", to_string=True))\ndetach\nquit", MEMORY.start).unwrap();
         drop(input);
-        let start = Instant::now();
-        while gdb.try_wait().unwrap().is_none() {
-            if start.elapsed() > Duration::from_secs(30) {
-                gdb.kill().unwrap();
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until("gdb ends", || gdb.try_wait().unwrap().is_some());
         let text = reader.join().unwrap().unwrap();
         let tail = text.get(text.len().saturating_sub(1500)..).unwrap_or(&text);
         has(tail, &[&format!("{:#018x}", word_at(MEMORY.start)), "$1 = 2", "thread Some(2)", "detached]"]);

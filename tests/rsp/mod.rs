@@ -23,6 +23,15 @@ fn serve(target: Synthetic, options: Options) -> SocketAddr {
     address
 }
 
+/// Waits for what must come to pass.
+fn until(what: &str, mut there: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !there() {
+        assert!(start.elapsed() < Duration::from_secs(120), "not in two minutes: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn sum(body: &[u8]) -> u8 {
     body.iter().fold(0u8, |sum, b| sum.wrapping_add(*b))
 }

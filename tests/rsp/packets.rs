@@ -10,7 +10,7 @@ use corestub::rsp::Options;
 use proptest::prelude::*;
 
 use super::synthetic::{HOLE, MEMORY, PID, PROCESS, Synthetic, byte_at};
-use super::{Client, hex, serve, unhex};
+use super::{Client, hex, serve, unhex, until};
 
 const GDB13: &str = "qSupported:multiprocess+;swbreak+;hwbreak+;qRelocInsn+;fork-events+;vfork-events+;exec-events+;\
                      vContSupported+;QThreadEvents+;no-resumed+;memory-tagging+;xmlRegisters=i386";
@@ -47,7 +47,7 @@ fn object(client: &mut Client, name: &str, annex: &str) -> Vec<u8> {
 #[test]
 fn the_features_that_are_offered() {
     let mut gdb = client(3);
-    insta::assert_snapshot!(gdb.ask(GDB13), @"PacketSize=10000;qXfer:features:read+;qXfer:threads:read+;qXfer:exec-file:read+;qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+;qXfer:vmcoreinfo:read+;multiprocess+");
+    insta::assert_snapshot!(gdb.ask(GDB13), @"PacketSize=10000;qXfer:features:read+;qXfer:threads:read+;qXfer:exec-file:read+;qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+;qEcho+;qXfer:vmcoreinfo:read+;multiprocess+");
     let mut gdb16 = client(3);
     let features = format!("{GDB13};error-message+");
     assert!(gdb16.ask(&features).ends_with(";multiprocess+;error-message+"));
@@ -71,19 +71,42 @@ fn the_target_description() {
 }
 
 #[test]
-fn a_refused_frame_is_sent_again_and_a_damaged_one_asked_for() {
+fn nothing_is_sent_twice_and_a_damaged_frame_is_asked_for() {
     let mut client = client(3);
+    client.raw(b"+");
+    client.send("qC");
     client.send("qC");
     assert_eq!(client.byte(), b'+');
     assert_eq!(client.frame(), b"QC3");
-    client.raw(b"-");
-    assert_eq!(client.frame(), b"QC3");
+    // The line loses nothing: what is asked for again is on its way.
+    client.raw(&[b'-'; 2]);
+    client.send("qC");
+    assert!(client.silent());
     client.raw(b"+$qC#00");
     assert_eq!(client.byte(), b'-');
+    assert_eq!(client.ask("qC"), "QC3");
+}
+
+#[test]
+fn a_question_that_crosses_a_reply_is_asked_for_again() {
+    let mut client = client(3);
+    client.raw(b"+");
     client.send("qC");
-    assert_eq!(client.reply(), b"QC3");
-    client.raw(&[b'-'; 100]);
-    assert!(client.closed(), "endless refusals end the session");
+    assert_eq!(client.byte(), b'+');
+    assert_eq!(client.frame(), b"QC3");
+    client.send("?");
+    assert_eq!(client.byte(), b'-');
+    client.raw(b"+");
+    assert_eq!(client.ask("?"), "T00thread:3;");
+    assert_eq!(client.ask("qEcho:7"), "qEcho:7");
+}
+
+#[test]
+fn a_question_given_up_gets_no_answer_and_the_next_one_its_own() {
+    let mut client = client(3);
+    client.raw(b"+$qC#b4---+$qC#b4$?#3f");
+    assert_eq!(client.reply(), b"T00thread:3;");
+    assert!(client.silent());
 }
 
 #[test]
@@ -435,6 +458,7 @@ fn clients_do_not_disturb_each_other() {
     assert_eq!(one.byte(), b'+');
     one.raw(b"\x03");
     assert_eq!(one.frame(), b"OK");
+    one.raw(b"+");
     assert_eq!(one.ask("p1"), "0100000000000000");
 }
 
@@ -476,11 +500,7 @@ fn a_client_that_leaves_ends_its_command() {
         client.send(&format!("qRcmd,{}", hex(command)));
         assert_eq!(client.byte(), b'+');
     }
-    let start = Instant::now();
-    while cancelled.load(Ordering::SeqCst) < 2 {
-        assert!(start.elapsed() < Duration::from_secs(20), "the commands still run");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the commands are given up", || cancelled.load(Ordering::SeqCst) == 2);
 }
 
 #[test]

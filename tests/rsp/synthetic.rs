@@ -29,6 +29,8 @@ pub struct Synthetic {
     program: Arc<[u8]>,
     /// How many commands were given up because the client had gone on.
     pub cancelled: Arc<AtomicUsize>,
+    /// Commands that were started.
+    pub started: Arc<AtomicUsize>,
 }
 
 /// The byte at an address.
@@ -85,6 +87,7 @@ impl Synthetic {
             threads,
             program: program().into(),
             cancelled: Arc::default(),
+            started: Arc::default(),
         }
     }
 
@@ -96,6 +99,7 @@ impl Synthetic {
             threads: vec![ThreadInfo { tid: PROCESS, name: "init".into(), core: None, extra: String::new() }],
             program: program().into(),
             cancelled: Arc::default(),
+            started: Arc::default(),
         }
     }
 }
@@ -200,6 +204,7 @@ impl Inferior for Synthetic {
             }
             outcome
         };
+        self.started.fetch_add(1, Ordering::SeqCst);
         match line {
             "help" => writeln!(out, "help: the commands of a made-up target, thread {:?}", context.thread),
             "why" => match context.last_fault {
