@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::Gdb;
-use crate::debuginfo::build_id::BuildId;
+use crate::elf::BuildId;
 use crate::error::{Error, Result};
 use crate::rsp::{self, Endpoint, Listener};
 use crate::snapshot::{Options, Snapshot};
@@ -111,7 +111,7 @@ fn debug_files(snapshot: &Snapshot) -> Vec<(BuildId, PathBuf)> {
     let found = kernel.debug_files();
     let vmlinux = found.vmlinux.iter().filter_map(|v| Some((v.build_id()?.clone(), v.path().to_owned())));
     let modules = kernel.modules().iter().zip(&found.modules);
-    let modules = modules.filter_map(|(m, path)| Some((BuildId::new(m.build_id.as_ref()?)?, path.clone()?)));
+    let modules = modules.filter_map(|(m, path)| Some((m.build_id.clone()?, path.clone()?)));
     vmlinux.chain(modules).collect()
 }
 

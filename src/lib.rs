@@ -16,6 +16,8 @@
 //!   debuginfo  names, types, unwind rules         memory    page tables: a virtual address space
 //!    v                                             v
 //!   dump       bytes -> physical pages or segments, notes
+//!    v
+//!   elf, bytes, addr, error    the ground floor: ELF files, bytes by range, addresses
 //! ```
 //!
 //! The life of one `m` packet: `rsp::front` cuts and checks the frame, gdbstub
@@ -34,6 +36,7 @@ pub mod cli;
 pub mod commands;
 pub mod debuginfo;
 pub mod dump;
+pub mod elf;
 pub mod error;
 pub mod gdb;
 pub mod image;

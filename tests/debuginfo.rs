@@ -57,8 +57,8 @@ fn debug_files_by_build_id() {
         let own = lab.join(format!("build-{release}/debug"));
         let locator = Locator::new(vec![root.join("usr/lib/debug"), own]);
         let id = kernel.vmcoreinfo().build_id().unwrap();
-        let id: corestub::debuginfo::BuildId = id.parse().unwrap();
-        let vmlinux = locator.vmlinux(&release, id.as_bytes()).unwrap();
+        let id: corestub::elf::BuildId = id.parse().unwrap();
+        let vmlinux = locator.vmlinux(&release, &id).unwrap();
         let file = Vmlinux::open(&vmlinux).unwrap();
         assert!(file.has_dwarf());
         assert_eq!(file.build_id(), Some(&id));
@@ -69,7 +69,7 @@ fn debug_files_by_build_id() {
         }
         let mut without = Vec::new();
         for module in kernel.modules() {
-            match locator.module(&release, &module.name, module.build_id.as_deref()) {
+            match locator.module(&release, &module.name, module.build_id.as_ref()) {
                 Some(path) => assert!(Vmlinux::open(&path).unwrap().has_dwarf(), "{}", path.display()),
                 None => without.push(&module.name),
             }

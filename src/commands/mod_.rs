@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::{Command, CommandError, Request, Subject, json, only_kernel};
-use crate::debuginfo::build_id::BuildId;
+use crate::elf::BuildId;
 use crate::linux::modules::State;
 use crate::linux::{Module, taint};
 
@@ -115,7 +115,7 @@ fn row<'a>(m: &'a Module, file: Option<&std::path::PathBuf>) -> Row<'a> {
             State::Unformed => "unformed",
         },
         taint: taint::letters(m.taints),
-        build_id: m.build_id.as_deref().and_then(BuildId::new).map(|id| id.to_string()),
+        build_id: m.build_id.as_ref().map(BuildId::to_string),
         debug_file: file.map(|f| f.display().to_string()),
     }
 }

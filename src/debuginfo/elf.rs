@@ -12,10 +12,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::build_id::BuildId;
 use super::symbols::{Builder, SymbolTable};
 use crate::bytes;
-use crate::dump::source::{self, Source};
+use crate::bytes::source::{self, Source};
+use crate::elf::BuildId;
 use crate::error::{Error, Result};
 
 /// Kernel addresses: what KASLR moves. Below lie per-CPU offsets, zero-based
@@ -285,7 +285,7 @@ impl Vmlinux {
             .chain(segments)
             .filter(|&(_, size)| size <= NOTES_MAX)
             .filter_map(|(offset, size)| self.range(offset, size, "notes").ok())
-            .find_map(|notes| BuildId::from_notes(&notes))
+            .find_map(|notes| BuildId::from_notes(&notes, 4))
     }
 
     fn range(&self, offset: u64, size: u64, wanted: &'static str) -> Result<Cow<'_, [u8]>> {

@@ -14,7 +14,7 @@
 //! | Arch | `/usr/lib/debug/usr/lib/modules/REL/vmlinux`, `.../REL/build/vmlinux` | `.../REL/kernel/**.ko.zst` |
 //!
 //! Debian's debug packages have no `.build-id` links for the kernel, so gdb does not
-//! find these files by itself: see [`link_build_ids`].
+//! find these files by itself.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,8 +24,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::build_id::BuildId;
 use super::elf::Vmlinux;
+use crate::elf::BuildId;
 
 /// Where debug files lie unless told otherwise.
 pub const DEFAULT_DEBUG_DIR: &str = "/usr/lib/debug";
@@ -114,40 +114,42 @@ impl Locator {
     }
 
     /// The vmlinux of that release with that build-id: one with DWARF, or else
-    /// one with symbols only. An empty id finds nothing: it could not be checked.
+    /// one with symbols only.
     #[must_use]
-    pub fn vmlinux(&self, release: &str, build_id: &[u8]) -> Option<PathBuf> {
-        let id = self.wanted("vmlinux", Some(build_id))?;
-        self.remembered(&id, || {
-            let mut candidates = self.by_id(&id);
+    pub fn vmlinux(&self, release: &str, id: &BuildId) -> Option<PathBuf> {
+        self.remembered(id, || {
+            let mut candidates = self.by_id(id);
             if is_plain_name(release) {
                 candidates.extend(self.vmlinux_candidates(release));
             }
-            self.choose(&format!("vmlinux {release}"), &id, candidates)
+            self.choose(&format!("vmlinux {release}"), id, candidates)
         })
     }
 
     /// The debug file of a module, or the module itself if it has no other.
+    /// Without an id nothing is found: it could not be checked.
     #[must_use]
-    pub fn module(&self, release: &str, name: &str, build_id: Option<&[u8]>) -> Option<PathBuf> {
-        let id = self.wanted(name, build_id)?;
-        self.remembered(&id, || {
-            let mut candidates = self.by_id(&id);
+    pub fn module(&self, release: &str, name: &str, id: Option<&BuildId>) -> Option<PathBuf> {
+        let Some(id) = id else {
+            self.say(format!("{name}: not looked for, because its build-id is not known"));
+            return None;
+        };
+        self.remembered(id, || {
+            let mut candidates = self.by_id(id);
             if is_plain_name(name) && is_plain_name(release) {
                 let key = name.replace('-', "_");
                 for (folder, depth) in self.module_folders(release) {
                     candidates.extend(self.walk(&folder, depth).get(&key).into_iter().flatten().cloned());
                 }
             }
-            self.choose(&format!("module {name}"), &id, candidates)
+            self.choose(&format!("module {name}"), id, candidates)
         })
     }
 
     /// The debug file of any image, by build-id alone.
     #[must_use]
-    pub fn debug_file(&self, build_id: &[u8]) -> Option<PathBuf> {
-        let id = self.wanted("a file", Some(build_id))?;
-        self.remembered(&id, || self.choose("debug file", &id, self.by_id(&id)))
+    pub fn debug_file(&self, id: &BuildId) -> Option<PathBuf> {
+        self.remembered(id, || self.choose("debug file", id, self.by_id(id)))
     }
 
     /// What was found and what was not, and why, a line each.
@@ -162,14 +164,6 @@ impl Locator {
         if log.len() < EXPLAIN_MAX {
             log.push(line);
         }
-    }
-
-    fn wanted(&self, what: &str, build_id: Option<&[u8]>) -> Option<BuildId> {
-        let id = BuildId::new(build_id.unwrap_or_default());
-        if id.is_none() {
-            self.say(format!("{what}: not looked for, because its build-id is not known"));
-        }
-        id
     }
 
     fn remembered(&self, id: &BuildId, find: impl FnOnce() -> Option<PathBuf>) -> Option<PathBuf> {
@@ -501,28 +495,6 @@ impl Codec {
         }
         Ok(())
     }
-}
-
-/// Makes `DIR/.build-id/xx/yyyy.debug` links to the files, so that gdb finds them by
-/// `set debug-file-directory DIR`.
-///
-/// # Errors
-/// The folder or a link cannot be made.
-pub fn link_build_ids<'a>(
-    dir: &Path,
-    files: impl IntoIterator<Item = (&'a BuildId, &'a Path)>,
-) -> io::Result<()> {
-    for (id, file) in files {
-        let link = dir.join(".build-id").join(id.debug_path());
-        if let Some(parent) = link.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        match std::os::unix::fs::symlink(fs::canonicalize(file)?, &link) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// `$XDG_CACHE_HOME/corestub/debug`.

@@ -4,7 +4,6 @@
 //! vmlinux, DWARF of vmlinux, in that order. Each source may be absent.
 
 pub mod btf;
-pub mod build_id;
 pub mod dwarf;
 pub mod elf;
 pub mod kallsyms;
@@ -19,8 +18,6 @@ pub(crate) mod lab;
 #[cfg(test)]
 #[path = "tests/vmlinux.rs"]
 pub(crate) mod vmlinux;
-
-pub use build_id::BuildId;
 
 /// Where a member lies in its struct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use std::sync::OnceLock;
 
-use super::source::Source;
+use crate::bytes::source::Source;
 
 /// Bytes between two counted places.
 const BLOCK: u64 = 512;
@@ -153,7 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dump::source::InMemory;
+    use crate::bytes::source::InMemory;
 
     proptest! {
         #[test]

@@ -4,9 +4,6 @@
 //! says which, `p_vaddr` is zero or wrong often enough (drgn issues 15 and 461)
 //! that nothing here looks at it.
 //!
-//! * More than 65,534 program headers: `e_phnum` is `PN_XNUM`, and the number is
-//!   in `sh_info` of section header 0 (`elf(5)`). QEMU puts that one section header
-//!   before the program headers.
 //! * `p_filesz < p_memsz`: the rest is memory of the machine that is not in the
 //!   file. makedumpfile leaves out pages of zeros and filtered pages alike in this
 //!   way, so the rest is *excluded*, never zero.
@@ -17,37 +14,18 @@
 //! opened: of overlapping segments the one that begins first counts, what is stored
 //! counts before what is not, and what joins in memory and in the file is joined.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use super::notes::{Notes, iter_notes};
-use super::source::Source;
+use super::notes::Notes;
 use crate::addr::PhysAddr;
-use crate::bytes::{Cursor, u16_at, u32_at, u64_at};
+use crate::bytes::source::Source;
+use crate::elf::{Header, PT_LOAD, PT_NOTE, ProgramHeader, notes};
 use crate::error::{Error, ReadFault, Result};
 
-const EHDR_BYTES: usize = 64;
-const PHDR_BYTES: usize = 56;
-const ET_CORE: u16 = 4;
-const EM_X86_64: u16 = 62;
-const PN_XNUM: u16 = 0xffff;
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
 /// makedumpfile's mark in `e_flags` of a dump it could not finish (`DUMP_ELF_INCOMPLETE`).
 const INCOMPLETE: u32 = 1;
 /// Notes larger than this are no notes (8,192 CPUs make 7 MB).
 const NOTES_MAX: u64 = 256 << 20;
-
-/// One program header.
-#[derive(Debug, Clone, Copy)]
-struct ProgramHeader {
-    kind: u32,
-    offset: u64,
-    vaddr: u64,
-    paddr: u64,
-    filesz: u64,
-    memsz: u64,
-}
 
 /// The ELF header and the program headers of a core file.
 pub(super) struct CoreHeaders {
@@ -56,56 +34,25 @@ pub(super) struct CoreHeaders {
 }
 
 impl CoreHeaders {
-    /// Whether `head` begins like an ELF file.
-    pub(super) fn is_elf(head: &[u8]) -> bool {
-        head.starts_with(b"\x7fELF")
-    }
-
     /// Reads and checks the headers.
     pub(super) fn read(source: &dyn Source) -> Result<Self> {
         let path = source.path();
-        let io = |e| Error::io("read", path, e);
-        let bad = |offset: u64, wanted: &'static str, found: String| Error::Malformed {
-            path: path.to_owned(),
-            format: "ELF header",
-            offset,
-            wanted,
-            found,
-        };
-        let head = source.bytes_up_to(0, EHDR_BYTES).map_err(io)?;
-        check_ident(path, &head)?;
-        if head.len() < EHDR_BYTES {
-            return Err(bad(head.len() as u64, "a header of 64 bytes", "the end of the file".to_owned()));
+        let header = Header::read(source)?;
+        header.expect_core(path)?;
+        let mut segments = header.all_program_headers(source)?;
+        for segment in &mut segments {
+            segment.memsz = segment.memsz.max(segment.filesz);
         }
-        let half = |at| u16_at(&head, at).unwrap_or(0);
-        let (phoff, shoff) = (u64_at(&head, 32).unwrap_or(0), u64_at(&head, 40).unwrap_or(0));
-        check_kind(path, half(16), half(18))?;
-        let flags = u32_at(&head, 48).unwrap_or(0);
-        if usize::from(half(54)) != PHDR_BYTES {
-            return Err(bad(54, "e_phentsize 56", half(54).to_string()));
+        if segments.is_empty() {
+            return Err(Error::Malformed {
+                path: path.to_owned(),
+                format: "ELF header",
+                offset: 56,
+                wanted: "program headers",
+                found: "none".to_owned(),
+            });
         }
-        let mut count = u64::from(half(56));
-        if half(56) == PN_XNUM {
-            let section = source.bytes(shoff, 64).ok().filter(|_| shoff != 0);
-            let info = section.and_then(|s| u32_at(&s, 44));
-            count = info.map(u64::from).ok_or_else(|| {
-                bad(40, "section header 0 with the number of segments", format!("e_shoff {shoff:#x}"))
-            })?;
-        }
-        let table = count
-            .checked_mul(PHDR_BYTES as u64)
-            .filter(|&len| phoff.checked_add(len).is_some_and(|end| end <= source.len()))
-            .and_then(|len| usize::try_from(len).ok())
-            .and_then(|len| source.bytes(phoff, len).ok())
-            .ok_or_else(|| {
-                let found = format!("{count} of them at {phoff:#x} in a file of {:#x} bytes", source.len());
-                bad(32, "program headers within the file", found)
-            })?;
-        if count == 0 {
-            return Err(bad(56, "program headers", "none".to_owned()));
-        }
-        let segments = table.chunks_exact(PHDR_BYTES).filter_map(ProgramHeader::parse).collect();
-        Ok(Self { segments, flags })
+        Ok(Self { segments, flags: header.flags() })
     }
 
     /// The bytes of each `PT_NOTE` segment, as far as the file has them.
@@ -131,7 +78,7 @@ impl CoreHeaders {
         const NT_FILE: u32 = 0x4649_4c45;
         let (mut machine, mut process) = (false, false);
         self.note_segments(source, |data| {
-            for note in iter_notes(data) {
+            for note in notes(data, 4) {
                 match (note.name, note.kind) {
                     (b"VMCOREINFO" | b"QEMU", 0) => machine = true,
                     (b"CORE", NT_PRPSINFO | NT_AUXV | NT_FILE) => process = true,
@@ -141,62 +88,6 @@ impl CoreHeaders {
         });
         let mut loads = self.segments.iter().filter(|s| s.kind == PT_LOAD);
         machine || !process && loads.any(|s| s.paddr != 0 || s.vaddr == 0 && s.memsz > 0)
-    }
-}
-
-/// Class and byte order, before anything is read by them.
-fn check_ident(path: &Path, head: &[u8]) -> Result<()> {
-    let what = match (head.get(4), head.get(5)) {
-        (Some(2), Some(1)) => return Ok(()),
-        (Some(1), _) => "a 32-bit ELF file",
-        (Some(2), Some(2)) => "a big-endian ELF file",
-        _ => "an ELF file of unknown class",
-    };
-    Err(Error::Unsupported {
-        path: path.to_owned(),
-        what: what.to_owned(),
-        hint: "corestub serves x86-64 dumps only",
-    })
-}
-
-/// File type and machine.
-fn check_kind(path: &Path, kind: u16, machine: u16) -> Result<()> {
-    let other = |what: String, hint| Err(Error::Unsupported { path: path.to_owned(), what, hint });
-    if kind != ET_CORE {
-        let what = match kind {
-            1 => "an ELF object file or kernel module",
-            2 => "an ELF executable or vmlinux",
-            3 => "an ELF executable or shared library",
-            _ => "an ELF file that is no core dump",
-        };
-        return other(what.to_owned(), "give the dump; a vmlinux goes with --vmlinux");
-    }
-    if machine != EM_X86_64 {
-        let name = match machine {
-            3 => "i386",
-            20 | 21 => "PowerPC",
-            22 => "s390",
-            40 => "ARM",
-            183 => "AArch64",
-            243 => "RISC-V",
-            258 => "LoongArch",
-            _ => "unknown type",
-        };
-        return other(
-            format!("a dump of a machine of type {machine} ({name})"),
-            "corestub serves x86-64 dumps only",
-        );
-    }
-    Ok(())
-}
-
-impl ProgramHeader {
-    fn parse(raw: &[u8]) -> Option<Self> {
-        let mut c = Cursor::new(raw);
-        let (kind, _flags) = (c.u32().ok()?, c.u32().ok()?);
-        let (offset, vaddr, paddr) = (c.u64().ok()?, c.u64().ok()?, c.u64().ok()?);
-        let (filesz, memsz) = (c.u64().ok()?, c.u64().ok()?);
-        Some(Self { kind, offset, vaddr, paddr, filesz, memsz: memsz.max(filesz) })
     }
 }
 

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dump::source::InMemory;
+use crate::bytes::source::InMemory;
 
 #[test]
 fn overlaps_leave_each_byte_in_one_place() {

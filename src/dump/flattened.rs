@@ -25,8 +25,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::source::Source;
 use crate::bytes::array_at;
+use crate::bytes::source::Source;
 use crate::error::{Error, Result};
 
 /// The first bytes of the stream.
@@ -230,7 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dump::source::InMemory;
+    use crate::bytes::source::InMemory;
 
     /// A stream of these writes, and the file they make.
     fn stream(writes: &[(u64, Vec<u8>)]) -> (Vec<u8>, Vec<u8>, Vec<bool>) {

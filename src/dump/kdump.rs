@@ -25,9 +25,9 @@ use super::codec::{Codec, Decoders};
 use super::kdump_header::{DESCRIPTOR_BYTES, Header};
 use super::notes::Notes;
 use super::page_cache::{PAGE_BYTES, PageCache};
-use super::source::Source;
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::bytes;
+use crate::bytes::source::Source;
 use crate::error::{Error, ReadFault, Result};
 
 /// A kdump file, or the pieces of a split one.

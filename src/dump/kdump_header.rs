@@ -18,8 +18,8 @@
 use std::ops::Range;
 
 use super::notes::Notes;
-use super::source::Source;
 use crate::addr::PAGE_SIZE;
+use crate::bytes::source::Source;
 use crate::bytes::{array_at, cstr, u32_at, u64_at};
 use crate::error::{Error, Result};
 

@@ -6,8 +6,8 @@ use std::io::Write;
 
 use proptest::prelude::*;
 
-use super::source::InMemory;
 use super::*;
+use crate::bytes::source::InMemory;
 
 /// What to do with a page: the machine has it, the dump leaves it out; or it is stored.
 #[derive(Clone)]

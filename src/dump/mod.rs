@@ -25,16 +25,15 @@ mod kdump;
 mod kdump_header;
 pub mod notes;
 mod page_cache;
-pub mod source;
 pub mod vmcoreinfo;
 
+use crate::bytes::source::{self, Source};
 use elf::{CoreHeaders, ElfDump};
 use flattened::Flattened;
 use kdump::Kdump;
 use kdump_header::Header;
 pub use kdump_header::Utsname;
 use notes::Notes;
-use source::Source;
 use vmcoreinfo::VmcoreInfo;
 
 use crate::addr::{PAGE_SIZE, PhysAddr};
@@ -92,7 +91,7 @@ const NO_DUMPS: [(&[u8], &str, &str); 9] = [
 fn magic(source: &dyn Source) -> Result<Magic> {
     let path = || source.path().to_owned();
     let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", source.path(), e))?;
-    if CoreHeaders::is_elf(&head) {
+    if crate::elf::Header::is_elf(&head) {
         return Ok(Magic::Elf);
     }
     if Header::is_kdump(&head) {

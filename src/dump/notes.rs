@@ -1,8 +1,6 @@
 //! ELF notes: what the dump tells beside its memory.
 //!
-//! A `PT_NOTE` segment, or the note area of a kdump file, is a row of
-//! `{u32 namesz, u32 descsz, u32 type, name, desc}` with name and descriptor
-//! padded to four bytes (`include/uapi/linux/elf.h`, `Elf64_Nhdr`).
+//! They stand in a `PT_NOTE` segment, or the note area of a kdump file.
 //!
 //! | name | type | descriptor |
 //! |---|---|---|
@@ -10,52 +8,12 @@
 //! | `VMCOREINFO` | 0 | text, see [`super::vmcoreinfo`] |
 //! | `QEMU` | 0 | `QEMUCPUState` (QEMU `target/i386/arch_dump.c`): one a CPU, whole system state |
 //! | `ERASEINFO` | 0 | makedumpfile: which symbols `--config` wiped |
-//!
-//! Sizes in notes lie in real dumps (a CPU that died while it wrote leaves
-//! zeros) and in hostile ones: [`iter_notes`] stops at the first note that does
-//! not fit, and everything found before it stays.
 
 use crate::bytes::{self, Cursor};
+use crate::elf;
 
 /// `NT_PRSTATUS`.
 pub const NT_PRSTATUS: u32 = 1;
-
-/// One note.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Note<'a> {
-    /// The originator, without its NUL: `CORE`, `LINUX`, `VMCOREINFO`, `QEMU`.
-    pub name: &'a [u8],
-    /// What the originator calls it.
-    pub kind: u32,
-    /// The descriptor.
-    pub desc: &'a [u8],
-}
-
-/// The notes in `data`, up to the first that does not fit.
-pub fn iter_notes(data: &[u8]) -> impl Iterator<Item = Note<'_>> {
-    let mut c = Cursor::new(data);
-    std::iter::from_fn(move || next_note(&mut c))
-}
-
-fn next_note<'a>(c: &mut Cursor<'a>) -> Option<Note<'a>> {
-    loop {
-        let namesz = usize::try_from(c.u32().ok()?).ok()?;
-        let descsz = usize::try_from(c.u32().ok()?).ok()?;
-        let kind = c.u32().ok()?;
-        if namesz == 0 && descsz == 0 {
-            // /proc/vmcore pads the notes of a CPU that saved nothing with zeros:
-            // each twelve of them are an empty note. Go on to the next CPU's.
-            continue;
-        }
-        let name = c.take(namesz).ok()?;
-        // The last note may end without its padding.
-        c.align(4).ok().or_else(|| (descsz == 0).then_some(()))?;
-        let desc = c.take(descsz).ok()?;
-        let _ = c.align(4);
-        let name = name.strip_suffix(b"\0").unwrap_or(name);
-        return Some(Note { name, kind, desc });
-    }
-}
 
 /// `struct user_regs_struct` of x86-64 (`arch/x86/include/asm/user_64.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -292,7 +250,7 @@ impl Notes {
 
     /// Adds the notes of a further segment.
     pub fn add(&mut self, data: &[u8]) {
-        for note in iter_notes(data) {
+        for note in elf::notes(data, 4) {
             match (note.name, note.kind) {
                 (b"CORE", NT_PRSTATUS) => self.prstatus.extend(PrStatus::parse(note.desc)),
                 (b"QEMU", 0) => self.qemu_cpus.extend(QemuCpu::parse(note.desc)),

@@ -16,8 +16,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::notes::Notes;
-use super::source;
 use crate::bytes;
+use crate::bytes::source;
 use crate::error::{Error, Result};
 
 /// The parsed text.

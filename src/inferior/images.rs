@@ -9,8 +9,8 @@ use std::thread;
 use super::FileError;
 use crate::addr::VirtAddr;
 use crate::debuginfo::btf::Btf;
-use crate::debuginfo::build_id::BuildId;
 use crate::debuginfo::orc::Kind;
+use crate::elf::BuildId;
 use crate::image::cfi::{self, CallOverride};
 use crate::image::files::VirtualFile;
 use crate::image::skeleton::{Section, SectionKind};
@@ -70,7 +70,7 @@ impl Images {
             list.push(out.library(DWARF.to_owned(), image));
         }
         if let (Some(v), Some(id)) = (dwarf, build_id) {
-            out.disk_file(id.as_bytes(), v.path());
+            out.disk_file(id, v.path());
         }
         if let Some(image) = made.debug {
             out.files.insert(format!("/kernel/{}", image::KERNEL_TYPES), VirtualFile::Bytes(image.bytes));
@@ -102,16 +102,12 @@ impl Images {
         (name, image.segment)
     }
 
-    fn debug_file(&mut self, build_id: &[u8], file: VirtualFile) {
-        if let Some(id) = BuildId::new(build_id) {
-            let name = format!(".build-id/{}", id.debug_path().display());
-            self.debug.insert(name, file);
-        }
-    }
-
-    fn disk_file(&mut self, build_id: &[u8], path: &Path) {
+    fn disk_file(&mut self, build_id: &BuildId, path: &Path) {
         match std::fs::File::open(path).and_then(|f| Ok((f.metadata()?.len(), f))) {
-            Ok((len, file)) => self.debug_file(build_id, VirtualFile::Disk(Arc::new(file), len)),
+            Ok((len, file)) => {
+                let name = format!(".build-id/{}", build_id.debug_path().display());
+                self.debug.insert(name, VirtualFile::Disk(Arc::new(file), len));
+            }
             Err(why) => tracing::warn!("cannot serve {}: {why}", path.display()),
         }
     }
@@ -172,7 +168,7 @@ fn modules(kernel: &Kernel) -> Vec<image::ModuleImages> {
             let images = image::module(&ModuleParts {
                 name: &module.name,
                 symbols,
-                build_id: module.build_id.as_deref(),
+                build_id: module.build_id.as_ref().map(BuildId::as_bytes),
                 sections: &sections,
                 orc: kernel.orc().of_module(kernel, i).filter(|_| room),
                 btf: btf.as_ref(),

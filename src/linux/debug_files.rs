@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Kernel;
-use crate::debuginfo::build_id::BuildId;
+use crate::addr::VirtAddr;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::locate::Locator;
+use crate::elf::BuildId;
+use crate::memory::AddressSpace;
 
 /// What was found, each checked by build-id.
 pub struct DebugFiles {
@@ -27,12 +29,12 @@ impl DebugFiles {
         let build_id = build_id(kernel);
         let given = kernel.vmlinux().filter(|v| v.has_dwarf()).cloned();
         let vmlinux = given.or_else(|| {
-            let path = locator.vmlinux(release, build_id.as_ref()?.as_bytes())?;
+            let path = locator.vmlinux(release, build_id.as_ref()?)?;
             let file = Vmlinux::open(&path).inspect_err(|e| tracing::warn!("{e}")).ok()?;
             file.has_dwarf().then(|| Arc::new(file))
         });
         let modules = kernel.modules().iter().map(|module| {
-            let path = locator.module(release, &module.name, module.build_id.as_deref())?;
+            let path = locator.module(release, &module.name, module.build_id.as_ref())?;
             Vmlinux::open(&path).ok()?.has_dwarf().then_some(path)
         });
         let modules = modules.collect();
@@ -47,5 +49,29 @@ fn build_id(kernel: &Kernel) -> Option<BuildId> {
         return Some(id);
     }
     let (start, stop) = (kernel.symbol("__start_notes")?, kernel.symbol("__stop_notes")?);
-    BuildId::from_memory(kernel.space().as_ref(), start.0, stop.0)
+    in_memory(kernel.space().as_ref(), start, stop)
+}
+
+/// The build-id of a running kernel: in the notes from `start` to `stop`.
+fn in_memory(space: &dyn AddressSpace, start: VirtAddr, stop: VirtAddr) -> Option<BuildId> {
+    let len = usize::try_from(stop.0.checked_sub(start.0)?).ok().filter(|len| *len <= 1 << 16)?;
+    BuildId::from_notes(&space.read_vec(start, len).ok()?, 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::debuginfo::{kallsyms, lab};
+
+    #[test]
+    fn in_the_memory_of_a_kernel() {
+        for scenario in lab::scenarios("qemu.elf") {
+            let guest = lab::Guest::open(&scenario);
+            let tables = kallsyms::Tables::from_lookup(&|name| guest.symbol(name)).unwrap();
+            let table = kallsyms::read(&guest, &tables, None, true).unwrap();
+            let at = |name| VirtAddr(table.address(name).unwrap());
+            let id = in_memory(&guest, at("__start_notes"), at("__stop_notes")).unwrap();
+            assert_eq!(id.to_string(), guest.get("BUILD-ID").unwrap());
+        }
+    }
 }

@@ -20,7 +20,7 @@ use super::object::Object;
 use crate::addr::VirtAddr;
 use crate::bytes::{array_at, cstr, u32_at, u64_at};
 use crate::debuginfo::symbols::{Builder, SymbolTable};
-use crate::dump::notes::iter_notes;
+use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 
 /// More modules than this are not believed.
@@ -81,7 +81,7 @@ pub struct Module {
     /// Its sections, by address; empty if the dump lacks the attributes.
     pub sections: Vec<Section>,
     /// Its GNU build-id.
-    pub build_id: Option<Vec<u8>>,
+    pub build_id: Option<BuildId>,
     /// `taints`.
     pub taints: u64,
     /// ORC: address of the ip table, of the entries, and how many.
@@ -250,16 +250,11 @@ fn sections(kernel: &Kernel, view: &Object<'_>) -> Vec<Section> {
 
 /// The build-id: from its note's section, else by the note's own bytes in the
 /// module's memory.
-fn build_id(kernel: &Kernel, module: &Module) -> Option<Vec<u8>> {
-    const NT_GNU_BUILD_ID: u32 = 3;
-    let parse = |bytes: &[u8]| {
-        let note = iter_notes(bytes).next()?;
-        (note.kind == NT_GNU_BUILD_ID && (4..=64).contains(&note.desc.len())).then(|| note.desc.to_vec())
-    };
+fn build_id(kernel: &Kernel, module: &Module) -> Option<BuildId> {
     if let Some(at) = module.section(".note.gnu.build-id") {
         let mut bytes = [0; 80];
         let n = kernel.space().read(at, &mut bytes).ok()?;
-        return parse(bytes.get(..n)?);
+        return BuildId::from_notes(bytes.get(..n)?, 4);
     }
     // namesz 4, descsz 20, type 3, "GNU": what the linker writes with SHA-1.
     let head = *b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
@@ -268,7 +263,7 @@ fn build_id(kernel: &Kernel, module: &Module) -> Option<Vec<u8>> {
         let mut bytes = vec![0; len];
         let n = kernel.space().read(range.base, &mut bytes).ok()?;
         let at = (0..n).step_by(4).find(|&at| array_at::<16>(&bytes, at) == Some(head))?;
-        parse(bytes.get(at..)?)
+        BuildId::from_notes(bytes.get(at..)?, 4)
     })
 }
 

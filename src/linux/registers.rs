@@ -11,7 +11,8 @@
 use super::{Kernel, Task, object};
 use crate::addr::VirtAddr;
 use crate::bytes::u64_at;
-use crate::dump::notes::{GeneralRegs, NT_PRSTATUS, PrStatus, iter_notes};
+use crate::dump::notes::{GeneralRegs, NT_PRSTATUS, PrStatus};
+use crate::elf;
 use crate::memory::AddressSpace;
 
 /// Where a set of registers was found.
@@ -255,7 +256,7 @@ fn on_cpu(kernel: &Kernel, cpu: u32) -> TaskRegisters {
 fn crash_note(kernel: &Kernel, cpu: u32) -> Option<GeneralRegs> {
     let notes = VirtAddr(kernel.space().read_u64(kernel.symbol("crash_notes")?).ok()?);
     let bytes = kernel.space().read_vec(kernel.percpu().address(notes, cpu)?, 512).ok()?;
-    iter_notes(&bytes)
+    elf::notes(&bytes, 4)
         .find(|note| note.kind == NT_PRSTATUS)
         .and_then(|note| PrStatus::parse(note.desc))
         .map(|status| status.regs)

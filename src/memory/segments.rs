@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use crate::addr::VirtAddr;
-use crate::dump::source::Source;
+use crate::bytes::source::Source;
 use crate::error::ReadFault;
 use crate::memory::AddressSpace;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dump::source::{self, Source};
+use crate::bytes::source::{self, Source};
 use crate::error::{Error, Result};
 
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use super::compressed;
 use super::notes::{self, FileNote, PsInfo};
+use crate::bytes::source::Source;
 use crate::bytes::{u16_at, u32_at, u64_at};
-use crate::dump::notes::{NT_PRSTATUS, PrStatus, iter_notes};
-use crate::dump::source::Source;
+use crate::dump::notes::{NT_PRSTATUS, PrStatus};
+use crate::elf;
 use crate::error::{Error, Result};
 use crate::memory::segments::Segment;
 
@@ -137,7 +138,7 @@ impl CoreFile {
             source.bytes_up_to(offset, len).map_err(|e| Error::io("read the notes of", &self.path, e))?;
         let base = data.as_ptr().addr();
         let mut end = 0;
-        for note in iter_notes(&data) {
+        for note in elf::notes(&data, 4) {
             let start = note.desc.as_ptr().addr().saturating_sub(base);
             end = start + note.desc.len();
             let place = offset + start as u64..offset + end as u64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::dump::source::InMemory;
+use crate::bytes::source::InMemory;
 use crate::process::{Options, Process};
 
 fn note(name: &str, kind: u32, desc: &[u8]) -> Vec<u8> {

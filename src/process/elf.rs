@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crate::bytes::{cstr, u16_at, u32_at, u64_at};
-use crate::dump::notes::iter_notes;
+use crate::elf::BuildId;
 
 /// Loadable segment.
 pub const PT_LOAD: u32 = 1;
@@ -29,7 +29,6 @@ pub const SHT_SYMTAB: u32 = 2;
 const SHT_NOTE: u32 = 7;
 /// `SHT_DYNSYM`.
 pub const SHT_DYNSYM: u32 = 11;
-const NT_GNU_BUILD_ID: u32 = 3;
 
 /// More program headers than this are not those of a program (the kernel: 64 KiB of them).
 const PHNUM_MAX: u16 = 1170;
@@ -196,8 +195,7 @@ fn build_id_in(from: &(impl Bytes + ?Sized), offset: u64, size: u64) -> Option<V
         return None;
     }
     let raw = from.vec(offset, size)?;
-    let note = iter_notes(&raw).find(|n| n.name == b"GNU" && n.kind == NT_GNU_BUILD_ID)?;
-    (2..=64).contains(&note.desc.len()).then(|| note.desc.to_vec())
+    BuildId::from_notes(&raw, 4).map(|id| id.as_bytes().to_vec())
 }
 
 /// A build-id or other bytes in hexadecimal.

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
+use crate::bytes::source;
 use crate::dump::notes::{GeneralRegs, PrStatus};
-use crate::dump::source;
 use crate::error::{Error, ReadFault, Result};
 use crate::memory::AddressSpace;
 use crate::memory::segments::{Backing, FileRange, Segments, Stored};

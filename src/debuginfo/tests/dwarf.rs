@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::bytes::source::InMemory;
 use crate::debuginfo::btf::{Btf, Kind, TypeId};
 use crate::debuginfo::vmlinux;
-use crate::dump::source::InMemory;
 
 /// Paths of all members of a type, anonymous ones passed through, with the
 /// members of embedded structs down to `depth`.

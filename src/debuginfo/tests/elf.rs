@@ -5,8 +5,8 @@ use object::{Architecture, BinaryFormat, Endianness, SymbolFlags, SymbolKind, Sy
 use proptest::prelude::*;
 
 use super::*;
+use crate::bytes::source::InMemory;
 use crate::debuginfo::lab::{lab_files, scenarios};
-use crate::dump::source::InMemory;
 
 fn sample() -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);

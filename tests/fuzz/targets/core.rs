@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use corestub::dump::source::InMemory;
+use corestub::bytes::source::InMemory;
 use corestub::process::core_file::CoreFile;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use corestub::debuginfo::Types;
 use corestub::debuginfo::dwarf::DwarfTypes;
 use corestub::debuginfo::elf::Vmlinux;
-use corestub::dump::source::InMemory;
+use corestub::bytes::source::InMemory;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(file) = Vmlinux::from_source(Arc::new(InMemory::new("vmlinux", bytes.to_vec()))) else { return };

@@ -1,7 +1,9 @@
 //! A bounded cursor over untrusted bytes, and little-endian reads at offsets.
 //!
 //! Everything corestub serves is little-endian (x86-64). Only the flattened
-//! format's framing is big-endian and reads itself.
+//! format's framing is big-endian and reads itself. [`source`] is where the bytes come from.
+
+pub mod source;
 
 /// The bytes end before the value does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,9 @@
-//! Bytes by range: what every dump format is read from.
+//! Bytes by range: what dumps and ELF files are read from.
 //!
 //! A [`Source`] is a file of known length that is read at offsets, by any number
 //! of clients at once. Plain files are mapped: what is read is then the page
 //! cache's memory, not ours. Files that cannot be mapped (some network and FUSE
-//! file systems) are read with `pread`. [`super::flattened`] is a source over a source.
+//! file systems) are read with `pread`. A flattened dump is a source over a source.
 
 use std::borrow::Cow;
 use std::fs::{File, Metadata};
@@ -94,13 +94,6 @@ pub trait Source: Send + Sync {
     fn bytes_up_to(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
         let there = self.len().saturating_sub(offset);
         self.bytes(offset.min(self.len()), usize::try_from(there).map_or(len, |there| there.min(len)))
-    }
-}
-
-impl dyn Source {
-    /// Opens the file at `path`: see [`open`].
-    pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
-        open(path)
     }
 }
 

@@ -7,12 +7,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::addr::VirtAddr;
-use crate::dump::notes::iter_notes;
-use crate::memory::AddressSpace;
+use object::elf::{ELF_NOTE_GNU, NT_GNU_BUILD_ID};
+use serde::{Serialize, Serializer};
 
-/// `NT_GNU_BUILD_ID`.
-const NT_GNU_BUILD_ID: u32 = 3;
+use super::notes::notes;
+
 /// Longest id that is believed: `ld --build-id=0x...` allows any, hashes give 20.
 const LEN_MAX: usize = 64;
 
@@ -27,20 +26,12 @@ impl BuildId {
         (2..=LEN_MAX).contains(&bytes.len()).then(|| Self(bytes.to_vec()))
     }
 
-    /// The build-id among ELF notes, e.g. the bytes of `.notes`.
+    /// The build-id among ELF notes of that alignment, e.g. the bytes of `.notes`.
     #[must_use]
-    pub fn from_notes(notes: &[u8]) -> Option<Self> {
-        iter_notes(notes)
-            .find(|note| note.kind == NT_GNU_BUILD_ID && note.name == b"GNU")
+    pub fn from_notes(data: &[u8], align: u64) -> Option<Self> {
+        notes(data, align)
+            .find(|note| note.kind == NT_GNU_BUILD_ID.0 && note.name == ELF_NOTE_GNU)
             .and_then(|note| Self::new(note.desc))
-    }
-
-    /// The build-id of a running kernel: the notes between its symbols
-    /// `__start_notes` and `__stop_notes`. For those whose VMCOREINFO has garbage.
-    #[must_use]
-    pub fn from_memory(space: &dyn AddressSpace, start: u64, stop: u64) -> Option<Self> {
-        let len = usize::try_from(stop.checked_sub(start)?).ok().filter(|len| *len <= 1 << 16)?;
-        Self::from_notes(&space.read_vec(VirtAddr(start), len).ok()?)
     }
 
     /// Its bytes.
@@ -61,6 +52,12 @@ impl BuildId {
 impl fmt::Display for BuildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for BuildId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 
@@ -101,19 +98,6 @@ mod tests {
     }
 
     #[test]
-    fn in_the_memory_of_a_kernel() {
-        use crate::debuginfo::{kallsyms, lab};
-        for scenario in lab::scenarios("qemu.elf") {
-            let guest = lab::Guest::open(&scenario);
-            let tables = kallsyms::Tables::from_lookup(&|name| guest.symbol(name)).unwrap();
-            let table = kallsyms::read(&guest, &tables, None, true).unwrap();
-            let at = |name| table.address(name).unwrap();
-            let id = BuildId::from_memory(&guest, at("__start_notes"), at("__stop_notes")).unwrap();
-            assert_eq!(id.to_string(), guest.get("BUILD-ID").unwrap());
-        }
-    }
-
-    #[test]
     fn found_among_other_notes() {
         let mut notes = Vec::new();
         for (name, kind, desc) in [
@@ -127,7 +111,7 @@ mod tests {
             notes.extend_from_slice(name);
             notes.extend_from_slice(desc);
         }
-        assert_eq!(BuildId::from_notes(&notes).unwrap().to_string(), "abcdef01");
-        assert_eq!(BuildId::from_notes(&notes[..20]), None);
+        assert_eq!(BuildId::from_notes(&notes, 4).unwrap().to_string(), "abcdef01");
+        assert_eq!(BuildId::from_notes(&notes[..20], 4), None);
     }
 }
