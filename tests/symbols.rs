@@ -3,47 +3,58 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::Read;
+use std::path::Path;
 
 use crate::support::dumps::{self, each};
 use crate::support::program::{Gdb, Server, have_gdb};
 
-/// How many addresses are asked for on each dump.
-const SAMPLE: usize = 1000;
-
-/// The names at each address, of kernel and modules, as the guest recorded them.
+/// The names at each address that the guest names, of kernel and modules, as it
+/// recorded them itself.
 fn recorded(dump: &dumps::Dump) -> Option<BTreeMap<u64, Vec<String>>> {
     let file = std::fs::File::open(dump.path.parent()?.join("oracle/kallsyms.gz")).ok()?;
     let mut text = String::new();
     flate2::read::GzDecoder::new(file).read_to_string(&mut text).ok()?;
+    let lines: Vec<_> = text.lines().filter_map(line).collect();
+    // From `_end` on the kernel names what is in modules alone (`is_kernel()`).
+    let end = lines.iter().find(|l| l.1 == "_end" && l.2.is_none())?.0;
     let mut names: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
-        let address = u64::from_str_radix(address, 16).ok()?;
-        // per-CPU offsets are no addresses; __ksymtab and the like are in no section that is kept
-        if address >> 63 == 1 && "tTdDbBrR".contains(kind) {
+    for (address, name, module) in lines {
+        // Per-CPU offsets are no addresses; what the guest made as it ran is in no file.
+        let made = matches!(module, Some("[bpf]" | "[__builtin__ftrace]"));
+        if address >> 63 == 1 && !made && (address < end || module.is_some()) {
             names.entry(address).or_default().push(name.to_owned());
         }
     }
     Some(names)
 }
 
+/// Address, name and module of a line of kallsyms.
+fn line(text: &str) -> Option<(u64, &str, Option<&str>)> {
+    let mut words = text.split_whitespace();
+    let (address, _, name) = (words.next()?, words.next()?, words.next()?);
+    Some((u64::from_str_radix(address, 16).ok()?, name, words.next()))
+}
+
+/// Every symbol, its first byte and one that is behind it: those at the very end of
+/// a section or of a module, too, which a sample would seldom meet.
 #[test]
 fn info_symbol_names_what_the_guest_names() {
     if !have_gdb() {
         return;
     }
-    each("info symbol", &dumps::one_of_each(), |dump| {
+    // All of a folder are of one guest.
+    let mut dumps = dumps::one_of_each();
+    dumps.dedup_by_key(|d| d.path.parent().map(Path::to_owned));
+    each("info symbol", &dumps, |dump| {
         let Some(names) = recorded(dump) else { return Ok(false) };
-        let all: Vec<(&u64, &Vec<String>)> = names.iter().collect();
-        let step = (all.len() / SAMPLE).max(1);
-        // The last byte before the next symbol, but not far into a gap.
-        let asked: Vec<(u64, &Vec<String>)> = all
-            .windows(2)
-            .step_by(step)
-            .take(SAMPLE)
-            .map(|w| (w[0].0 + (w[1].0 - w[0].0 - 1).min(3), w[0].1))
-            .collect();
+        let next = names.keys().skip(1).map(Some).chain([None]);
+        let mut asked: Vec<(u64, &Vec<String>)> = Vec::new();
+        for ((address, names), next) in names.iter().zip(next) {
+            // Up to the next symbol, but not far into a gap.
+            let behind = next.map_or(0, |next| (next - address - 1).min(3));
+            asked.push((*address, names));
+            asked.extend((behind > 0).then_some((address + behind, names)));
+        }
         // gdb takes `types__setpgid` for Ada's and `x.isra.0` for C++'s.
         let mut script = String::from("set print demangle off\n");
         for (address, _) in &asked {

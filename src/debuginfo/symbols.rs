@@ -135,12 +135,16 @@ impl SymbolTable {
         let found = self.entries.get(after.checked_sub(1)?)?.address;
         let first = self.entries.partition_point(|entry| entry.address < found);
         let symbol = self.at(first)?;
-        let reach = match self.entries.get(after).map(|next| next.address - found) {
-            Some(gap) if gap <= GAP_MAX => gap,
-            _ => symbol.size,
-        };
         let offset = address - found;
+        let reach = self.gap(&symbol).unwrap_or(symbol.size);
         (offset < reach.max(1)).then_some((symbol, offset))
+    }
+
+    /// Bytes from a symbol to the next one, where there is one near.
+    pub(crate) fn gap(&self, symbol: &Symbol<'_>) -> Option<u64> {
+        let after = self.entries.partition_point(|entry| entry.address <= symbol.address);
+        let gap = self.entries.get(after)?.address - symbol.address;
+        (gap <= GAP_MAX).then_some(gap)
     }
 
     /// Bytes of memory that the table holds.

@@ -287,9 +287,8 @@ pub struct ElfSymbols {
 /// The symbols of an image, against the sections it will be written with.
 #[must_use]
 pub fn symbol_table(symbols: &SymbolTable, sections: &[Section]) -> ElfSymbols {
-    let mut places: Vec<(Range<u64>, u16)> =
-        usable(sections).map(|s| s.range.clone()).zip(1..elf::SHN_LORESERVE).collect();
-    places.sort_by_key(|(r, _)| r.start);
+    let mut places: Vec<(&Section, u16)> = usable(sections).zip(1..elf::SHN_LORESERVE).collect();
+    places.sort_by_key(|(s, _)| s.range.start);
     let mut out = ElfSymbols::default();
     out.entries.resize(24, 0);
     out.names.push(0);
@@ -297,20 +296,18 @@ pub fn symbol_table(symbols: &SymbolTable, sections: &[Section]) -> ElfSymbols {
     let mut previous = None;
     let mut place = 0;
     for s in symbols.iter().filter(|s| s.address >= KERNEL_HALF && !s.name.is_empty()) {
-        while places.get(place).is_some_and(|(r, _)| r.end <= s.address) {
+        while places.get(place).is_some_and(|(p, _)| p.range.end <= s.address) {
             place += 1;
         }
-        let index = match places.get(place) {
-            Some((r, index)) if r.contains(&s.address) => *index,
-            // `_etext`, `__bss_stop`: the end of a section belongs to it.
-            _ => match place.checked_sub(1).and_then(|p| places.get(p)) {
-                Some((r, index)) if r.end == s.address => *index,
-                _ => elf::SHN_ABS.0,
-            },
-        };
+        // `_etext`, `__bss_stop`: the end of a section belongs to it.
+        let here = places.get(place).filter(|(p, _)| p.range.contains(&s.address));
+        let ends = |(p, _): &&(&Section, u16)| p.range.end == s.address;
+        let here = here.or_else(|| places.get(place.checked_sub(1)?).filter(ends));
+        let (end, index) = here.map_or((0, elf::SHN_ABS.0), |(p, index)| (p.range.end, *index));
         let alias = previous == Some(s.address);
         previous = Some(s.address);
-        let entry = entry(&s, len32(out.names.len()), index, alias);
+        let size = if alias { 0 } else { size(symbols, &s, end) };
+        let entry = entry(&s, size, len32(out.names.len()), index);
         out.names.cstr(s.name);
         if s.kind.is_ascii_lowercase() && !matches!(s.kind, b'w' | b'v') {
             out.entries.extend(entry);
@@ -318,12 +315,54 @@ pub fn symbol_table(symbols: &SymbolTable, sections: &[Section]) -> ElfSymbols {
             globals.extend(entry);
         }
     }
+    for (s, end, index) in again(symbols, &places) {
+        out.entries.extend(entry(&s, size(symbols, &s, end), len32(out.names.len()), index));
+        out.names.cstr(s.name);
+    }
     out.locals = len32(out.entries.len() / 24);
     out.entries.extend(globals);
     out
 }
 
-fn entry(s: &Symbol<'_>, name: u32, section: u16, alias: bool) -> [u8; 24] {
+/// Data reaches to the next symbol, the last to the end of its section: the kernel
+/// names the padding behind a `bool` by it, and gdb would not name it at all. A
+/// function keeps its size, by which gdb knows where to stop disassembling.
+fn size(symbols: &SymbolTable, s: &Symbol<'_>, section_end: u64) -> u64 {
+    if s.is_text() {
+        return s.size;
+    }
+    s.size.max(symbols.gap(s).unwrap_or(section_end.saturating_sub(s.address)))
+}
+
+/// For each section of data that begins with nameless bytes (`__mcount_loc` behind
+/// the last `__kstrtabns_*`), the symbol before it, to be in that section as well:
+/// gdb asks the symbols of an address's own section only, while the kernel
+/// (`find_kallsyms_symbol`) takes the closest one before.
+fn again<'a>(symbols: &'a SymbolTable, places: &[(&Section, u16)]) -> Vec<(Symbol<'a>, u64, u16)> {
+    let mut found = Vec::new();
+    // Where the run of adjoining sections of data began.
+    let (mut start, mut end) = (u64::MAX, None);
+    for (section, index) in places {
+        let Range { start: from, end: to } = section.range;
+        if section.kind == SectionKind::Text {
+            end = None;
+            continue;
+        }
+        if end != Some(from) {
+            start = from;
+        }
+        end = Some(to);
+        if let Some((s, 1..)) = symbols.by_address(from)
+            && s.address >= start
+            && !s.is_text()
+        {
+            found.push((s, to, *index));
+        }
+    }
+    found
+}
+
+fn entry(s: &Symbol<'_>, size: u64, name: u32, section: u16) -> [u8; 24] {
     let kind: u8 = if s.is_text() { 2 } else { 1 };
     let bind: u8 = match s.kind {
         b'w' | b'W' | b'v' | b'V' => 2,
@@ -333,7 +372,6 @@ fn entry(s: &Symbol<'_>, name: u32, section: u16, alias: bool) -> [u8; 24] {
     let [n0, n1, n2, n3] = name.to_le_bytes();
     let [x0, x1] = section.to_le_bytes();
     let [a0, a1, a2, a3, a4, a5, a6, a7] = s.address.to_le_bytes();
-    let size = if alias { 0 } else { s.size };
     let [s0, s1, s2, s3, s4, s5, s6, s7] = size.to_le_bytes();
     [
         n0,

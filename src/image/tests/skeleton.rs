@@ -56,3 +56,58 @@ fn a_skeleton_is_an_elf_file_with_these_sections_and_symbols() {
         ]
     );
 }
+
+/// A section of data that begins without a name has the symbol before it, too, and
+/// data reaches to the next symbol or to the end of its section; code does neither.
+#[test]
+fn every_byte_of_data_behind_a_symbol_has_its_name() {
+    let text = 0xffff_ffff_c000_0000_u64;
+    let mut b = Builder::new("t");
+    for (at, size, kind, name) in [
+        (text, 3, b't', "function"),
+        (text + 0x1010, 1, b'r', "__kstrtabns_x"),
+        (text + 0x1030, 8, b'd', "variable"),
+        (text + 0x1038, 1, b'b', "last"),
+    ] {
+        b.push(at, size, kind, name.as_bytes());
+    }
+    let symbols = b.finish();
+    let section = |name: &str, from: u64, to: u64, kind| Section {
+        name: name.to_owned(),
+        range: text + from..text + to,
+        kind,
+    };
+    let sections = [
+        section(".text", 0, 0x1000, SectionKind::Text),
+        section(".note", 0x1000, 0x1010, SectionKind::ReadOnly),
+        section("__ksymtab_strings", 0x1010, 0x1011, SectionKind::ReadOnly),
+        section("__mcount_loc", 0x1011, 0x1020, SectionKind::ReadOnly),
+        section(".rodata.str1.1", 0x1020, 0x1030, SectionKind::ReadOnly),
+        section(".data", 0x1030, 0x1038, SectionKind::Data),
+        section(".bss", 0x1038, 0x1080, SectionKind::Data),
+        section(".far", 0x2000, 0x2010, SectionKind::Data),
+    ];
+    let symtab = symbol_table(&symbols, &sections);
+    let bytes = Skeleton { sections: &sections, symbols: Some(&symtab), ..Skeleton::default() }.build();
+    let elf = object::read::elf::ElfFile64::<object::LittleEndian>::parse(&*bytes).unwrap();
+    let mut found: Vec<_> = elf
+        .symbols()
+        .map(|s| {
+            let section = elf.section_by_index(s.section_index().unwrap()).unwrap();
+            (s.name().unwrap().to_owned(), s.address() - text, s.size(), section.name().unwrap().to_owned())
+        })
+        .collect();
+    found.sort_by_key(|f| f.1);
+    let of = |n: &str, at, size, s: &str| (n.to_owned(), at, size, s.to_owned());
+    assert_eq!(
+        found,
+        [
+            of("function", 0, 3, ".text"),
+            of("__kstrtabns_x", 0x1010, 0x20, "__ksymtab_strings"),
+            of("__kstrtabns_x", 0x1010, 0x20, "__mcount_loc"),
+            of("__kstrtabns_x", 0x1010, 0x20, ".rodata.str1.1"),
+            of("variable", 0x1030, 8, ".data"),
+            of("last", 0x1038, 0x48, ".bss"),
+        ]
+    );
+}
