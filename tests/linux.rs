@@ -123,7 +123,7 @@ fn a_damaged_pid_map_loses_no_task_of_the_list() {
     let ns = patient.healthy.symbol("init_pid_ns").unwrap();
     let root = VirtAddr(ns.0 + patient.healthy.layout().pid_map_head.unwrap().offset);
     let node = patient.healthy.space().read_u64(root).unwrap();
-    let slots = patient.healthy.layout().xa_node.unwrap().1.offset;
+    let slots = patient.healthy.layout().xarray.unwrap().slots.offset;
     // The root is gone; the root node is its own child.
     patient.with(&[(root, &0u64.to_le_bytes())], |kernel| assert_eq!(addresses(kernel), whole));
     let own_slot = VirtAddr((node & !3) + slots);

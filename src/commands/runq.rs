@@ -9,9 +9,9 @@ use std::io::Write;
 
 use super::{Command, CommandError, Request, Subject, json, only_kernel};
 use crate::addr::VirtAddr;
+use crate::linux::list::List;
 use crate::linux::object::Object;
 use crate::linux::{Kernel, Task, tasks};
-use crate::memory::AddressSpace;
 
 pub(super) const COMMAND: Command = Command {
     name: "runq",
@@ -119,15 +119,9 @@ fn real_time<'a>(kernel: &'a Kernel, rq: &Object<'_>) -> Vec<Waiting<'a>> {
     };
     for prio in 0..(field.size / 16).min(256) {
         let Some(head) = rq.base.checked_add(field.offset + prio * 16) else { break };
-        let (mut at, mut seen) = (head, HashSet::new());
-        while let Ok(next) = kernel.space().read_u64(at) {
-            if next == head.0 || next < kernel.user_limit() || seen.len() >= MAX || !seen.insert(next) {
-                break;
-            }
-            at = VirtAddr(next);
-            let task = kernel.tasks().by_address(VirtAddr(next.wrapping_sub(link.offset)));
-            out.extend(task.map(|t| waiting(kernel, t)));
-        }
+        let queued = List::circular(kernel, head, link.offset, MAX);
+        let tasks = queued.filter_map(|at| kernel.tasks().by_address(at));
+        out.extend(tasks.map(|t| waiting(kernel, t)));
     }
     out
 }

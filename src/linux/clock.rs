@@ -4,9 +4,8 @@
 //! and `offs_boot` (`kernel/time/timekeeping.c`), which needs no guess of HZ as
 //! jiffies would.
 
-use super::Kernel;
+use super::View;
 use super::object::Object;
-use crate::memory::AddressSpace;
 
 /// Date and uptime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +18,10 @@ pub struct Clock {
 
 /// Reads the clock, by the timekeeper.
 #[must_use]
-pub fn read(kernel: &Kernel) -> Option<Clock> {
+pub fn read(view: &View) -> Option<Clock> {
     // `tk_core` has had a named type since 6.13 (`struct tk_data`); before, the
     // timekeeper lay behind a sequence counter of 4 bytes, or more with lockdep.
-    let named = kernel.types().field("tk_data", "timekeeper").map(|f| f.offset);
+    let named = view.types().field("tk_data", "timekeeper").map(|f| f.offset);
     let candidates = [
         ("tk_core", named.unwrap_or(8)),
         ("tk_core", 8),
@@ -33,8 +32,8 @@ pub fn read(kernel: &Kernel) -> Option<Clock> {
         ("timekeeper", 0),
     ];
     candidates.iter().find_map(|&(symbol, offset)| {
-        let base = kernel.symbol(symbol)?.checked_add(offset)?;
-        let tk = Object::new(kernel, "timekeeper", base);
+        let base = view.symbol(symbol)?.checked_add(offset)?;
+        let tk = Object::new(view, "timekeeper", base);
         let date = tk.signed("xtime_sec").filter(|s| (1..1 << 36).contains(s))?;
         let monotonic = tk.signed("wall_to_monotonic.tv_sec")?.checked_add(date)?;
         let fraction = tk.signed("wall_to_monotonic.tv_nsec").filter(|n| (0..1_000_000_000).contains(n))?;
@@ -55,10 +54,10 @@ pub fn read(kernel: &Kernel) -> Option<Clock> {
 /// The three load averages, in 1/2048ths (`FIXED_1`), rounded as the kernel
 /// shows them (`kernel/sched/loadavg.c`).
 #[must_use]
-pub fn load(kernel: &Kernel) -> Option<String> {
-    let at = kernel.symbol("avenrun")?;
+pub fn load(view: &View) -> Option<String> {
+    let at = view.symbol("avenrun")?;
     let one = |i: u64| {
-        let raw = kernel.space().read_u64(at.checked_add(i * 8)?).ok()?.checked_add(2048 / 200)?;
+        let raw = view.space().read_u64(at.checked_add(i * 8)?).ok()?.checked_add(2048 / 200)?;
         Some(format!("{}.{:02}", raw >> 11, ((raw & 2047) * 100) >> 11))
     };
     Some(format!("{}, {}, {}", one(0)?, one(1)?, one(2)?))

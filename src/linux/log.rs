@@ -6,10 +6,9 @@
 //! | 3.5 - 5.9 | records of variable length in `log_buf` | `struct printk_log`, `kernel/printk/printk.c` |
 //! | before | text alone, ending at `log_end` | `kernel/printk.c` |
 
-use super::Kernel;
+use super::View;
 use super::object::Object;
 use crate::addr::VirtAddr;
-use crate::memory::AddressSpace;
 
 /// More records than this are not believed (`CONFIG_LOG_BUF_SHIFT` is at most 25).
 const MAX_RECORDS: u64 = 1 << 22;
@@ -29,7 +28,7 @@ pub struct Record {
     pub time: Option<u64>,
     /// 0 (emergency) to 7 (debug).
     pub level: Option<u8>,
-    /// The syslog facility; 0 is the kernel.
+    /// The syslog facility; 0 is the view.
     pub facility: Option<u8>,
     /// `T` and a pid, or `C` and a CPU (5.10 and later).
     pub caller: Option<String>,
@@ -47,30 +46,30 @@ pub struct Log {
 }
 
 /// Reads the log. `Err` says what is missing.
-pub fn read(kernel: &Kernel) -> Result<Log, String> {
-    if kernel.symbol("prb").is_some() {
-        return lockless(kernel).ok_or_else(|| "the printk ring (prb) cannot be read".to_owned());
+pub fn read(view: &View) -> Result<Log, String> {
+    if view.symbol("prb").is_some() {
+        return lockless(view).ok_or_else(|| "the printk ring (prb) cannot be read".to_owned());
     }
-    if kernel.symbol("log_first_idx").is_some() {
-        return records(kernel).ok_or_else(|| "the printk record buffer cannot be read".to_owned());
+    if view.symbol("log_first_idx").is_some() {
+        return records(view).ok_or_else(|| "the printk record buffer cannot be read".to_owned());
     }
-    flat(kernel).ok_or_else(|| "there is no log buffer that is known".to_owned())
+    flat(view).ok_or_else(|| "there is no log buffer that is known".to_owned())
 }
 
-fn word(kernel: &Kernel, symbol: &str) -> Option<u64> {
-    kernel.space().read_u64(kernel.symbol(symbol)?).ok()
+fn word(view: &View, symbol: &str) -> Option<u64> {
+    view.space().read_u64(view.symbol(symbol)?).ok()
 }
 
-fn half(kernel: &Kernel, symbol: &str) -> Option<u64> {
-    kernel.space().read_u32(kernel.symbol(symbol)?).ok().map(u64::from)
+fn half(view: &View, symbol: &str) -> Option<u64> {
+    view.space().read_u32(view.symbol(symbol)?).ok().map(u64::from)
 }
 
 /// 5.10 and later. Descriptor `id` lies at `id % count`; its state, in the top
 /// two bits of `state_var`, must be committed (1) or finalized (2), and the rest
 /// of it the id itself.
-fn lockless(kernel: &Kernel) -> Option<Log> {
+fn lockless(view: &View) -> Option<Log> {
     const ID: u64 = !(3 << 62);
-    let ring = Object::new(kernel, "printk_ringbuffer", VirtAddr(word(kernel, "prb")?));
+    let ring = Object::new(view, "printk_ringbuffer", VirtAddr(word(view, "prb")?));
     let bits = |path| ring.number(path).filter(|&bits| bits < 32);
     let count = 1u64 << bits("desc_ring.count_bits")?;
     let text_size = 1u64 << bits("text_data_ring.size_bits")?;
@@ -78,8 +77,7 @@ fn lockless(kernel: &Kernel) -> Option<Log> {
     let data = ring.pointer("text_data_ring.data")?;
     let head = ring.number("desc_ring.head_id")? & ID;
     let tail = ring.number("desc_ring.tail_id")? & ID;
-    let (desc_size, info_size) =
-        (kernel.types().size_of("prb_desc")?, kernel.types().size_of("printk_info")?);
+    let (desc_size, info_size) = (view.types().size_of("prb_desc")?, view.types().size_of("printk_info")?);
     let mut log = Log::default();
     let mut texts = 0usize;
     let total = head.wrapping_sub(tail) & ID;
@@ -87,8 +85,8 @@ fn lockless(kernel: &Kernel) -> Option<Log> {
         let id = tail.wrapping_add(i) & ID;
         let at = |base: VirtAddr, size: u64| base.checked_add((id % count).checked_mul(size)?);
         let (Some(desc), Some(info)) = (at(descs, desc_size), at(infos, info_size)) else { break };
-        let desc = Object::new(kernel, "prb_desc", desc);
-        let info = Object::new(kernel, "printk_info", info);
+        let desc = Object::new(view, "prb_desc", desc);
+        let info = Object::new(view, "printk_info", info);
         let Some(state) = desc.number("state_var") else {
             log.lost += 1;
             continue;
@@ -114,7 +112,7 @@ fn lockless(kernel: &Kernel) -> Option<Log> {
             let begin = if begin > next { 0 } else { begin };
             // In front of the text stands the id.
             let len = info.number("text_len")?.min((next - begin).checked_sub(8)?);
-            read_text(kernel, data.checked_add(begin + 8)?, len)
+            read_text(view, data.checked_add(begin + 8)?, len)
         })();
         let Some(text) = text.filter(|_| texts < MAX_TEXTS) else {
             log.lost += 1;
@@ -137,21 +135,21 @@ fn lockless(kernel: &Kernel) -> Option<Log> {
     Some(log)
 }
 
-fn read_text(kernel: &Kernel, at: VirtAddr, len: u64) -> Option<String> {
+fn read_text(view: &View, at: VirtAddr, len: u64) -> Option<String> {
     let len = usize::try_from(len.min(MAX_TEXT)).ok()?;
-    let bytes = kernel.space().read_vec(at, len).ok()?;
+    let bytes = view.space().read_vec(at, len).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// 3.5 to 5.9: `struct printk_log` (before 3.11 `struct log`) followed by its
 /// text; length 0 sends the reader back to the start.
-fn records(kernel: &Kernel) -> Option<Log> {
-    let ty = ["printk_log", "log"].into_iter().find(|ty| kernel.types().size_of(ty).is_some())?;
-    let header = kernel.types().size_of(ty)?;
-    let buffer = VirtAddr(word(kernel, "log_buf")?);
-    let size = half(kernel, "log_buf_len")?;
-    let (first, next) = (half(kernel, "log_first_idx")?, half(kernel, "log_next_idx")?);
-    let mut seq = word(kernel, "log_first_seq");
+fn records(view: &View) -> Option<Log> {
+    let ty = ["printk_log", "log"].into_iter().find(|ty| view.types().size_of(ty).is_some())?;
+    let header = view.types().size_of(ty)?;
+    let buffer = VirtAddr(word(view, "log_buf")?);
+    let size = half(view, "log_buf_len")?;
+    let (first, next) = (half(view, "log_first_idx")?, half(view, "log_next_idx")?);
+    let mut seq = word(view, "log_first_seq");
     let mut log = Log::default();
     let mut at = first;
     let mut wrapped = false;
@@ -161,7 +159,7 @@ fn records(kernel: &Kernel) -> Option<Log> {
         if at == next && (wrapped || !log.records.is_empty() || first == next) {
             break;
         }
-        let record = Object::new(kernel, ty, buffer.checked_add(at)?);
+        let record = Object::new(view, ty, buffer.checked_add(at)?);
         let Some(len) = record.number("len") else {
             log.lost += 1;
             break;
@@ -173,9 +171,8 @@ fn records(kernel: &Kernel) -> Option<Log> {
             (at, wrapped) = (0, true);
             continue;
         }
-        let text = record
-            .number("text_len")
-            .and_then(|len| read_text(kernel, record.base.checked_add(header)?, len));
+        let text =
+            record.number("text_len").and_then(|len| read_text(view, record.base.checked_add(header)?, len));
         match text {
             Some(text) if texts < MAX_TEXTS => {
                 texts += text.len();
@@ -197,11 +194,11 @@ fn records(kernel: &Kernel) -> Option<Log> {
 }
 
 /// Before 3.5: bytes, of which the last `logged_chars` before `log_end` count.
-fn flat(kernel: &Kernel) -> Option<Log> {
-    let buffer = VirtAddr(word(kernel, "log_buf")?);
-    let size = half(kernel, "log_buf_len").filter(|&n| n > 0 && n <= MAX_FLAT)?;
-    let (end, logged) = (half(kernel, "log_end")?, half(kernel, "logged_chars")?.min(size));
-    let bytes = kernel.space().read_vec(buffer, usize::try_from(size).ok()?).ok()?;
+fn flat(view: &View) -> Option<Log> {
+    let buffer = VirtAddr(word(view, "log_buf")?);
+    let size = half(view, "log_buf_len").filter(|&n| n > 0 && n <= MAX_FLAT)?;
+    let (end, logged) = (half(view, "log_end")?, half(view, "logged_chars")?.min(size));
+    let bytes = view.space().read_vec(buffer, usize::try_from(size).ok()?).ok()?;
     let start = usize::try_from(end.wrapping_sub(logged) % size).ok()?;
     let text: Vec<u8> =
         bytes.iter().cycle().skip(start).take(usize::try_from(logged).ok()?).copied().collect();

@@ -13,15 +13,13 @@
 //! known by its memory ranges alone. Sources: `include/linux/module.h`,
 //! `kernel/module/sysfs.c`, `kernel/module/internal.h`.
 
-use std::collections::HashSet;
-
-use super::Kernel;
+use super::View;
+use super::list::List;
 use super::object::Object;
 use crate::addr::VirtAddr;
 use crate::bytes::{array_at, cstr, u32_at, u64_at};
 use crate::debuginfo::symbols::{Builder, SymbolTable};
 use crate::elf::BuildId;
-use crate::memory::AddressSpace;
 
 /// More modules than this are not believed.
 const MAX_MODULES: usize = 10_000;
@@ -29,6 +27,9 @@ const MAX_MODULES: usize = 10_000;
 const MAX_SECTIONS: u64 = 1024;
 /// Symbols of one module.
 const MAX_SYMBOLS: u64 = 1 << 18;
+/// Bytes that the symbols of all modules may take; those of a distribution's kernel
+/// with everything loaded take 50 MiB. Damaged modules may share one large table.
+const MAX_SYMBOLS_MEMORY: usize = 512 << 20;
 /// Bytes of one memory range of a module.
 const MAX_RANGE: u64 = 256 << 20;
 
@@ -115,53 +116,50 @@ impl Module {
 }
 
 /// All modules, in the order of the kernel's list: the newest first.
-pub(super) fn collect(kernel: &Kernel) -> Vec<Module> {
+pub(super) fn collect(view: &View) -> Vec<Module> {
     let mut out = Vec::new();
-    let (Some(head), Some(link)) = (kernel.symbol("modules"), kernel.types().field("module", "list")) else {
+    let (Some(head), Some(link)) = (view.symbol("modules"), view.types().field("module", "list")) else {
         return out;
     };
-    let mut seen = HashSet::new();
-    let mut at = head;
-    while let Ok(next) = kernel.space().read_u64(at) {
-        if next == head.0 {
-            return out;
-        }
-        if next < kernel.user_limit() || out.len() >= MAX_MODULES || !seen.insert(next) {
-            break;
-        }
-        at = VirtAddr(next);
-        match read(kernel, VirtAddr(next.wrapping_sub(link.offset))) {
+    let mut list = List::circular(view, head, link.offset, MAX_MODULES);
+    for at in list.by_ref() {
+        match read(view, at) {
             Some(module) => out.push(module),
             None => tracing::warn!("the module list's element at {at} is not a module"),
         }
     }
-    tracing::warn!("the module list is damaged, or not whole in the dump: {} modules found", out.len());
+    if let Some(why) = list.broken() {
+        tracing::warn!(
+            "the module list is damaged, or not whole in the dump: {} modules found; {why}",
+            out.len()
+        );
+    }
     out
 }
 
-fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Module> {
-    let view = Object::new(kernel, "module", addr);
-    let name_len = kernel.types().field("module", "name")?.size.min(256);
-    let raw = kernel.space().read_vec(view.address("name")?, usize::try_from(name_len).ok()?).ok()?;
+fn read(view: &View, addr: VirtAddr) -> Option<Module> {
+    let object = Object::new(view, "module", addr);
+    let name_len = view.types().field("module", "name")?.size.min(256);
+    let raw = view.space().read_vec(object.address("name")?, usize::try_from(name_len).ok()?).ok()?;
     let name = cstr(&raw).into_owned();
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
     }
-    let state = match view.number("state") {
+    let state = match object.number("state") {
         Some(0) => State::Live,
         Some(1) => State::Coming,
         Some(2) => State::Going,
         _ => State::Unformed,
     };
-    let ranges = ranges(kernel, &view);
-    let mut sections = sections(kernel, &view);
+    let ranges = ranges(view, &object);
+    let mut sections = sections(view, &object);
     // An element that points out of the module is not one of its sections.
     sections.retain(|s| ranges.iter().any(|r| s.address.0.wrapping_sub(r.base.0) <= r.size));
     sections.sort_by_key(|s| s.address);
-    let orc = view
+    let orc = object
         .number("arch.num_orcs")
-        .zip(view.number("arch.orc_unwind_ip"))
-        .zip(view.number("arch.orc_unwind"))
+        .zip(object.number("arch.orc_unwind_ip"))
+        .zip(object.number("arch.orc_unwind"))
         .and_then(|((n, ip), rows)| Some((VirtAddr(ip), VirtAddr(rows), u32::try_from(n).ok()?)))
         .filter(|&(ip, rows, n)| n > 0 && ip.0 != 0 && rows.0 != 0);
     let mut module = Module {
@@ -171,60 +169,61 @@ fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Module> {
         ranges,
         sections,
         build_id: None,
-        taints: view.number("taints").unwrap_or(0),
+        taints: object.number("taints").unwrap_or(0),
         orc,
     };
-    module.build_id = build_id(kernel, &module);
+    module.build_id = build_id(view, &module);
     Some(module)
 }
 
-fn ranges(kernel: &Kernel, view: &Object<'_>) -> Vec<Range> {
+fn ranges(view: &View, object: &Object<'_>) -> Vec<Range> {
     let mut out = Vec::new();
     let mut push = |base: Option<u64>, size: Option<u64>, text, init| {
         if let (Some(base), Some(size)) = (base, size)
-            && base >= kernel.user_limit()
+            && base >= view.user_limit()
             && (1..=MAX_RANGE).contains(&size)
             && base.checked_add(size).is_some()
         {
             out.push(Range { base: VirtAddr(base), size, text, init });
         }
     };
-    let types = kernel.types();
+    let types = view.types();
     if let (Some(mem), Some(count)) = (types.field("module", "mem"), types.array_len("module", "mem")) {
         // enum mod_mem_type (6.4): TEXT, DATA, RODATA, RO_AFTER_INIT, then the INIT_ ones.
         let element = mem.size / count.max(1);
         let first_init = types.enumerator("MOD_INIT_TEXT").unwrap_or(4).cast_unsigned();
         let text = types.enumerator("MOD_TEXT").unwrap_or(0).cast_unsigned();
         for i in 0..count.min(16) {
-            let memory = VirtAddr(view.base.0.wrapping_add(mem.offset).wrapping_add(element.wrapping_mul(i)));
-            let memory = Object::new(kernel, "module_memory", memory);
+            let memory =
+                VirtAddr(object.base.0.wrapping_add(mem.offset).wrapping_add(element.wrapping_mul(i)));
+            let memory = Object::new(view, "module_memory", memory);
             push(memory.number("base"), memory.number("size"), i == text || i == first_init, i >= first_init);
         }
     } else if types.field("module", "core_layout").is_some() {
-        push(view.number("core_layout.base"), view.number("core_layout.size"), true, false);
-        push(view.number("init_layout.base"), view.number("init_layout.size"), true, true);
+        push(object.number("core_layout.base"), object.number("core_layout.size"), true, false);
+        push(object.number("init_layout.base"), object.number("init_layout.size"), true, true);
     } else {
-        push(view.number("module_core"), view.number("core_size"), true, false);
-        push(view.number("module_init"), view.number("init_size"), true, true);
+        push(object.number("module_core"), object.number("core_size"), true, false);
+        push(object.number("module_init"), object.number("init_size"), true, true);
     }
     out
 }
 
-fn sections(kernel: &Kernel, view: &Object<'_>) -> Vec<Section> {
-    let types = kernel.types();
-    let Some(attrs) = view.number("sect_attrs").filter(|&p| p >= kernel.user_limit()) else {
+fn sections(view: &View, object: &Object<'_>) -> Vec<Section> {
+    let types = view.types();
+    let Some(attrs) = object.number("sect_attrs").filter(|&p| p >= view.user_limit()) else {
         return Vec::new();
     };
-    let text = |at: Option<u64>| kernel.space().read_cstr(VirtAddr(at?), 128).ok().filter(|s| !s.is_empty());
+    let text = |at: Option<u64>| view.space().read_cstr(VirtAddr(at?), 128).ok().filter(|s| !s.is_empty());
     let mut out = Vec::new();
     if let (Some(n), Some(array), Some(size)) = (
-        Object::new(kernel, "module_sect_attrs", VirtAddr(attrs)).number("nsections"),
+        Object::new(view, "module_sect_attrs", VirtAddr(attrs)).number("nsections"),
         types.field("module_sect_attrs", "attrs"),
         types.size_of("module_sect_attr"),
     ) {
         for i in 0..n.min(MAX_SECTIONS) {
             let base = VirtAddr(attrs.wrapping_add(array.offset).wrapping_add(i.wrapping_mul(size)));
-            let attr = Object::new(kernel, "module_sect_attr", base);
+            let attr = Object::new(view, "module_sect_attr", base);
             let name = text(attr.number("battr.attr.name").or_else(|| attr.number("name")));
             if let (Some(name), Some(address)) = (name, attr.number("address")) {
                 out.push(Section { name, address: VirtAddr(address) });
@@ -232,15 +231,15 @@ fn sections(kernel: &Kernel, view: &Object<'_>) -> Vec<Section> {
         }
         return out;
     }
-    let sect_attrs = Object::new(kernel, "module_sect_attrs", VirtAddr(attrs));
+    let sect_attrs = Object::new(view, "module_sect_attrs", VirtAddr(attrs));
     // 6.14 made it an array of pointers, which 6.17 marked const under another name.
     let list = ["grp.bin_attrs", "grp.bin_attrs_new"].iter().find_map(|p| sect_attrs.number(p));
     for i in 0..list.map_or(0, |_| MAX_SECTIONS) {
         let slot = VirtAddr(list.unwrap_or(0).wrapping_add(i * 8));
-        let Some(attr) = kernel.space().read_u64(slot).ok().filter(|&p| p >= kernel.user_limit()) else {
+        let Some(attr) = view.space().read_u64(slot).ok().filter(|&p| p >= view.user_limit()) else {
             break;
         };
-        let attr = Object::new(kernel, "bin_attribute", VirtAddr(attr));
+        let attr = Object::new(view, "bin_attribute", VirtAddr(attr));
         if let (Some(name), Some(address)) = (text(attr.number("attr.name")), attr.number("private")) {
             out.push(Section { name, address: VirtAddr(address) });
         }
@@ -250,10 +249,10 @@ fn sections(kernel: &Kernel, view: &Object<'_>) -> Vec<Section> {
 
 /// The build-id: from its note's section, else by the note's own bytes in the
 /// module's memory.
-fn build_id(kernel: &Kernel, module: &Module) -> Option<BuildId> {
+fn build_id(view: &View, module: &Module) -> Option<BuildId> {
     if let Some(at) = module.section(".note.gnu.build-id") {
         let mut bytes = [0; 80];
-        let n = kernel.space().read(at, &mut bytes).ok()?;
+        let n = view.space().read(at, &mut bytes).ok()?;
         return BuildId::from_notes(bytes.get(..n)?, 4);
     }
     // namesz 4, descsz 20, type 3, "GNU": what the linker writes with SHA-1.
@@ -261,35 +260,49 @@ fn build_id(kernel: &Kernel, module: &Module) -> Option<BuildId> {
     module.ranges.iter().filter(|r| !r.init).find_map(|range| {
         let len = usize::try_from(range.size.min(8 << 20)).ok()?;
         let mut bytes = vec![0; len];
-        let n = kernel.space().read(range.base, &mut bytes).ok()?;
+        let n = view.space().read(range.base, &mut bytes).ok()?;
         let at = (0..n).step_by(4).find(|&at| array_at::<16>(&bytes, at) == Some(head))?;
         BuildId::from_notes(bytes.get(at..)?, 4)
     })
 }
 
+/// The symbols of each of `modules`.
+pub(super) fn all_symbols(view: &View, modules: &[Module]) -> Vec<SymbolTable> {
+    let mut left = MAX_SYMBOLS_MEMORY;
+    let tables = modules.iter().map(|module| {
+        if left == 0 {
+            return SymbolTable::empty(format!("module {}: too many symbols before it", module.name));
+        }
+        let table = symbols(view, module);
+        left = left.saturating_sub(table.memory());
+        table
+    });
+    tables.collect()
+}
+
 /// The symbols of a module by its own kallsyms (`struct mod_kallsyms`; before
 /// 4.5 members of `struct module`).
 #[must_use]
-pub fn symbols(kernel: &Kernel, module: &Module) -> SymbolTable {
+pub fn symbols(view: &View, module: &Module) -> SymbolTable {
     let mut table = Builder::new(format!("kallsyms of module {}", module.name));
-    let view = Object::new(kernel, "module", module.addr);
-    let view = match view.number("kallsyms").filter(|&p| p >= kernel.user_limit()) {
-        Some(own) => Object::new(kernel, "mod_kallsyms", VirtAddr(own)),
-        None => view,
+    let object = Object::new(view, "module", module.addr);
+    let object = match object.number("kallsyms").filter(|&p| p >= view.user_limit()) {
+        Some(own) => Object::new(view, "mod_kallsyms", VirtAddr(own)),
+        None => object,
     };
     let (Some(symtab), Some(strtab), Some(count)) =
-        (view.number("symtab"), view.number("strtab"), view.number("num_symtab"))
+        (object.number("symtab"), object.number("strtab"), object.number("num_symtab"))
     else {
         return table.finish();
     };
     let count = usize::try_from(count.min(MAX_SYMBOLS)).unwrap_or(0);
     // Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
     let mut entries = vec![0; count * 24];
-    let Ok(got) = kernel.space().read(VirtAddr(symtab), &mut entries) else { return table.finish() };
+    let Ok(got) = view.space().read(VirtAddr(symtab), &mut entries) else { return table.finish() };
     // The type letters, since 5.2; before, `st_info` was overwritten with them.
-    let letters = view.number("typetab").and_then(|at| kernel.space().read_vec(VirtAddr(at), count).ok());
+    let letters = object.number("typetab").and_then(|at| view.space().read_vec(VirtAddr(at), count).ok());
     let mut strings = vec![0; usize::try_from(end_of_range(module, strtab)).unwrap_or(0)];
-    let read = kernel.space().read(VirtAddr(strtab), &mut strings).unwrap_or(0);
+    let read = view.space().read(VirtAddr(strtab), &mut strings).unwrap_or(0);
     strings.truncate(read);
     for (i, entry) in entries.get(..got).unwrap_or_default().chunks_exact(24).enumerate() {
         let (Some(name), Some(shndx), Some(value), Some(size)) =
@@ -324,23 +337,17 @@ fn end_of_range(module: &Module, at: u64) -> u64 {
 
 /// BTF of modules: name, address of the bytes, and how many, from the list
 /// `btf_modules` (`kernel/bpf/btf.c`).
-pub(super) fn btf(kernel: &Kernel) -> Vec<(String, VirtAddr, u64)> {
+pub(super) fn btf(view: &View) -> Vec<(String, VirtAddr, u64)> {
     let mut out = Vec::new();
-    let types = kernel.types();
-    let (Some(head), Some(link)) = (kernel.symbol("btf_modules"), types.field("btf_module", "list")) else {
+    let types = view.types();
+    let (Some(head), Some(link)) = (view.symbol("btf_modules"), types.field("btf_module", "list")) else {
         return out;
     };
-    let mut seen = HashSet::new();
-    let mut at = head;
-    while let Ok(next) = kernel.space().read_u64(at) {
-        if next == head.0 || next < kernel.user_limit() || seen.len() >= MAX_MODULES || !seen.insert(next) {
-            break;
-        }
-        at = VirtAddr(next);
-        let entry = Object::new(kernel, "btf_module", VirtAddr(next.wrapping_sub(link.offset)));
+    for at in List::circular(view, head, link.offset, MAX_MODULES) {
+        let entry = Object::new(view, "btf_module", at);
         let Some(btf) = entry.number("btf") else { continue };
-        let btf = Object::new(kernel, "btf", VirtAddr(btf));
-        let name = btf.address("name").and_then(|a| kernel.space().read_cstr(a, 64).ok());
+        let btf = Object::new(view, "btf", VirtAddr(btf));
+        let name = btf.address("name").and_then(|a| view.space().read_cstr(a, 64).ok());
         if let (Some(name), Some(data), Some(size)) = (name, btf.number("data"), btf.number("data_size")) {
             out.push((name, VirtAddr(data), size));
         }

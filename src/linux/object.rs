@@ -1,14 +1,13 @@
 //! One structure in dumped memory, its members read by the types found.
 
-use super::Kernel;
+use super::View;
 use crate::addr::VirtAddr;
 use crate::debuginfo::Field;
-use crate::memory::AddressSpace;
 
 /// A structure of type `ty` at `base`.
 #[derive(Clone, Copy)]
 pub struct Object<'a> {
-    kernel: &'a Kernel,
+    view: &'a View,
     ty: &'a str,
     /// Where it lies.
     pub base: VirtAddr,
@@ -17,26 +16,26 @@ pub struct Object<'a> {
 impl<'a> Object<'a> {
     /// The structure of type `ty` at `base`.
     #[must_use]
-    pub fn new(kernel: &'a Kernel, ty: &'a str, base: VirtAddr) -> Self {
-        Self { kernel, ty, base }
+    pub fn new(view: &'a View, ty: &'a str, base: VirtAddr) -> Self {
+        Self { view, ty, base }
     }
 
     /// The variable `symbol` as a structure of type `ty`.
     #[must_use]
-    pub fn of_symbol(kernel: &'a Kernel, symbol: &str, ty: &'a str) -> Option<Self> {
-        Some(Self::new(kernel, ty, kernel.symbol(symbol)?))
+    pub fn of_symbol(view: &'a View, symbol: &str, ty: &'a str) -> Option<Self> {
+        Some(Self::new(view, ty, view.symbol(symbol)?))
     }
 
     /// CPU `cpu`'s copy of the per-CPU variable `symbol`.
     #[must_use]
-    pub fn of_cpu(kernel: &'a Kernel, symbol: &str, cpu: u32, ty: &'a str) -> Option<Self> {
-        Some(Self::new(kernel, ty, kernel.percpu().address(kernel.symbol(symbol)?, cpu)?))
+    pub fn of_cpu(view: &'a View, symbol: &str, cpu: u32, ty: &'a str) -> Option<Self> {
+        Some(Self::new(view, ty, view.percpu().address(view.symbol(symbol)?, cpu)?))
     }
 
     /// Where a member is, in the types.
     #[must_use]
     pub fn field(&self, path: &str) -> Option<Field> {
-        self.kernel.types().field(self.ty, path)
+        self.view.types().field(self.ty, path)
     }
 
     /// Address of a member.
@@ -49,7 +48,7 @@ impl<'a> Object<'a> {
     #[must_use]
     pub fn number(&self, path: &str) -> Option<u64> {
         let field = self.field(path)?;
-        number(self.kernel, self.base.checked_add(field.offset)?, field)
+        number(self.view, self.base.checked_add(field.offset)?, field)
     }
 
     /// A signed number of 4 or 8 bytes.
@@ -66,13 +65,13 @@ impl<'a> Object<'a> {
     /// A pointer into the kernel's half; `None` for null.
     #[must_use]
     pub fn pointer(&self, path: &str) -> Option<VirtAddr> {
-        self.number(path).filter(|&p| p >= self.kernel.user_limit()).map(VirtAddr)
+        self.number(path).filter(|&p| p >= self.view.user_limit()).map(VirtAddr)
     }
 
     /// What a pointer member points to, as a structure of type `ty`.
     #[must_use]
     pub fn follow(&self, path: &str, ty: &'a str) -> Option<Self> {
-        Some(Self::new(self.kernel, ty, self.pointer(path)?))
+        Some(Self::new(self.view, ty, self.pointer(path)?))
     }
 
     /// A character array member.
@@ -80,16 +79,16 @@ impl<'a> Object<'a> {
     pub fn text(&self, path: &str) -> Option<String> {
         let field = self.field(path)?;
         let len = usize::try_from(field.size.min(4096)).ok()?;
-        self.kernel.space().read_cstr(self.base.checked_add(field.offset)?, len).ok()
+        self.view.space().read_cstr(self.base.checked_add(field.offset)?, len).ok()
     }
 }
 
 /// The number in `field` of what lies at `at` (the member's own address).
 #[must_use]
-pub fn number(kernel: &Kernel, at: VirtAddr, field: Field) -> Option<u64> {
+pub fn number(view: &View, at: VirtAddr, field: Field) -> Option<u64> {
     let mut raw = [0; 8];
     let len = usize::try_from(field.size).ok()?.min(8);
-    kernel.space().read_exact(at, raw.get_mut(..len)?).ok()?;
+    view.space().read_exact(at, raw.get_mut(..len)?).ok()?;
     let value = u64::from_le_bytes(raw);
     Some(match field.bits {
         Some((start, width)) if width < 64 => value.checked_shr(start.into())? & ((1 << width) - 1),

@@ -4,8 +4,7 @@
 //! `kernel/panic.c`); the meanings are those of
 //! `Documentation/admin-guide/tainted-kernels.rst`.
 
-use super::Kernel;
-use crate::memory::AddressSpace;
+use super::View;
 
 /// Letter and meaning by bit.
 const FLAGS: [(char, &str); 20] = [
@@ -33,11 +32,11 @@ const FLAGS: [(char, &str); 20] = [
 
 /// The kernel's taint bits.
 #[must_use]
-pub fn of_kernel(kernel: &Kernel) -> Option<u64> {
-    if let Some(at) = kernel.symbol("tainted_mask") {
-        return kernel.space().read_u64(at).ok();
+pub fn of_kernel(view: &View) -> Option<u64> {
+    if let Some(at) = view.symbol("tainted_mask") {
+        return view.space().read_u64(at).ok();
     }
-    kernel.space().read_u32(kernel.symbol("tainted")?).ok().map(u64::from)
+    view.space().read_u32(view.symbol("tainted")?).ok().map(u64::from)
 }
 
 /// The letters of the bits that are set.

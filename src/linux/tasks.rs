@@ -7,30 +7,26 @@
 //!
 //! An element that does not look like a task is skipped and counted; a walk ends
 //! where it comes back to its start, meets something twice, or at its bound.
-//! Sources: `include/linux/sched.h`, `include/linux/xarray.h`, `kernel/pid.c`.
+//! Sources: `include/linux/sched.h`, `kernel/pid.c`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Kernel, object};
+use super::list::{Broken, List};
+use super::xarray::XArray;
+use super::{View, object};
 use crate::addr::VirtAddr;
 use crate::bytes::cstr;
 use crate::debuginfo::Field;
-use crate::memory::AddressSpace;
 
 /// More tasks than this are not believed (`PID_MAX_LIMIT` is 2^22).
 const MAX_TASKS: usize = 1 << 22;
-/// Nodes of the pid map (each holds up to 64 pids).
-const MAX_NODES: usize = 1 << 18;
 const PF_KTHREAD: u64 = 0x0020_0000;
 /// Steps along all lists of threads together: groups are disjoint, but damaged ones
 /// can share a tail.
 const MAX_STEPS: usize = 2 * MAX_TASKS;
 /// Remarks that are kept; a damaged dump could have one for each task.
 const MAX_REMARKS: usize = 64;
-/// In the pid map, marked values below this are no nodes (a reserved pid, a retry;
-/// `xa_is_node()` in `include/linux/xarray.h`).
-const FIRST_NODE: u64 = 4096;
 /// No pid reaches this.
 const PID_LIMIT: u64 = 1 << 22;
 
@@ -101,78 +97,78 @@ impl TaskList {
 }
 
 /// `rq->curr` or `rq->idle` of a CPU.
-fn runqueue_task(kernel: &Kernel, cpu: u32, field: Field) -> Option<VirtAddr> {
-    let rq = kernel.percpu().address(kernel.symbol("runqueues")?, cpu)?;
-    kernel.space().read_u64(rq.checked_add(field.offset)?).ok().filter(|&a| a != 0).map(VirtAddr)
+fn runqueue_task(view: &View, cpu: u32, field: Field) -> Option<VirtAddr> {
+    let rq = view.percpu().address(view.symbol("runqueues")?, cpu)?;
+    view.space().read_u64(rq.checked_add(field.offset)?).ok().filter(|&a| a != 0).map(VirtAddr)
 }
 
 /// The task that `cpu` was running.
 #[must_use]
-pub fn current(kernel: &Kernel, cpu: u32) -> Option<VirtAddr> {
-    runqueue_task(kernel, cpu, kernel.layout().rq_curr)
+pub fn current(view: &View, cpu: u32) -> Option<VirtAddr> {
+    runqueue_task(view, cpu, view.layout().rq_curr)
 }
 
 /// The CPU that panicked: `panic_cpu`, else `crashing_cpu`.
 #[must_use]
-pub fn panic_cpu(kernel: &Kernel) -> Option<u32> {
+pub fn panic_cpu(view: &View) -> Option<u32> {
     ["panic_cpu", "crashing_cpu"].iter().find_map(|name| {
-        let n = kernel.space().read_u32(kernel.symbol(name)?).ok()?;
-        kernel.percpu().online().contains(&n).then_some(n)
+        let n = view.space().read_u32(view.symbol(name)?).ok()?;
+        view.percpu().online().contains(&n).then_some(n)
     })
 }
 
 /// The task on the CPU that panicked.
-pub(super) fn panicked(kernel: &Kernel) -> Option<Task> {
-    let cpu = panic_cpu(kernel)?;
-    let mut task = read(kernel, current(kernel, cpu)?)?;
-    task.idle_of = (runqueue_task(kernel, cpu, kernel.layout().rq_idle) == Some(task.addr)).then_some(cpu);
+pub(super) fn panicked(view: &View) -> Option<Task> {
+    let cpu = panic_cpu(view)?;
+    let mut task = read(view, current(view, cpu)?)?;
+    task.idle_of = (runqueue_task(view, cpu, view.layout().rq_idle) == Some(task.addr)).then_some(cpu);
     Some(task)
 }
 
 /// Reads a member of the structure at `base`.
-fn field(kernel: &Kernel, base: VirtAddr, field: Field) -> Option<u64> {
-    object::number(kernel, base.checked_add(field.offset)?, field)
+fn field(view: &View, base: VirtAddr, field: Field) -> Option<u64> {
+    object::number(view, base.checked_add(field.offset)?, field)
 }
 
 /// The task whose `task_struct` is at `addr`; `None` if what lies there is not
 /// readable or not a task.
 #[must_use]
-pub fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Task> {
-    let layout = kernel.layout();
+pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
+    let layout = view.layout();
     let l = &layout.task;
-    if addr.0 < kernel.user_limit() || !addr.0.is_multiple_of(8) {
+    if addr.0 < view.user_limit() || !addr.0.is_multiple_of(8) {
         return None;
     }
-    let number = |f: Field| field(kernel, addr, f);
+    let number = |f: Field| field(view, addr, f);
     let pid = number(l.pid)?;
     let tgid = number(l.tgid)?;
     if pid > PID_LIMIT || tgid > PID_LIMIT {
         return None;
     }
     let mut comm = [0; 16];
-    kernel.space().read_exact(addr.checked_add(l.comm.offset)?, &mut comm).ok()?;
+    view.space().read_exact(addr.checked_add(l.comm.offset)?, &mut comm).ok()?;
     let stack = number(l.stack)?;
-    if stack != 0 && (stack < kernel.user_limit() || !stack.is_multiple_of(4096)) {
+    if stack != 0 && (stack < view.user_limit() || !stack.is_multiple_of(4096)) {
         return None;
     }
     let (raw_state, exit_state) = (number(l.state)?, number(l.exit_state)?);
     let mm = number(l.mm)?;
     let ppid = number(l.real_parent)
-        .filter(|&p| p >= kernel.user_limit())
-        .and_then(|parent| field(kernel, VirtAddr(parent), l.pid));
+        .filter(|&p| p >= view.user_limit())
+        .and_then(|parent| field(view, VirtAddr(parent), l.pid));
     let cpu = match l.cpu {
         Some(f) => number(f)?,
         // Before 4.9 thread_info lies at the bottom of the stack.
-        None => kernel
+        None => view
             .types()
             .field("thread_info", "cpu")
-            .and_then(|f| field(kernel, VirtAddr(stack), f))
+            .and_then(|f| field(view, VirtAddr(stack), f))
             .unwrap_or(0),
     };
-    let cpu = u32::try_from(cpu).ok().filter(|&c| (c as usize) < kernel.percpu().len().max(1))?;
+    let cpu = u32::try_from(cpu).ok().filter(|&c| (c as usize) < view.percpu().len().max(1))?;
     let on_cpu = match l.on_cpu {
         Some(f) => number(f)? != 0,
-        None => current(kernel, cpu) == Some(addr),
+        None => current(view, cpu) == Some(addr),
     };
     Some(Task {
         addr,
@@ -186,7 +182,7 @@ pub fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Task> {
         cpu,
         on_cpu,
         kthread: number(l.flags)? & PF_KTHREAD != 0,
-        mm: (mm >= kernel.user_limit()).then_some(VirtAddr(mm)),
+        mm: (mm >= view.user_limit()).then_some(VirtAddr(mm)),
         stack: VirtAddr(stack),
         sp: number(l.sp)?,
         idle_of: None,
@@ -194,24 +190,24 @@ pub fn read(kernel: &Kernel, addr: VirtAddr) -> Option<Task> {
 }
 
 /// Collects all tasks.
-pub(super) fn collect(kernel: &Kernel) -> TaskList {
+pub(super) fn collect(view: &View) -> TaskList {
     let mut found = Found::default();
     let mut idle = HashMap::new();
-    for &cpu in kernel.percpu().online() {
-        if let Some(addr) = runqueue_task(kernel, cpu, kernel.layout().rq_idle) {
+    for &cpu in view.percpu().online() {
+        if let Some(addr) = runqueue_task(view, cpu, view.layout().rq_idle) {
             idle.insert(addr.0, cpu);
             found.add(addr);
         }
-        if let Some(addr) = current(kernel, cpu) {
+        if let Some(addr) = current(view, cpu) {
             found.add(addr);
         }
     }
-    pid_map(kernel, &mut found);
-    task_list(kernel, &mut found);
+    pid_map(view, &mut found);
+    task_list(view, &mut found);
 
-    let tasks = read_all(kernel, &found.addrs);
+    let tasks = read_all(view, &found.addrs);
     let mut list = TaskList { remarks: found.remarks, ..TaskList::default() };
-    list.skipped = found.addrs.len() - tasks.len();
+    list.skipped = found.addrs.len() - tasks.len() + found.stray;
     list.tasks = tasks
         .into_iter()
         .map(|mut t| {
@@ -229,15 +225,13 @@ pub(super) fn collect(kernel: &Kernel) -> TaskList {
 
 /// Reads the tasks at `addrs`, on two or more threads where that pays: what
 /// takes time is the decompression of their pages.
-fn read_all(kernel: &Kernel, addrs: &[VirtAddr]) -> Vec<Task> {
+fn read_all(view: &View, addrs: &[VirtAddr]) -> Vec<Task> {
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
     let part = addrs.len().div_ceil(workers).max(256);
     std::thread::scope(|scope| {
         let parts: Vec<_> = addrs
             .chunks(part)
-            .map(|chunk| {
-                scope.spawn(move || chunk.iter().filter_map(|&a| read(kernel, a)).collect::<Vec<_>>())
-            })
+            .map(|chunk| scope.spawn(move || chunk.iter().filter_map(|&a| read(view, a)).collect::<Vec<_>>()))
             .collect();
         parts.into_iter().flat_map(|p| p.join().unwrap_or_default()).collect()
     })
@@ -247,6 +241,8 @@ fn read_all(kernel: &Kernel, addrs: &[VirtAddr]) -> Vec<Task> {
 struct Found {
     addrs: Vec<VirtAddr>,
     seen: HashSet<u64>,
+    /// Pids whose first task is nowhere that a task can be.
+    stray: usize,
     remarks: Vec<String>,
 }
 
@@ -265,118 +261,67 @@ impl Found {
 }
 
 /// Walks `init_pid_ns.idr`.
-fn pid_map(kernel: &Kernel, found: &mut Found) {
-    let l = kernel.layout();
-    let (Some(ns), Some(head), Some((shift, slots)), Some(tasks), Some(link)) =
-        (kernel.symbol("init_pid_ns"), l.pid_map_head, l.xa_node, l.pid_tasks, l.task.pid_link)
+fn pid_map(view: &View, found: &mut Found) {
+    let l = view.layout();
+    let (Some(ns), Some(head), Some(xarray), Some(tasks), Some(link)) =
+        (view.symbol("init_pid_ns"), l.pid_map_head, l.xarray, l.pid_tasks, l.task.pid_link)
     else {
         return;
     };
-    // The mark of a pointer to a node: 2 in the xarray, 1 in the radix tree before.
-    let mark = if kernel.types().field("idr", "idr_rt.xa_head").is_some() { 2 } else { 1 };
-    let Some(root) = field(kernel, ns, head) else {
+    let Some(root) = field(view, ns, head) else {
         found.remark("the pid map's root is not in the dump".to_owned());
         return;
     };
-    let mut nodes = vec![(root, 64u8)];
-    let mut visited = HashSet::new();
-    let mut unread = 0usize;
-    while let Some((entry, above)) = nodes.pop() {
-        if entry & 3 != mark {
-            // A `struct pid`: the first task on its list of type PIDTYPE_PID.
-            if entry & 3 == 0 && entry != 0 {
-                let pid = VirtAddr(entry);
-                if let Some(first) = field(kernel, pid, Field { size: 8, ..tasks }).filter(|&p| p != 0) {
-                    found.add(VirtAddr(first.wrapping_sub(link.offset)));
-                }
-            }
-            continue;
-        }
-        if entry <= FIRST_NODE {
-            continue;
-        }
-        let node = VirtAddr(entry & !3);
-        if visited.len() >= MAX_NODES || !visited.insert(node.0) {
-            found.remark(format!("the pid map comes back to its node {node}"));
-            continue;
-        }
-        let below = field(kernel, node, shift).and_then(|s| u8::try_from(s & 0xff).ok());
-        let count = usize::try_from(slots.size / 8).unwrap_or(0).min(64);
-        let bytes = node.checked_add(slots.offset).and_then(|a| kernel.space().read_vec(a, count * 8).ok());
-        let (Some(below), Some(bytes)) = (below.filter(|&s| s < above), bytes) else {
-            unread += 1;
-            continue;
-        };
-        for slot in bytes.chunks_exact(8).rev() {
-            let entry = crate::bytes::u64_at(slot, 0).unwrap_or(0);
-            if entry != 0 {
-                nodes.push((entry, below));
-            }
+    let mut map = XArray::new(view, xarray, root);
+    for (_, entry) in map.by_ref().filter(|(_, entry)| entry & 3 == 0) {
+        // A `struct pid`: the first task on its list of type PIDTYPE_PID.
+        let Some(head) = VirtAddr(entry).checked_add(tasks.offset) else { continue };
+        let mut with_pid = List::chain(view, head, link.offset, 1);
+        match (with_pid.next(), with_pid.broken()) {
+            (Some(task), _) => found.add(task),
+            (None, Some(Broken::Stray(..))) => found.stray += 1,
+            _ => {}
         }
     }
-    if unread > 0 {
-        found.remark(format!("{unread} nodes of the pid map are damaged or not in the dump"));
+    for node in &map.again {
+        found.remark(format!("the pid map comes back to its node {node}"));
     }
-}
-
-/// Follows a circular list from `head`, calling `each` with every link, for at most
-/// so many `steps`, which are taken off.
-fn follow(
-    kernel: &Kernel,
-    head: VirtAddr,
-    steps: &mut usize,
-    each: &mut dyn FnMut(VirtAddr),
-) -> Result<(), String> {
-    let mut at = head;
-    let mut seen = HashSet::new();
-    loop {
-        let next = kernel.space().read_u64(at).map_err(|fault| format!("link {at}: {fault}"))?;
-        if next == head.0 {
-            return Ok(());
-        }
-        if next < kernel.user_limit() {
-            return Err(format!("link {at} points to {next:#x}"));
-        }
-        if !seen.insert(next) {
-            return Err(format!("the list comes back to {next:#x} and not to its head"));
-        }
-        *steps = steps.checked_sub(1).ok_or("there are more links than tasks can be")?;
-        at = VirtAddr(next);
-        each(at);
+    if map.unread > 0 {
+        found.remark(format!("{} nodes of the pid map are damaged or not in the dump", map.unread));
     }
 }
 
 /// Walks `init_task.tasks` and each leader's thread group.
-fn task_list(kernel: &Kernel, found: &mut Found) {
-    let l = kernel.layout();
-    let Some(init) = kernel.symbol("init_task") else { return };
-    let mut leaders = vec![];
+fn task_list(view: &View, found: &mut Found) {
+    let l = view.layout();
+    let Some(init) = view.symbol("init_task") else { return };
     let Some(head) = init.checked_add(l.task.tasks.offset) else { return };
     let mut steps = MAX_STEPS;
-    let end = follow(kernel, head, &mut steps, &mut |link| {
-        leaders.push(VirtAddr(link.0.wrapping_sub(l.task.tasks.offset)))
-    });
-    if let Err(why) = end {
+    let mut follow = |head, link: Field| {
+        let mut list = List::circular(view, head, link.offset, steps);
+        let elements: Vec<_> = list.by_ref().collect();
+        steps = list.steps_left();
+        (elements, list.broken())
+    };
+    let (leaders, broken) = follow(head, l.task.tasks);
+    if let Some(why) = broken {
         found.remark(format!("task list: {why}"));
     }
     for leader in leaders {
         found.add(leader);
-        let mut group = vec![];
-        let end = match (l.thread_head, l.task.thread_node, l.task.thread_group) {
-            (Some(thread_head), Some(node), _) => field(kernel, leader, l.task.signal)
+        let group = match (l.thread_head, l.task.thread_node, l.task.thread_group) {
+            (Some(thread_head), Some(node), _) => field(view, leader, l.task.signal)
                 .and_then(|signal| VirtAddr(signal).checked_add(thread_head.offset))
-                .map(|head| {
-                    follow(kernel, head, &mut steps, &mut |link| group.push(link.0.wrapping_sub(node.offset)))
-                }),
-            (_, _, Some(link)) => leader.checked_add(link.offset).map(|head| {
-                follow(kernel, head, &mut steps, &mut |at| group.push(at.0.wrapping_sub(link.offset)))
-            }),
+                .zip(Some(node)),
+            (_, _, Some(link)) => leader.checked_add(link.offset).zip(Some(link)),
             _ => None,
         };
-        for task in group {
-            found.add(VirtAddr(task));
+        let Some((head, link)) = group else { continue };
+        let (threads, broken) = follow(head, link);
+        for thread in threads {
+            found.add(thread);
         }
-        if let Some(Err(why)) = end {
+        if let Some(why) = broken {
             found.remark(format!("thread group of {leader}: {why}"));
         }
     }

@@ -78,8 +78,8 @@ pub struct Layout {
     /// Root of the pid map in `init_pid_ns`: `idr.idr_rt.xa_head` (4.20 and
     /// later; before, `rnode`).
     pub pid_map_head: Option<Field>,
-    /// `xa_node.shift` and `xa_node.slots`.
-    pub xa_node: Option<(Field, Field)>,
+    /// The xarray, or the radix tree that it was.
+    pub xarray: Option<XArrayLayout>,
     /// `struct inactive_task_frame` (4.9 and later).
     pub switch_frame: Option<SwitchFrame>,
     /// `struct pt_regs`.
@@ -99,6 +99,27 @@ pub struct SwitchFrame {
     pub size: u64,
     /// Offsets of r15, r14, r13, r12, rbx, rbp and the return address.
     pub offsets: [u64; 7],
+}
+
+/// A tree of entries by index (`include/linux/xarray.h`).
+#[derive(Debug, Clone, Copy)]
+pub struct XArrayLayout {
+    /// What the two low bits of a pointer to a node are.
+    pub node_mark: u64,
+    /// Bits of the index below the node.
+    pub shift: Field,
+    /// Its entries.
+    pub slots: Field,
+}
+
+impl XArrayLayout {
+    fn resolve(types: &dyn Types) -> Option<Self> {
+        // The radix tree became the xarray in 4.20, with another mark.
+        let node_mark = if types.field("idr", "idr_rt.xa_head").is_some() { 2 } else { 1 };
+        ["xa_node", "radix_tree_node"].into_iter().find_map(|node| {
+            Some(Self { node_mark, shift: types.field(node, "shift")?, slots: types.field(node, "slots")? })
+        })
+    }
 }
 
 impl Layout {
@@ -152,9 +173,7 @@ impl Layout {
             pid_map_head: types
                 .field("pid_namespace", "idr.idr_rt.xa_head")
                 .or_else(|| types.field("pid_namespace", "idr.idr_rt.rnode")),
-            xa_node: types.field("xa_node", "shift").zip(types.field("xa_node", "slots")).or_else(|| {
-                types.field("radix_tree_node", "shift").zip(types.field("radix_tree_node", "slots"))
-            }),
+            xarray: XArrayLayout::resolve(types),
             switch_frame,
             pt_regs_size: types.size_of("pt_regs").unwrap_or(21 * 8),
             stack_padding: if types.size_of("fred_frame").is_some() { 16 } else { 0 },

@@ -1,0 +1,238 @@
+//! An opened kernel: its [`View`], and what was read through it once.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::log::Log;
+use super::open::{Opened, open};
+use super::{Module, Options, Task, TaskList, Utsname, View};
+use super::{debug_files, kaslr, log, modules, orc, stacks, tasks, utsname};
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::debuginfo::btf::Btf;
+use crate::debuginfo::elf::Vmlinux;
+use crate::debuginfo::symbols::{Symbol, SymbolTable};
+use crate::dump::vmcoreinfo::VmcoreInfo;
+use crate::dump::{PhysicalMemory, Vmcore};
+use crate::error::{ReadFault, Result};
+use crate::memory::AddressSpace;
+use crate::memory::paging::PageTables;
+
+/// An opened kernel dump: immutable, each part made at first use. It is a
+/// [`View`] too, for all that needs no more.
+pub struct Kernel {
+    opened: Opened,
+    kept: Kept,
+}
+
+/// What was read, once.
+#[derive(Default)]
+struct Kept {
+    tasks: OnceLock<TaskList>,
+    panic_task: OnceLock<Option<Arc<Task>>>,
+    modules: OnceLock<Vec<Module>>,
+    module_symbols: OnceLock<Vec<SymbolTable>>,
+    log: OnceLock<Result<Log, String>>,
+    stacks: OnceLock<stacks::Stacks>,
+    orc: OnceLock<orc::OrcTables>,
+    debug_files: OnceLock<debug_files::DebugFiles>,
+    text: OnceLock<std::ops::Range<u64>>,
+    spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
+}
+
+/// Page tables kept for user address spaces; beyond it they are made again.
+const SPACES: usize = 1024;
+
+impl Deref for Kernel {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.opened.view
+    }
+}
+
+impl Kernel {
+    /// Opens the kernel in `dump`: finds its page tables, its symbols and its
+    /// types. `Err` says which of these is missing and which option supplies it.
+    pub fn open(dump: Vmcore, options: Options) -> Result<Self> {
+        Ok(Self { opened: open(dump, options)?, kept: Kept::default() })
+    }
+
+    /// The dump file.
+    #[must_use]
+    pub fn dump(&self) -> &Arc<Vmcore> {
+        &self.opened.dump
+    }
+
+    /// What the user said.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.opened.options
+    }
+
+    /// The VMCOREINFO in use.
+    #[must_use]
+    pub fn vmcoreinfo(&self) -> &VmcoreInfo {
+        &self.opened.vmcoreinfo
+    }
+
+    /// How far KASLR moved the kernel from its link addresses.
+    #[must_use]
+    pub fn kaslr_offset(&self) -> u64 {
+        self.opened.kaslr_offset
+    }
+
+    /// Physical address of `__START_KERNEL_map`; may be negative.
+    #[must_use]
+    pub fn phys_base(&self) -> i64 {
+        self.opened.phys_base
+    }
+
+    /// The kernel's own address space.
+    #[must_use]
+    pub fn space(&self) -> &Arc<PageTables> {
+        &self.opened.tables
+    }
+
+    /// The kernel's BTF, if the dump or vmlinux has it.
+    #[must_use]
+    pub fn btf(&self) -> Option<&Arc<Btf>> {
+        self.opened.btf.as_ref()
+    }
+
+    /// The vmlinux given by the user.
+    #[must_use]
+    pub fn vmlinux(&self) -> Option<&Arc<Vmlinux>> {
+        self.opened.vmlinux.as_ref()
+    }
+
+    /// All tasks. Read at first use.
+    #[must_use]
+    pub fn tasks(&self) -> &TaskList {
+        self.kept.tasks.get_or_init(|| tasks::collect(self))
+    }
+
+    /// The task that was running where the kernel panicked, if it did. Does not
+    /// need the list of tasks.
+    #[must_use]
+    pub fn panic_task(&self) -> Option<&Arc<Task>> {
+        self.kept.panic_task.get_or_init(|| tasks::panicked(self).map(Arc::new)).as_ref()
+    }
+
+    /// All modules, the newest first. Read at first use.
+    #[must_use]
+    pub fn modules(&self) -> &[Module] {
+        self.kept.modules.get_or_init(|| modules::collect(self))
+    }
+
+    /// The symbols of each module, in the order of [`Kernel::modules`].
+    #[must_use]
+    pub fn module_symbols(&self) -> &[SymbolTable] {
+        self.kept.module_symbols.get_or_init(|| modules::all_symbols(self, self.modules()))
+    }
+
+    /// The module in whose memory `addr` lies, with its symbols.
+    #[must_use]
+    pub fn module_at(&self, addr: VirtAddr) -> Option<(&Module, &SymbolTable)> {
+        let i = self.modules().iter().position(|m| m.contains(addr))?;
+        Some((self.modules().get(i)?, self.module_symbols().get(i)?))
+    }
+
+    /// The kernel's log. Read at first use; `Err` says what is missing.
+    pub fn log(&self) -> Result<&Log, &str> {
+        self.kept.log.get_or_init(|| log::read(self)).as_ref().map_err(String::as_str)
+    }
+
+    /// The IRQ, exception and entry stacks of the CPUs. Read at first use.
+    #[must_use]
+    pub fn stacks(&self) -> &stacks::Stacks {
+        self.kept.stacks.get_or_init(|| stacks::Stacks::read(self))
+    }
+
+    /// The real vmlinux and modules with DWARF, where they are installed. Looked
+    /// for at first use.
+    #[must_use]
+    pub fn debug_files(&self) -> &debug_files::DebugFiles {
+        self.kept.debug_files.get_or_init(|| debug_files::DebugFiles::find(self))
+    }
+
+    /// The ORC tables of the kernel and its modules. Read at first use.
+    #[must_use]
+    pub fn orc(&self) -> &orc::OrcTables {
+        self.kept.orc.get_or_init(|| orc::OrcTables::read(self))
+    }
+
+    /// Whether `addr` lies in code of the kernel or of a module.
+    #[must_use]
+    pub fn is_text(&self, addr: VirtAddr) -> bool {
+        let own = self.kept.text.get_or_init(|| {
+            // The init text comes last; that it was freed is no harm.
+            let end = ["_einittext", "_etext"].iter().find_map(|n| self.symbol(n));
+            self.text_start().0..end.map_or(0, |a| a.0)
+        });
+        own.contains(&addr.0)
+            || self
+                .modules()
+                .iter()
+                .flat_map(|m| &m.ranges)
+                .any(|r| r.text && addr.0.wrapping_sub(r.base.0) < r.size)
+    }
+
+    /// The symbol that holds `addr`, the offset into it, and the module it
+    /// belongs to (`None`: the kernel itself).
+    #[must_use]
+    pub fn symbolise(&self, addr: VirtAddr) -> Option<(Symbol<'_>, u64, Option<&Module>)> {
+        if let Some((module, symbols)) = self.module_at(addr) {
+            return symbols.by_address(addr.0).map(|(s, offset)| (s, offset, Some(module)));
+        }
+        self.symbols().by_address(addr.0).map(|(s, offset)| (s, offset, None))
+    }
+
+    /// The BTF of each module that carries one: name, address, bytes.
+    #[must_use]
+    pub fn module_btf(&self) -> Vec<(String, VirtAddr, u64)> {
+        modules::btf(self)
+    }
+
+    /// The first run-time address of the kernel image.
+    #[must_use]
+    pub fn text_start(&self) -> VirtAddr {
+        self.symbol("_text")
+            .or_else(|| self.opened.vmcoreinfo.symbol("_stext").map(|a| VirtAddr(a & !0xfff)))
+            .unwrap_or(VirtAddr(kaslr::LINK_TEXT.wrapping_add(self.opened.kaslr_offset)))
+    }
+
+    /// The address space of a task's process: `mm->pgd`, the kernel half of the
+    /// pair that page-table isolation keeps. `None` for kernel threads.
+    pub fn task_space(&self, task: &Task) -> Option<Arc<PageTables>> {
+        let mm = task.mm?;
+        if let Some(space) = self.kept.spaces.lock().unwrap_or_else(PoisonError::into_inner).get(&mm.0) {
+            return Some(space.clone());
+        }
+        let pgd = self.opened.tables.read_u64(mm.checked_add(self.layout().mm_pgd.offset)?).ok()?;
+        let root: PhysAddr = self.opened.tables.translate(VirtAddr(pgd)).ok()?;
+        let memory: Arc<dyn PhysicalMemory> = self.opened.dump.clone();
+        let space = Arc::new(PageTables::new(memory, root, self.opened.tables.paging()));
+        let mut spaces = self.kept.spaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if spaces.len() >= SPACES {
+            spaces.clear();
+        }
+        spaces.insert(mm.0, space.clone());
+        Some(space)
+    }
+
+    /// Reads memory as `task` sees it: user addresses through its own tables.
+    pub fn read_as(&self, task: Option<&Task>, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        if addr.0 < self.user_limit() {
+            let space = task.and_then(|t| self.task_space(t));
+            return space.ok_or(ReadFault::NoUserSpace { addr: addr.0 })?.read(addr, buf);
+        }
+        self.opened.tables.read(addr, buf)
+    }
+
+    /// The kernel's name for itself.
+    #[must_use]
+    pub fn utsname(&self) -> Utsname {
+        utsname::read(self)
+    }
+}

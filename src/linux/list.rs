@@ -1,0 +1,106 @@
+//! The kernel's linked lists, walked so that no damage leads astray.
+//!
+//! `struct list_head` is a circle through its head, `struct hlist_head` a chain
+//! that ends with null (`include/linux/types.h`); in both a link's first word
+//! leads on. The walk ends at the first link that cannot be right, and says what
+//! was wrong with it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use super::View;
+use crate::addr::VirtAddr;
+use crate::error::ReadFault;
+
+/// Why a list is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The link at this address cannot be read.
+    Unreadable(VirtAddr, ReadFault),
+    /// The link at the first address points to the second, where no kernel memory is.
+    Stray(VirtAddr, u64),
+    /// The list comes back to this link, which is not its head.
+    Circle(u64),
+    /// There are more links than are believed.
+    TooLong,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(at, fault) => write!(f, "link {at}: {fault}"),
+            Self::Stray(at, to) => write!(f, "link {at} points to {to:#x}"),
+            Self::Circle(to) => write!(f, "the list comes back to {to:#x} and not to its head"),
+            Self::TooLong => f.write_str("there are more links than can be"),
+        }
+    }
+}
+
+/// The elements of one list, from the first on.
+pub struct List<'a> {
+    view: &'a View,
+    /// The link to be followed next; `None` at the end.
+    at: Option<VirtAddr>,
+    /// What the last link holds.
+    last: u64,
+    /// Where the link lies in an element.
+    offset: u64,
+    seen: HashSet<u64>,
+    steps: usize,
+    broken: Option<Broken>,
+}
+
+impl<'a> List<'a> {
+    /// The elements on the circle through the `struct list_head` at `head` by their
+    /// member at `offset`; at most so many `steps`.
+    #[must_use]
+    pub fn circular(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
+        Self { view, at: Some(head), last: head.0, offset, seen: HashSet::new(), steps, broken: None }
+    }
+
+    /// The elements of the `struct hlist_head` at `head`.
+    #[must_use]
+    pub fn chain(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
+        Self { last: 0, ..Self::circular(view, head, offset, steps) }
+    }
+
+    /// What ended the walk too early.
+    #[must_use]
+    pub fn broken(&self) -> Option<Broken> {
+        self.broken
+    }
+
+    /// How many of the steps are left.
+    #[must_use]
+    pub fn steps_left(&self) -> usize {
+        self.steps
+    }
+
+    fn follow(&mut self, at: VirtAddr) -> Result<Option<VirtAddr>, Broken> {
+        let next = self.view.space().read_u64(at).map_err(|fault| Broken::Unreadable(at, fault))?;
+        if next == self.last {
+            return Ok(None);
+        }
+        if next < self.view.user_limit() {
+            return Err(Broken::Stray(at, next));
+        }
+        if !self.seen.insert(next) {
+            return Err(Broken::Circle(next));
+        }
+        self.steps = self.steps.checked_sub(1).ok_or(Broken::TooLong)?;
+        Ok(Some(VirtAddr(next)))
+    }
+}
+
+impl Iterator for List<'_> {
+    type Item = VirtAddr;
+
+    fn next(&mut self) -> Option<VirtAddr> {
+        let at = self.at.take()?;
+        match self.follow(at) {
+            Ok(next) => self.at = next,
+            Err(why) => self.broken = Some(why),
+        }
+        self.at.map(|link| VirtAddr(link.0.wrapping_sub(self.offset)))
+    }
+}

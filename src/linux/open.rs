@@ -1,0 +1,175 @@
+//! Opening a kernel: its page tables, symbols and types, each from the first
+//! source that has it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::layout::KernelVersion;
+use super::{View, kaslr};
+use crate::addr::VirtAddr;
+use crate::debuginfo::btf::Btf;
+use crate::debuginfo::dwarf::DwarfTypes;
+use crate::debuginfo::elf::Vmlinux;
+use crate::debuginfo::symbols::SymbolTable;
+use crate::debuginfo::{Types, kallsyms, kallsyms_scan};
+use crate::dump::Vmcore;
+use crate::dump::vmcoreinfo::VmcoreInfo;
+use crate::error::{Error, Result};
+use crate::memory::paging::PageTables;
+use crate::memory::{self, AddressSpace};
+
+/// `KERNEL_IMAGE_SIZE`: the kernel image lies within so many bytes.
+const KERNEL_IMAGE: u64 = 1 << 30;
+
+/// Largest BTF that is believed (today's kernels have 5 to 10 MB).
+const BTF_MAX: u64 = 256 << 20;
+
+const NO_TYPES: &str = "give --vmlinux FILE, the vmlinux with DWARF of this kernel";
+
+/// What the user says about a kernel dump.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A vmlinux with symbols, BTF or DWARF.
+    pub vmlinux: Option<PathBuf>,
+    /// Where separate debug files are looked for.
+    pub debug_dirs: Vec<PathBuf>,
+    /// The text of VMCOREINFO in a file, instead of the dump's own.
+    pub vmcoreinfo: Option<PathBuf>,
+    /// How far KASLR moved the kernel.
+    pub kaslr_offset: Option<u64>,
+    /// `phys_base`.
+    pub phys_base: Option<i64>,
+}
+
+/// What was found at opening.
+pub(super) struct Opened {
+    pub(super) dump: Arc<Vmcore>,
+    pub(super) options: Options,
+    pub(super) vmcoreinfo: Arc<VmcoreInfo>,
+    pub(super) kaslr_offset: u64,
+    pub(super) phys_base: i64,
+    pub(super) tables: Arc<PageTables>,
+    pub(super) vmlinux: Option<Arc<Vmlinux>>,
+    pub(super) btf: Option<Arc<Btf>>,
+    pub(super) view: View,
+}
+
+/// `Err` says what is missing and which option supplies it.
+pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
+    let dump = Arc::new(dump);
+    let place = kaslr::locate(&dump, &options)?;
+    tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
+    let version = KernelVersion::parse(place.vmcoreinfo.release().unwrap_or_default());
+    let vmlinux = options.vmlinux.as_deref().map(Vmlinux::open).transpose()?.map(Arc::new);
+    if let Some(vmlinux) = &vmlinux {
+        check_build_id(vmlinux, version.build_id(&place.vmcoreinfo))?;
+    }
+    let symbols = symbols(&dump, &place, &version, vmlinux.as_deref())?;
+    tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
+    let (types, btf) = types(&dump, &place.tables, &symbols, vmlinux.as_ref())?;
+    tracing::debug!(origin = types.origin(), "types read");
+    let tables = Arc::new(place.tables);
+    let user_limit = if tables.paging().levels == 5 { 1 << 56 } else { 1 << 47 };
+    let view = View::new(tables.clone(), user_limit, symbols, types, version)
+        .map_err(|what| Error::Missing { path: dump.path().to_owned(), what, hint: NO_TYPES })?;
+    tracing::debug!("layout resolved");
+    Ok(Opened {
+        dump,
+        options,
+        vmcoreinfo: place.vmcoreinfo,
+        kaslr_offset: place.kaslr_offset,
+        phys_base: place.phys_base,
+        tables,
+        vmlinux,
+        btf,
+        view,
+    })
+}
+
+fn check_build_id(vmlinux: &Vmlinux, wanted: Option<String>) -> Result<()> {
+    let (Some(found), Some(wanted)) = (vmlinux.build_id(), wanted) else { return Ok(()) };
+    let found = found.to_string();
+    if found.eq_ignore_ascii_case(&wanted) {
+        return Ok(());
+    }
+    Err(Error::WrongBuildId { path: vmlinux.path().to_owned(), wanted, found })
+}
+
+fn symbols(
+    dump: &Vmcore,
+    place: &kaslr::Place,
+    version: &KernelVersion,
+    vmlinux: Option<&Vmlinux>,
+) -> Result<SymbolTable> {
+    let (vmcoreinfo, tables) = (&place.vmcoreinfo, &place.tables);
+    let long_names = version.marks_long_names();
+    let stext = vmcoreinfo.symbol("_stext");
+    let own = kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
+        .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned())
+        .and_then(|t| kallsyms::read(tables, &t, stext, long_names))
+        .or_else(|why| {
+            // Found by what they look like, and proven by `_stext`.
+            tracing::info!("{why}; looking for kallsyms in the kernel image");
+            let image = (VirtAddr(stext.unwrap_or(kaslr::KERNEL_MAP)), KERNEL_IMAGE);
+            kallsyms_scan::find_and_read(tables, &[image], stext, long_names)
+                .map_err(|scan| format!("{why}; {scan}"))
+        });
+    let why = match own {
+        Ok(table) => return Ok(table),
+        Err(why) => why,
+    };
+    if let Some(vmlinux) = vmlinux {
+        tracing::info!(
+            "kallsyms of the dump not usable ({why}); symbols are those of {}",
+            vmlinux.path().display()
+        );
+        return vmlinux.symbols(place.kaslr_offset);
+    }
+    Err(Error::Missing {
+        path: dump.path().to_owned(),
+        what: format!("no symbols: {why}"),
+        hint: "give --vmlinux FILE, the vmlinux of this kernel",
+    })
+}
+
+/// The types, and the BTF if they are that.
+type Found = (Arc<dyn Types>, Option<Arc<Btf>>);
+
+fn types(
+    dump: &Vmcore,
+    space: &dyn AddressSpace,
+    symbols: &SymbolTable,
+    vmlinux: Option<&Arc<Vmlinux>>,
+) -> Result<Found> {
+    let btf = |btf: Btf| {
+        let btf = Arc::new(btf);
+        (btf.clone() as Arc<dyn Types>, Some(btf))
+    };
+    match btf_of_dump(space, symbols) {
+        Ok(found) => return Ok(btf(found)),
+        Err(why) => tracing::info!("no BTF in {}: {why}", dump.path().display()),
+    }
+    let Some(vmlinux) = vmlinux else {
+        return Err(Error::Missing {
+            path: dump.path().to_owned(),
+            what: "this kernel carries no BTF, so the layout of its structures is unknown".to_owned(),
+            hint: NO_TYPES,
+        });
+    };
+    if let Some(bytes) = vmlinux.section_data(".BTF")? {
+        match Btf::parse(bytes.into_owned(), format!("BTF of {}", vmlinux.path().display())) {
+            Ok(found) => return Ok(btf(found)),
+            Err(why) => tracing::warn!("BTF of {} not usable: {why}", vmlinux.path().display()),
+        }
+    }
+    Ok((Arc::new(DwarfTypes::new(vmlinux.clone())?), None))
+}
+
+fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, String> {
+    let at = |name: &str| symbols.by_name(name).map(|s| s.address).ok_or_else(|| format!("no symbol {name}"));
+    let (start, stop) = (at("__start_BTF")?, at("__stop_BTF")?);
+    let len = stop.checked_sub(start).filter(|n| (24..BTF_MAX).contains(n)).ok_or("its bounds contradict")?;
+    let len = usize::try_from(len).map_err(|e| e.to_string())?;
+    let bytes = memory::read_large(space, VirtAddr(start), len).map_err(|fault| fault.to_string())?;
+    Btf::parse(bytes, "BTF in the dump").map_err(|e| e.to_string())
+}

@@ -1,0 +1,175 @@
+//! A made-up kernel: bytes at addresses, symbols, and types with layouts of its
+//! own. It writes members by its own tables, never by those of the reader, so
+//! that a wrong layout cannot confirm itself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::addr::VirtAddr;
+use crate::debuginfo::symbols::Builder;
+use crate::debuginfo::{Field, Types};
+use crate::error::ReadFault;
+use crate::linux::{KernelVersion, View};
+use crate::memory::AddressSpace;
+
+/// Where user space ends.
+pub(crate) const LIMIT: u64 = 1 << 47;
+
+/// What a machine has; what was not written is not in its dump.
+pub(crate) struct Machine {
+    memory: BTreeMap<u64, u8>,
+    symbols: Vec<(u64, &'static str)>,
+    members: HashMap<(&'static str, &'static str), (u64, u64)>,
+}
+
+/// Members as no kernel has them: type, path, offset, size.
+const MEMBERS: &[(&str, &str, u64, u64)] = &[
+    ("task_struct", "tasks", 0x08, 16),
+    ("task_struct", "pid", 0x20, 4),
+    ("task_struct", "tgid", 0x28, 4),
+    ("task_struct", "thread_node", 0x30, 16),
+    ("task_struct", "pid_links", 0x40, 64),
+    ("task_struct", "comm", 0x80, 16),
+    ("task_struct", "stack", 0x90, 8),
+    ("task_struct", "__state", 0x98, 4),
+    ("task_struct", "exit_state", 0x9c, 4),
+    ("task_struct", "flags", 0xa0, 4),
+    ("task_struct", "on_cpu", 0xa4, 4),
+    ("task_struct", "cpu", 0xa8, 4),
+    ("task_struct", "real_parent", 0xb0, 8),
+    ("task_struct", "mm", 0xb8, 8),
+    ("task_struct", "signal", 0xc0, 8),
+    ("task_struct", "thread.sp", 0xc8, 8),
+    ("signal_struct", "thread_head", 0x18, 16),
+    ("mm_struct", "pgd", 0x10, 8),
+    ("rq", "curr", 0x30, 8),
+    ("rq", "idle", 0x38, 8),
+    ("pid", "tasks", 0x10, 32),
+    ("pid_namespace", "idr.idr_rt.xa_head", 0x08, 8),
+    ("idr", "idr_rt.xa_head", 0x00, 8),
+    ("xa_node", "shift", 0x00, 1),
+    ("xa_node", "slots", 0x28, 512),
+    ("module", "list", 0x08, 16),
+    ("module", "name", 0x18, 56),
+];
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        let members = MEMBERS.iter().map(|&(ty, path, offset, size)| ((ty, path), (offset, size))).collect();
+        Self { memory: BTreeMap::new(), symbols: Vec::new(), members }
+    }
+
+    pub(crate) fn symbol(&mut self, name: &'static str, at: u64) {
+        self.symbols.push((at, name));
+    }
+
+    pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) {
+        self.memory.extend((at..).zip(bytes.iter().copied()));
+    }
+
+    pub(crate) fn word(&mut self, at: u64, value: u64) {
+        self.write(at, &value.to_le_bytes());
+    }
+
+    /// Takes `len` bytes out of the dump.
+    pub(crate) fn forget(&mut self, at: u64, len: u64) {
+        self.memory.retain(|a, _| !(at..at + len).contains(a));
+    }
+
+    /// Address of a member of the `ty` at `base`.
+    pub(crate) fn at(&self, base: u64, ty: &'static str, path: &'static str) -> u64 {
+        base + self.members[&(ty, path)].0
+    }
+
+    /// Writes a member, in its size.
+    pub(crate) fn set(&mut self, base: u64, ty: &'static str, path: &'static str, value: u64) {
+        let size = self.members[&(ty, path)].1.min(8) as usize;
+        self.write(self.at(base, ty, path), &value.to_le_bytes()[..size]);
+    }
+
+    /// A circle through `head` and `links`, in this order.
+    pub(crate) fn circle(&mut self, head: u64, links: &[u64]) {
+        let mut at = head;
+        for &link in links.iter().chain([&head]) {
+            self.word(at, link);
+            self.word(link + 8, at);
+            at = link;
+        }
+    }
+
+    /// An `xa_node` at `base` with these slots; returns how it is pointed to.
+    pub(crate) fn node(&mut self, base: u64, shift: u8, slots: &[(u64, u64)]) -> u64 {
+        self.write(base, &[0; 0x28 + 512]);
+        self.set(base, "xa_node", "shift", shift.into());
+        for &(slot, entry) in slots {
+            self.word(self.at(base, "xa_node", "slots") + slot * 8, entry);
+        }
+        base | 2
+    }
+
+    /// A task at `base` alone in its thread group, its `struct pid` at `pid_at`.
+    pub(crate) fn task(&mut self, base: u64, pid: u32, comm: &str) {
+        self.write(base, &[0; 0x100]);
+        for path in ["pid", "tgid"] {
+            self.set(base, "task_struct", path, pid.into());
+        }
+        self.write(self.at(base, "task_struct", "comm"), comm.as_bytes());
+        self.set(base, "task_struct", "stack", base + 0x10_0000);
+        let signal = base + 0x100;
+        self.set(base, "task_struct", "signal", signal);
+        let (head, link) = (signal + 0x18, self.at(base, "task_struct", "thread_node"));
+        self.circle(head, &[link]);
+    }
+
+    /// A `struct pid` at `base` whose first task is `task`.
+    pub(crate) fn pid(&mut self, base: u64, task: u64) -> u64 {
+        let link = self.at(task, "task_struct", "pid_links");
+        self.set(base, "pid", "tasks", link);
+        base
+    }
+
+    pub(crate) fn view(self) -> View {
+        let mut symbols = Builder::new("made up");
+        for &(at, name) in &self.symbols {
+            symbols.push(at, 8, b'D', name.as_bytes());
+        }
+        let (space, types) = (Memory(self.memory), Members(self.members));
+        let version = KernelVersion::parse("6.1.0");
+        View::new(Arc::new(space), LIMIT, symbols.finish(), Arc::new(types), version).unwrap()
+    }
+}
+
+struct Memory(BTreeMap<u64, u8>);
+
+impl AddressSpace for Memory {
+    fn read_run(&self, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let bytes = (addr.0..).map_while(|at| self.0.get(&at));
+        let read = buf.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count();
+        if read == 0 { Err(ReadFault::NotMapped { addr: addr.0, level: 1 }) } else { Ok(read) }
+    }
+}
+
+struct Members(HashMap<(&'static str, &'static str), (u64, u64)>);
+
+impl Types for Members {
+    fn size_of(&self, _: &str) -> Option<u64> {
+        None
+    }
+
+    fn field(&self, name: &str, path: &str) -> Option<Field> {
+        let (_, &(offset, size)) = self.0.iter().find(|(key, _)| **key == (name, path))?;
+        Some(Field { offset, size, bits: None })
+    }
+
+    fn enumerator(&self, _: &str) -> Option<i64> {
+        None
+    }
+
+    fn array_len(&self, _: &str, _: &str) -> Option<u64> {
+        None
+    }
+
+    fn origin(&self) -> &str {
+        "made-up types"
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests of what stands on a [`View`](super::View), over made-up memory.
+
+mod lists;
+pub(crate) mod machine;
+mod tasks;

@@ -1,0 +1,99 @@
+//! All tasks of a made-up machine, from sources of which one or the other is damaged.
+
+use super::machine::Machine;
+use crate::addr::VirtAddr;
+use crate::linux::{TaskList, tasks};
+
+const INIT: u64 = 0xffff_ffff_8200_0000;
+const RUNQUEUES: u64 = 0xffff_ffff_8300_0000;
+const NAMESPACE: u64 = 0xffff_ffff_8400_0000;
+const ROOM: u64 = 0xffff_8880_0100_0000;
+
+fn task_at(pid: u32) -> u64 {
+    ROOM + u64::from(pid) * 0x1000
+}
+
+/// The idle task, and pids 1, 2 and 70, in the list and in the pid map.
+fn machine() -> Machine {
+    let mut m = Machine::new();
+    m.symbol("init_task", INIT);
+    m.task(INIT, 0, "swapper/0");
+    m.symbol("runqueues", RUNQUEUES);
+    m.set(RUNQUEUES, "rq", "idle", INIT);
+    m.set(RUNQUEUES, "rq", "curr", task_at(2));
+    let mut entries = Vec::new();
+    for pid in [1, 2, 70] {
+        m.task(task_at(pid), pid, &format!("task {pid}"));
+        m.set(task_at(pid), "task_struct", "real_parent", if pid == 1 { INIT } else { task_at(1) });
+        entries.push((u64::from(pid), m.pid(task_at(pid) + 0x800, task_at(pid))));
+    }
+    m.set(task_at(2), "task_struct", "on_cpu", 1);
+    let links = [1, 2, 70].map(|pid| m.at(task_at(pid), "task_struct", "tasks"));
+    m.circle(m.at(INIT, "task_struct", "tasks"), &links);
+    m.symbol("init_pid_ns", NAMESPACE);
+    let low = m.node(NAMESPACE + 0x1000, 0, &entries[..2]);
+    let high = m.node(NAMESPACE + 0x2000, 0, &[(6, entries[2].1)]);
+    let root = m.node(NAMESPACE + 0x3000, 6, &[(0, low), (1, high)]);
+    m.set(NAMESPACE, "pid_namespace", "idr.idr_rt.xa_head", root);
+    m
+}
+
+fn collect(damage: impl FnOnce(&mut Machine)) -> TaskList {
+    let mut m = machine();
+    damage(&mut m);
+    tasks::collect(&m.view())
+}
+
+fn pids(list: &TaskList) -> Vec<u32> {
+    list.all().iter().map(|t| t.pid).collect()
+}
+
+#[test]
+fn tasks_are_found_once_and_in_order() {
+    let list = collect(|_| ());
+    assert_eq!((pids(&list), list.skipped, &list.remarks[..]), (vec![0, 1, 2, 70], 0, &[][..]));
+    let running = list.by_address(VirtAddr(task_at(2))).unwrap();
+    assert_eq!(
+        (running.comm.as_str(), running.ppid, running.on_cpu, running.state),
+        ("task 2", 1, true, 'R')
+    );
+    assert_eq!(list.all()[0].idle_of, Some(0));
+}
+
+#[test]
+fn the_list_or_the_pid_map_is_enough() {
+    let link = |m: &Machine, pid| m.at(task_at(pid), "task_struct", "tasks");
+    let list = collect(|m| m.word(link(m, 1), link(m, 1)));
+    assert_eq!(pids(&list), [0, 1, 2, 70]);
+    assert!(list.remarks[0].starts_with("task list: the list comes back to "), "{:?}", list.remarks);
+    let list = collect(|m| m.forget(NAMESPACE, 0x5000));
+    assert_eq!(pids(&list), [0, 1, 2, 70]);
+    assert_eq!(list.remarks, ["the pid map's root is not in the dump"]);
+    // Both: what ran is known by its run queue.
+    let list = collect(|m| {
+        m.forget(NAMESPACE, 0x5000);
+        m.word(link(m, 1), 0);
+    });
+    assert_eq!(pids(&list), [0, 1, 2]);
+}
+
+#[test]
+fn what_is_no_task_is_skipped_and_counted() {
+    let list = collect(|m| m.set(task_at(70), "task_struct", "pid", 1 << 30));
+    assert_eq!((pids(&list), list.skipped), (vec![0, 1, 2], 1));
+    // A struct pid whose list leads into user space; its task is in the other list.
+    let list = collect(|m| m.set(task_at(70) + 0x800, "pid", "tasks", 0x1234));
+    assert_eq!((pids(&list), list.skipped), (vec![0, 1, 2, 70], 1));
+}
+
+#[test]
+fn threads_are_found_by_their_group() {
+    let list = collect(|m| {
+        m.task(task_at(71), 71, "thread");
+        m.set(task_at(71), "task_struct", "tgid", 70);
+        let links = [70, 71].map(|pid| m.at(task_at(pid), "task_struct", "thread_node"));
+        m.circle(task_at(70) + 0x118, &links);
+    });
+    assert_eq!(pids(&list), [0, 1, 2, 70, 71]);
+    assert_eq!(list.by_pid(71).next().unwrap().tgid, 70);
+}
