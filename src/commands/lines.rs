@@ -13,7 +13,7 @@ use gimli::{Dwarf, EndianSlice, LittleEndian};
 
 use crate::addr::VirtAddr;
 use crate::bytes::{u16_at, u32_at, u64_at};
-use crate::debuginfo::elf::{FileKind, Vmlinux};
+use crate::debuginfo::elf::Vmlinux;
 use crate::linux::{Kernel, Module};
 
 type Slice<'f> = EndianSlice<'f, LittleEndian>;
@@ -139,7 +139,7 @@ fn relocated(file: &Vmlinux, module: &Module, name: &str) -> Option<Vec<u8>> {
         return None;
     }
     let mut bytes = file.data(section).ok()?.into_owned();
-    if file.kind() != FileKind::Relocatable {
+    if file.kind() != object::elf::ET_REL {
         return Some(bytes);
     }
     let Some(rela) = file.section_data(&format!(".rela{name}")).ok()? else { return Some(bytes) };

@@ -31,9 +31,12 @@ use crate::bytes::source::Source;
 use crate::error::{Error, Result};
 
 mod build_id;
+mod compressed;
+mod file;
 mod notes;
 
 pub use build_id::BuildId;
+pub use file::{File, Section, Symbol, Symbols};
 pub use notes::{Note, notes};
 pub use object::elf::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, PT_TLS};
 

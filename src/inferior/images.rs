@@ -137,7 +137,7 @@ fn vmlinux_sections(vmlinux: &crate::debuginfo::elf::Vmlinux, slide: u64) -> Vec
         .filter(|s| s.is_alloc() && s.address >= 1 << 63 && s.size > 0)
         .map(|s| {
             let start = s.address.wrapping_add(slide);
-            let kind = match (s.flags & 4 != 0, s.flags & 1 != 0) {
+            let kind = match (s.is_code(), s.is_writable()) {
                 (true, _) => SectionKind::Text,
                 (_, true) => SectionKind::Data,
                 _ => SectionKind::ReadOnly,

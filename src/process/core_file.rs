@@ -2,9 +2,7 @@
 //!
 //! Written by the kernel (`fs/binfmt_elf.c`, `elf_core_dump`), by gdb's `gcore`
 //! (`gdb/linux-tdep.c`), or kept compressed by systemd-coredump (see
-//! [`super::compressed`]). More than 65,534 segments are told by `e_phnum ==
-//! PN_XNUM`: the count then stands in `sh_info` of section header 0, which the
-//! kernel puts at the very end of the file and truncation loses first.
+//! [`super::compressed`]). What truncation has cost is told, not refused.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,19 +11,10 @@ use std::sync::Arc;
 use super::compressed;
 use super::notes::{self, FileNote, PsInfo};
 use crate::bytes::source::Source;
-use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::dump::notes::{NT_PRSTATUS, PrStatus};
-use crate::elf;
+use crate::elf::{self, Header, PT_LOAD, PT_NOTE, ProgramHeader};
 use crate::error::{Error, Result};
 use crate::memory::segments::Segment;
-
-const EHDR_SIZE: usize = 64;
-const PHDR_SIZE: usize = 56;
-const ET_CORE: u16 = 4;
-const EM_X86_64: u16 = 62;
-const PN_XNUM: u16 = 0xffff;
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
 
 /// Where the descriptor of a note stands in the core.
 pub type Place = Range<u64>;
@@ -81,10 +70,18 @@ impl CoreFile {
     /// Parses an opened core.
     pub fn parse(path: &Path, source: Arc<dyn Source>) -> Result<Self> {
         let mut complaints = Vec::new();
-        let header = Header::read(path, &*source)?;
-        let (phnum, complaint) = header.segment_count(path, &*source)?;
-        complaints.extend(complaint);
-        let table = header.program_headers(path, &*source, phnum, &mut complaints)?;
+        let header = Header::read(&*source)?;
+        header.expect_core(path)?;
+        let headers = header.program_headers(&*source)?;
+        let (there, count) = (headers.list.len(), headers.count);
+        if headers.guessed {
+            complaints.push(format!(
+                "the section header that counts the segments is lost: {count} are assumed from the first one's place"
+            ));
+        }
+        if (there as u64) < count {
+            complaints.push(format!("the file ends in its program headers: {there} of {count} are there"));
+        }
         let mut core = Self {
             path: path.to_owned(),
             source: Arc::clone(&source),
@@ -97,10 +94,7 @@ impl CoreFile {
             complaints,
             lost: 0,
         };
-        for phdr in table.chunks_exact(PHDR_SIZE) {
-            let kind = u32_at(phdr, 0).unwrap_or_default();
-            let at = |offset| u64_at(phdr, offset).unwrap_or_default();
-            let (offset, vaddr, filesz, memsz) = (at(8), at(16), at(32), at(40));
+        for ProgramHeader { kind, flags, offset, vaddr, filesz, memsz, .. } in headers.list {
             let present = source.len().saturating_sub(offset).min(filesz);
             match kind {
                 PT_NOTE => {
@@ -112,7 +106,6 @@ impl CoreFile {
                     let stored = filesz.min(end - vaddr);
                     let present = present.min(stored);
                     core.lost = core.lost.saturating_add(stored - present);
-                    let flags = u32_at(phdr, 4).unwrap_or_default();
                     core.segments.push(Segment { start: vaddr, end, flags, offset, stored, present });
                 }
                 _ => {}
@@ -123,7 +116,7 @@ impl CoreFile {
             return Err(Error::Malformed {
                 path: path.to_owned(),
                 format: "core notes",
-                offset: header.phoff,
+                offset: header.program_headers_at(),
                 wanted,
                 found,
             });
@@ -206,114 +199,6 @@ impl CoreFile {
     pub fn note(&self, place: &Place) -> Vec<u8> {
         let len = usize::try_from(place.end.saturating_sub(place.start)).unwrap_or(0);
         self.source.bytes(place.start, len).map(std::borrow::Cow::into_owned).unwrap_or_default()
-    }
-}
-
-/// The ELF header's fields that matter.
-struct Header {
-    phoff: u64,
-    shoff: u64,
-    phentsize: u16,
-    phnum: u16,
-}
-
-impl Header {
-    fn read(path: &Path, source: &dyn Source) -> Result<Self> {
-        let malformed = |offset, wanted, found| Error::Malformed {
-            path: path.to_owned(),
-            format: "ELF core header",
-            offset,
-            wanted,
-            found,
-        };
-        let raw = source.bytes_up_to(0, EHDR_SIZE).map_err(|e| Error::io("read", path, e))?;
-        if !raw.starts_with(b"\x7fELF") {
-            let magic = raw.get(..4.min(raw.len())).unwrap_or_default();
-            return Err(malformed(0, "the magic 7f 'ELF'", format!("{magic:02x?}")));
-        }
-        let unsupported = |what: String, hint| Error::Unsupported { path: path.to_owned(), what, hint };
-        match raw.get(4) {
-            Some(2) => {}
-            Some(1) => {
-                return Err(unsupported(
-                    "a core of a 32-bit process".into(),
-                    "only x86-64 processes are served",
-                ));
-            }
-            other => return Err(malformed(4, "ELFCLASS64 (2)", format!("{other:?}"))),
-        }
-        if raw.get(5) != Some(&1) {
-            return Err(unsupported("a big-endian ELF file".into(), "only x86-64 processes are served"));
-        }
-        let short = || malformed(raw.len() as u64, "64 bytes of ELF header", format!("{} bytes", raw.len()));
-        let (kind, machine) = (u16_at(&raw, 16).ok_or_else(short)?, u16_at(&raw, 18).ok_or_else(short)?);
-        if kind != ET_CORE {
-            return Err(malformed(16, "e_type ET_CORE (4)", kind.to_string()));
-        }
-        if machine != EM_X86_64 {
-            return Err(unsupported(
-                format!("a core of ELF machine {machine}"),
-                "only x86-64 (62) processes are served",
-            ));
-        }
-        Ok(Self {
-            phoff: u64_at(&raw, 32).ok_or_else(short)?,
-            shoff: u64_at(&raw, 40).ok_or_else(short)?,
-            phentsize: u16_at(&raw, 54).ok_or_else(short)?,
-            phnum: u16_at(&raw, 56).ok_or_else(short)?,
-        })
-    }
-
-    /// How many program headers there are, and a complaint if that is a guess.
-    fn segment_count(&self, path: &Path, source: &dyn Source) -> Result<(u64, Option<String>)> {
-        if usize::from(self.phentsize) != PHDR_SIZE {
-            return Err(Error::Malformed {
-                path: path.to_owned(),
-                format: "ELF core header",
-                offset: 54,
-                wanted: "e_phentsize 56",
-                found: self.phentsize.to_string(),
-            });
-        }
-        if self.phnum != PN_XNUM {
-            return Ok((self.phnum.into(), None));
-        }
-        let sh_info = self.shoff.checked_add(44);
-        if let Some(raw) = sh_info.and_then(|at| source.bytes(at, 4).ok())
-            && let Some(count) = u32_at(&raw, 0)
-            && count != 0
-        {
-            return Ok((count.into(), None));
-        }
-        // Truncated. What the first header describes starts where the headers end.
-        let first = source.bytes_up_to(self.phoff, PHDR_SIZE).map_err(|e| Error::io("read", path, e))?;
-        let count = u64_at(&first, 8)
-            .and_then(|offset| offset.checked_sub(self.phoff))
-            .map(|len| len / PHDR_SIZE as u64)
-            .filter(|&count| count >= PN_XNUM.into())
-            .unwrap_or(PN_XNUM.into());
-        let complaint = format!(
-            "the section header that counts the segments is lost: {count} are assumed from the first one's place"
-        );
-        Ok((count, Some(complaint)))
-    }
-
-    fn program_headers<'a>(
-        &self,
-        path: &Path,
-        source: &'a dyn Source,
-        count: u64,
-        complaints: &mut Vec<String>,
-    ) -> Result<std::borrow::Cow<'a, [u8]>> {
-        let wanted = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PHDR_SIZE);
-        let table = source.bytes_up_to(self.phoff, wanted).map_err(|e| Error::io("read", path, e))?;
-        if table.len() < wanted {
-            complaints.push(format!(
-                "the file ends in its program headers: {} of {count} are there",
-                table.len() / PHDR_SIZE
-            ));
-        }
-        Ok(table)
     }
 }
 

@@ -17,9 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
-use crate::bytes::source;
 use crate::dump::notes::{GeneralRegs, PrStatus};
-use crate::error::{Error, ReadFault, Result};
+use crate::error::{ReadFault, Result};
 use crate::memory::AddressSpace;
 use crate::memory::segments::{Backing, FileRange, Segments, Stored};
 
@@ -63,25 +62,6 @@ pub struct Process {
     by_address: Vec<(u64, usize, usize)>,
     images: OnceLock<Vec<Image>>,
     link_map: OnceLock<Vec<LinkMap>>,
-}
-
-/// Whether the file at `path` looks like a core of a user process (rather than a
-/// vmcore): compressed as systemd does it, or with notes that only those have.
-pub fn is_process_core(path: &Path) -> Result<bool> {
-    let source = source::open(path)?;
-    let head = source.bytes_up_to(0, 64).map_err(|e| Error::io("read", path, e))?.into_owned();
-    if compressed::is_compressed(&head) {
-        return Ok(true);
-    }
-    if !head.starts_with(b"\x7fELF") || head.get(16) != Some(&4) {
-        return Ok(false);
-    }
-    match CoreFile::parse(path, source) {
-        Ok(core) => Ok(core.psinfo.is_some() || !core.auxv.is_empty() || !core.files.is_empty()),
-        // A 32-bit process's core is no vmcore: say what it is, not that it is none.
-        Err(Error::Unsupported { .. }) => Ok(true),
-        Err(_) => Ok(false),
-    }
 }
 
 impl Process {

@@ -46,7 +46,7 @@ fn open(bytes: Vec<u8>) -> Result<Vmlinux> {
 #[test]
 fn a_module_is_read() {
     let file = open(sample()).unwrap();
-    assert_eq!(file.kind(), FileKind::Relocatable);
+    assert_eq!(file.kind(), ET_REL);
     assert_eq!(file.build_id().unwrap().to_string(), "deadbeef");
     assert_eq!(file.data(file.section(".text").unwrap()).unwrap().len(), 64);
     let table = file
@@ -62,36 +62,13 @@ fn what_is_wrong_is_said_with_its_place() {
     assert!(refused(b"MZ and more".to_vec()).contains("expected an ELF header"));
     let mut arm = sample();
     arm[18] = 183;
-    assert!(refused(arm).contains("offset 0x12: expected machine 62 (x86-64), found 183"));
+    assert!(refused(arm).contains("machine of type 183 (AArch64)"));
     let mut cut = sample();
     cut.truncate(200);
     assert!(refused(cut).contains("section headers within the file"));
     let stripped = open(sample()).unwrap();
     let text = Section { size: 1 << 40, ..stripped.section(".text").unwrap().clone() };
     assert!(stripped.data(&text).unwrap_err().to_string().contains("past the end"));
-}
-
-fn compressed(kind: u32, size: u64, stream: &[u8]) -> Vec<u8> {
-    let mut out = [kind, 0].iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>();
-    out.extend([size, 1].iter().flat_map(|w| w.to_le_bytes()));
-    out.extend_from_slice(stream);
-    out
-}
-
-#[test]
-fn compressed_sections_of_both_kinds() {
-    let plain = b"debug info ".repeat(100);
-    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
-    std::io::Write::write_all(&mut zlib, &plain).unwrap();
-    let zlib = zlib.finish().unwrap();
-    let zstd = zstd::stream::encode_all(&plain[..], 3).unwrap();
-    let size = plain.len() as u64;
-    assert_eq!(decompress(&compressed(1, size, &zlib)).unwrap(), plain);
-    assert_eq!(decompress(&compressed(2, size, &zstd)).unwrap(), plain);
-    assert!(decompress(&compressed(2, size + 1, &zstd)).unwrap_err().contains("instead of"));
-    assert!(decompress(&compressed(1, 1 << 40, &zlib)).unwrap_err().contains("a size of"));
-    assert!(decompress(&compressed(7, size, &zlib)).unwrap_err().contains("compression 7"));
-    assert!(decompress(&[1, 0, 0]).is_err());
 }
 
 /// Debian's vmlinux against the guest that ran it.
