@@ -17,7 +17,7 @@
 //!    v                                             v
 //!   dump       bytes -> physical pages or segments, notes
 //!    v
-//!   elf, bytes, addr, error    the ground floor: ELF files, bytes by range, addresses
+//!   elf, arch, bytes, addr, error    the ground floor: ELF files, x86-64, bytes by range, addresses
 //! ```
 //!
 //! The life of one `m` packet: `rsp::front` cuts and checks the frame, gdbstub
@@ -31,6 +31,7 @@
 //! changes (selected thread, last failed read) belongs to one client's session.
 
 pub mod addr;
+pub mod arch;
 pub mod bytes;
 pub mod cli;
 pub mod commands;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use corestub::addr::PhysAddr;
+use corestub::arch::Register;
 use corestub::dump::{Kind, PhysicalMemory, Vmcore, sniff};
 use corestub::error::ReadFault;
 
@@ -246,7 +247,9 @@ fn qemus_files_of_one_guest_read_alike() {
         let cpus = &truth.notes().qemu_cpus;
         assert_eq!(cpus.len(), truth.notes().prstatus.len());
         for (cpu, status) in cpus.iter().zip(&truth.notes().prstatus) {
-            assert_eq!((cpu.regs.rip, cpu.regs.rsp), (status.regs.rip, status.regs.rsp));
+            for register in [Register::Rip, Register::Rsp] {
+                assert_eq!(cpu.regs.get(register), status.regs.get(register));
+            }
             assert!(cpu.cr3 != 0 && cpu.kernel_gs_base.is_some());
         }
         for name in ["qemu-paging.elf", "qemu-zlib.kdump"] {

@@ -212,13 +212,14 @@ fn user_registers_of_every_task_are_those_that_drgn_reads() {
             if own.on_cpu {
                 continue; // in user mode the CPU's own are newer than those on the stack
             }
+            let value = |name| regs.values.iter().find(|(r, _)| r.name() == name).map(|(_, v)| v);
             for (theirs, ours) in NAMES {
-                let (want, got) = (task.user_regs.get(theirs).map(|v| number(v)), regs.value(ours));
+                let (want, got) = (task.user_regs.get(theirs).map(|v| number(v)), value(ours));
                 if want != got {
                     return Err(format!("pid {} {}: {ours} is {got:x?}, not {want:x?}", task.pid, task.comm));
                 }
             }
-            if task.fsbase.as_deref().map(number) != regs.value("fs_base") {
+            if task.fsbase.as_deref().map(number) != value("fs_base") {
                 return Err(format!("pid {}: fs_base", task.pid));
             }
             compared += 1;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use super::{Place, Style, place};
 use crate::addr::VirtAddr;
+use crate::arch::{Register, pt_regs};
 use crate::commands::lines::Lines;
 use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks::{Kind, Stack};
@@ -13,12 +14,6 @@ use crate::unwind::{self, End, Frame, FrameKind, Trace};
 
 /// Words of one frame that `-f` shows at most: 16 KiB.
 const FULL_MAX: u64 = 2048;
-
-/// Members of `struct pt_regs` in their order (`arch/x86/include/asm/ptrace.h`).
-const PT_REGS: [&str; 21] = [
-    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di",
-    "orig_ax", "ip", "cs", "flags", "sp", "ss",
-];
 
 /// crash's first line of a task.
 pub(in crate::commands) fn heading(task: &Task, to: &mut dyn Write) -> io::Result<()> {
@@ -165,7 +160,7 @@ fn write_frame(
 /// The registers that belong to an exact frame.
 fn saved(kernel: &Kernel, task: &Task, frame: &Frame, first: bool) -> Option<Saved> {
     if let Some(at) = frame.pt_regs {
-        let all = registers::pt_regs(kernel, at);
+        let all = registers::saved(kernel, at);
         if all.is_some() || !frame.partial {
             return all.map(|regs| Saved { regs, partial: frame.partial, noted: false });
         }
@@ -186,32 +181,30 @@ pub(in crate::commands) struct Saved {
 
 /// crash's block of registers.
 pub(in crate::commands) fn registers_block(saved: &Saved, to: &mut dyn Write) -> io::Result<()> {
-    let v = |name: &str, width: usize| match saved.regs.value(name) {
+    use Register::{
+        Cs, Eflags, OrigRax, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rip, Rsi,
+        Rsp, Ss,
+    };
+    let v = |register: Register, width: usize| match saved.regs.get(register) {
         Some(value) if width == 4 => format!("{:04x}", value & 0xffff),
         Some(value) if width == 8 => format!("{value:08x}"),
         Some(value) => format!("{value:016x}"),
         None => "(not known)".to_owned(),
     };
-    let w = |name: &str| v(name, 16);
-    writeln!(to, "    RIP: {}  RSP: {}  RFLAGS: {}", w("rip"), w("rsp"), v("eflags", 8))?;
+    let w = |register: Register| v(register, 16);
+    writeln!(to, "    RIP: {}  RSP: {}  RFLAGS: {}", w(Rip), w(Rsp), v(Eflags, 8))?;
     if saved.partial {
-        return writeln!(to, "    CS: {}  SS: {}", v("cs", 4), v("ss", 4));
+        return writeln!(to, "    CS: {}  SS: {}", v(Cs, 4), v(Ss, 4));
     }
-    for row in [
-        ["RAX: ", "rax", "RBX: ", "rbx", "RCX: ", "rcx"],
-        ["RDX: ", "rdx", "RSI: ", "rsi", "RDI: ", "rdi"],
-        ["RBP: ", "rbp", " R8: ", "r8", " R9: ", "r9"],
-        ["R10: ", "r10", "R11: ", "r11", "R12: ", "r12"],
-        ["R13: ", "r13", "R14: ", "r14", "R15: ", "r15"],
-    ] {
-        let [a, ra, b, rb, c, rc] = row;
-        writeln!(to, "    {a}{}  {b}{}  {c}{}", w(ra), w(rb), w(rc))?;
+    for [a, b, c] in [[Rax, Rbx, Rcx], [Rdx, Rsi, Rdi], [Rbp, R8, R9], [R10, R11, R12], [R13, R14, R15]] {
+        let word = |r: Register| format!("{:>3}: {}", r.name().to_uppercase(), w(r));
+        writeln!(to, "    {}  {}  {}", word(a), word(b), word(c))?;
     }
     // QEMU's notes have the member, but nothing is in it.
     if saved.noted {
-        return writeln!(to, "    CS: {}  SS: {}", v("cs", 4), v("ss", 4));
+        return writeln!(to, "    CS: {}  SS: {}", v(Cs, 4), v(Ss, 4));
     }
-    writeln!(to, "    ORIG_RAX: {}  CS: {}  SS: {}", w("orig_rax"), v("cs", 4), v("ss", 4))
+    writeln!(to, "    ORIG_RAX: {}  CS: {}  SS: {}", w(OrigRax), v(Cs, 4), v(Ss, 4))
 }
 
 /// The words from a frame's stack pointer to its caller's.
@@ -233,9 +226,9 @@ fn words(
         write!(to, "    {at:016x}: {word:016x}")?;
         let register = regs.and_then(|(start, partial)| {
             let i = usize::try_from(at.checked_sub(start)? / 8).ok()?;
-            PT_REGS.get(i).filter(|_| !partial || i >= 16)
+            pt_regs::MEMBERS.get(i).filter(|_| !partial || i >= pt_regs::HARDWARE)
         });
-        if let Some(name) = register {
+        if let Some((_, name)) = register {
             write!(to, "  pt_regs.{name}")?;
         }
         if let Some(Place { name, offset, module }) = place(kernel, word).filter(|_| word >> 63 != 0) {

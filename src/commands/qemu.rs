@@ -11,6 +11,7 @@ use std::io::Write;
 
 use super::{CommandError, Request};
 use crate::addr::{PhysAddr, VirtAddr};
+use crate::arch::Register;
 use crate::linux::{Kernel, Task, registers, tasks};
 
 /// More than this at once is a mistyped count.
@@ -82,30 +83,27 @@ fn selected_cpu(kernel: &Kernel, request: &Request<'_>) -> Option<u32> {
 
 /// In QEMU's order; what the dump does not hold is left out, not zero.
 fn registers_of(kernel: &Kernel, cpu: u32, task: &Task, out: &mut dyn Write) -> Result<(), CommandError> {
-    const ROWS: [&[(&str, &str)]; 4] = [
-        &[("RAX", "rax"), ("RBX", "rbx"), ("RCX", "rcx"), ("RDX", "rdx")],
-        &[("RSI", "rsi"), ("RDI", "rdi"), ("RBP", "rbp"), ("RSP", "rsp")],
-        &[("R8 ", "r8"), ("R9 ", "r9"), ("R10", "r10"), ("R11", "r11")],
-        &[("R12", "r12"), ("R13", "r13"), ("R14", "r14"), ("R15", "r15")],
-    ];
+    use Register::{
+        Cr0, Cr2, Cr3, Cr4, Cs, Ds, Efer, Eflags, Es, Fs, Gs, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp,
+        Rbx, Rcx, Rdi, Rdx, Rip, Rsi, Rsp, Ss,
+    };
     let regs = registers::of(kernel, task);
     writeln!(out, "\nCPU#{cpu}")?;
-    let mut row = |names: &[(&str, &str)], digits: usize| {
-        let known = names.iter().filter_map(|&(shown, name)| Some((shown, regs.value(name)?)));
+    let mut row = |names: &[(&str, Register)], digits: usize| {
+        let known = names.iter().filter_map(|&(shown, register)| Some((shown, regs.get(register)?)));
         let words: Vec<String> = known.map(|(shown, v)| format!("{shown}={v:0digits$x}")).collect();
         if words.is_empty() { Ok(()) } else { writeln!(out, "{}", words.join(" ")) }
     };
-    for names in ROWS {
-        row(names, 16)?;
+    row(&[("RAX", Rax), ("RBX", Rbx), ("RCX", Rcx), ("RDX", Rdx)], 16)?;
+    row(&[("RSI", Rsi), ("RDI", Rdi), ("RBP", Rbp), ("RSP", Rsp)], 16)?;
+    row(&[("R8 ", R8), ("R9 ", R9), ("R10", R10), ("R11", R11)], 16)?;
+    row(&[("R12", R12), ("R13", R13), ("R14", R14), ("R15", R15)], 16)?;
+    row(&[("RIP", Rip), ("RFL", Eflags)], 8)?;
+    for segment in [("ES ", Es), ("CS ", Cs), ("SS ", Ss), ("DS ", Ds), ("FS ", Fs), ("GS ", Gs)] {
+        row(&[segment], 4)?;
     }
-    row(&[("RIP", "rip"), ("RFL", "eflags")], 8)?;
-    for (shown, name) in
-        [("ES ", "es"), ("CS ", "cs"), ("SS ", "ss"), ("DS ", "ds"), ("FS ", "fs"), ("GS ", "gs")]
-    {
-        row(&[(shown, name)], 4)?;
-    }
-    row(&[("CR0", "cr0"), ("CR2", "cr2"), ("CR3", "cr3"), ("CR4", "cr4")], 8)?;
-    row(&[("EFER", "efer")], 16)?;
+    row(&[("CR0", Cr0), ("CR2", Cr2), ("CR3", Cr3), ("CR4", Cr4)], 8)?;
+    row(&[("EFER", Efer)], 16)?;
     Ok(())
 }
 

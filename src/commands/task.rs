@@ -110,7 +110,13 @@ fn row(kernel: &Kernel, task: &Task) -> Row {
         vsz_kib: used.vsz,
         rss_kib: used.rss,
         registers_from: source(&regs.source),
-        registers: regs.values().iter().map(|(n, v)| ((*n).to_owned(), format!("{v:#x}"))).collect(),
+        registers: regs
+            .values
+            .iter()
+            .map(|(register, value)| (register.name(), value))
+            .chain([("task", task.addr.0), ("cpu", task.cpu.into())])
+            .map(|(name, value)| (name.to_owned(), format!("{value:#x}")))
+            .collect(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::bt::{self, Places, Style};
 use super::{Command, CommandError, Request, Subject, json, only_kernel};
 use crate::addr::VirtAddr;
+use crate::arch::Register;
 use crate::linux::log::{self, Log};
 use crate::linux::registers::{self, TaskRegisters};
 use crate::linux::{Kernel, Task, clock, taint};
@@ -312,7 +313,7 @@ fn crashed_stack(
 fn code(kernel: &Kernel, regs: &TaskRegisters, out: &mut dyn Write) -> Result<(), CommandError> {
     const BEFORE: u64 = 42;
     const AFTER: u64 = 22;
-    let Some(rip) = regs.value("rip") else { return Ok(()) };
+    let Some(rip) = regs.get(Register::Rip) else { return Ok(()) };
     let mut text = String::from("Code:");
     for at in rip.saturating_sub(BEFORE)..rip.saturating_add(AFTER) {
         let mut byte = [0];

@@ -9,85 +9,12 @@
 //! | `QEMU` | 0 | `QEMUCPUState` (QEMU `target/i386/arch_dump.c`): one a CPU, whole system state |
 //! | `ERASEINFO` | 0 | makedumpfile: which symbols `--config` wiped |
 
+use crate::arch::{Register, Registers, pt_regs};
 use crate::bytes::{self, Cursor};
 use crate::elf;
 
 /// `NT_PRSTATUS`.
 pub const NT_PRSTATUS: u32 = 1;
-
-/// `struct user_regs_struct` of x86-64 (`arch/x86/include/asm/user_64.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(missing_docs, reason = "the registers' own names")]
-pub struct GeneralRegs {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub rbp: u64,
-    pub rbx: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rax: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    pub orig_rax: u64,
-    pub rip: u64,
-    pub cs: u64,
-    pub eflags: u64,
-    pub rsp: u64,
-    pub ss: u64,
-    pub fs_base: u64,
-    pub gs_base: u64,
-    pub ds: u64,
-    pub es: u64,
-    pub fs: u64,
-    pub gs: u64,
-}
-
-impl GeneralRegs {
-    /// Bytes of the structure.
-    pub const SIZE: usize = 27 * 8;
-
-    /// Decodes the structure at the front of `data`.
-    #[must_use]
-    pub fn parse(data: &[u8]) -> Option<Self> {
-        let mut c = Cursor::new(data.get(..Self::SIZE)?);
-        let mut next = || c.u64().ok();
-        Some(Self {
-            r15: next()?,
-            r14: next()?,
-            r13: next()?,
-            r12: next()?,
-            rbp: next()?,
-            rbx: next()?,
-            r11: next()?,
-            r10: next()?,
-            r9: next()?,
-            r8: next()?,
-            rax: next()?,
-            rcx: next()?,
-            rdx: next()?,
-            rsi: next()?,
-            rdi: next()?,
-            orig_rax: next()?,
-            rip: next()?,
-            cs: next()?,
-            eflags: next()?,
-            rsp: next()?,
-            ss: next()?,
-            fs_base: next()?,
-            gs_base: next()?,
-            ds: next()?,
-            es: next()?,
-            fs: next()?,
-            gs: next()?,
-        })
-    }
-}
 
 /// `struct elf_prstatus`: the registers of one CPU or thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +25,7 @@ pub struct PrStatus {
     /// `pr_cursig`: the signal that stopped it.
     pub signal: u16,
     /// Its registers.
-    pub regs: GeneralRegs,
+    pub regs: Registers,
 }
 
 impl PrStatus {
@@ -114,7 +41,7 @@ impl PrStatus {
         Some(Self {
             pid: bytes::u32_at(desc, Self::PID)?,
             signal: bytes::u16_at(desc, Self::CURSIG)?,
-            regs: GeneralRegs::parse(desc.get(Self::REGS..)?)?,
+            regs: pt_regs::parse_user(desc.get(Self::REGS..)?)?,
         })
     }
 }
@@ -138,9 +65,8 @@ pub struct Segment {
 pub struct QemuCpu {
     /// The structure's version, 1 so far.
     pub version: u32,
-    /// The general registers with the selectors and the bases of fs and gs;
-    /// `orig_rax` is not in the note and stands at -1 ("not in a system call").
-    pub regs: GeneralRegs,
+    /// The general registers with the selectors and the bases of fs and gs.
+    pub regs: Registers,
     pub cs: Segment,
     pub ds: Segment,
     pub es: Segment,
@@ -166,34 +92,21 @@ impl QemuCpu {
     /// Decodes the descriptor of a `QEMU` note.
     #[must_use]
     pub fn parse(desc: &[u8]) -> Option<Self> {
+        use Register::{
+            Cs, Ds, Eflags, Es, Fs, FsBase, Gs, GsBase, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx,
+            Rcx, Rdi, Rdx, Rip, Rsi, Rsp, Ss,
+        };
+        const GENERAL: [Register; 18] =
+            [Rax, Rbx, Rcx, Rdx, Rsi, Rdi, Rsp, Rbp, R8, R9, R10, R11, R12, R13, R14, R15, Rip, Eflags];
         let mut c = Cursor::new(desc);
         let version = c.u32().ok()?;
         let size = usize::try_from(c.u32().ok()?).ok()?;
         if size < Self::WITHOUT_KERNEL_GS {
             return None;
         }
-        let mut g = GeneralRegs { orig_rax: u64::MAX, ..GeneralRegs::default() };
-        for reg in [
-            &mut g.rax,
-            &mut g.rbx,
-            &mut g.rcx,
-            &mut g.rdx,
-            &mut g.rsi,
-            &mut g.rdi,
-            &mut g.rsp,
-            &mut g.rbp,
-            &mut g.r8,
-            &mut g.r9,
-            &mut g.r10,
-            &mut g.r11,
-            &mut g.r12,
-            &mut g.r13,
-            &mut g.r14,
-            &mut g.r15,
-            &mut g.rip,
-            &mut g.eflags,
-        ] {
-            *reg = c.u64().ok()?;
+        let mut regs = Registers::default();
+        for register in GENERAL {
+            regs.set(register, Some(c.u64().ok()?));
         }
         let mut segment = || {
             let (selector, limit, flags, _pad) = (c.u32().ok()?, c.u32().ok()?, c.u32().ok()?, c.u32().ok()?);
@@ -202,9 +115,9 @@ impl QemuCpu {
         let (cs, ds, es, fs, gs, ss) =
             (segment()?, segment()?, segment()?, segment()?, segment()?, segment()?);
         let (ldt, tr, gdt, idt) = (segment()?, segment()?, segment()?, segment()?);
-        (g.cs, g.ds, g.es) = (cs.selector.into(), ds.selector.into(), es.selector.into());
-        (g.fs, g.gs, g.ss) = (fs.selector.into(), gs.selector.into(), ss.selector.into());
-        (g.fs_base, g.gs_base) = (fs.base, gs.base);
+        let selectors = [cs, ds, es, fs, gs, ss].map(|s| u64::from(s.selector));
+        regs.extend([Cs, Ds, Es, Fs, Gs, Ss].into_iter().zip(selectors));
+        regs.extend([(FsBase, fs.base), (GsBase, gs.base)]);
         let (cr0, _cr1, cr2, cr3, cr4) =
             (c.u64().ok()?, c.u64().ok()?, c.u64().ok()?, c.u64().ok()?, c.u64().ok()?);
         let kernel_gs_base = (size >= Self::WITHOUT_KERNEL_GS + 8)
@@ -212,7 +125,7 @@ impl QemuCpu {
             .flatten();
         #[rustfmt::skip]
         return Some(Self {
-            version, regs: g, cs, ds, es, fs, gs, ss, ldt, tr, gdt, idt, cr0, cr2, cr3, cr4, kernel_gs_base,
+            version, regs, cs, ds, es, fs, gs, ss, ldt, tr, gdt, idt, cr0, cr2, cr3, cr4, kernel_gs_base,
         });
     }
 }

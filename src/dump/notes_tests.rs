@@ -35,11 +35,11 @@ fn a_deaf_cpus_zeros_do_not_hide_the_next_cpus_note() {
     data.extend(note(b"VMCOREINFO", 0, b"OSRELEASE=6.1\n\0\0\0"));
     let n = Notes::parse(&data);
     assert_eq!(
-        n.prstatus.iter().map(|p| (p.pid, p.regs.rip)).collect::<Vec<_>>(),
-        [(7, 0x1111), (9, 0x2222)]
+        n.prstatus.iter().map(|p| (p.pid, p.regs.get(Register::Rip))).collect::<Vec<_>>(),
+        [(7, Some(0x1111)), (9, Some(0x2222))]
     );
     assert_eq!(n.prstatus[0].signal, 11);
-    assert_eq!(n.prstatus[0].regs.gs, 0x63);
+    assert_eq!(n.prstatus[0].regs.get(Register::Gs), Some(0x63));
     assert_eq!(n.vmcoreinfo.as_deref(), Some(&b"OSRELEASE=6.1\n"[..]));
 }
 
@@ -64,8 +64,9 @@ fn a_qemu_note_is_read_by_its_size() {
     d[392 + 24..][..8].copy_from_slice(&0x1_2340_0000u64.to_le_bytes()); // cr3
     d[432..440].copy_from_slice(&0x7f00u64.to_le_bytes());
     let old = QemuCpu::parse(&d).unwrap();
-    assert_eq!((old.regs.rax, old.regs.rip, old.regs.cs), (0xaa, 0xffff_ffff_8100_0000, 0x10));
-    assert_eq!((old.regs.gs_base, old.cr3), (0xffff_8880_0000_0000, 0x1_2340_0000));
+    let regs = [Register::Rax, Register::Rip, Register::Cs, Register::GsBase].map(|r| old.regs.get(r));
+    assert_eq!(regs, [0xaa, 0xffff_ffff_8100_0000, 0x10, 0xffff_8880_0000_0000].map(Some));
+    assert_eq!((old.cr3, old.regs.get(Register::OrigRax)), (0x1_2340_0000, None));
     assert_eq!(old.kernel_gs_base, None);
     d[4..8].copy_from_slice(&440u32.to_le_bytes());
     assert_eq!(QemuCpu::parse(&d).unwrap().kernel_gs_base, Some(0x7f00));

@@ -16,6 +16,7 @@ use std::ops::Range;
 
 use super::fallback;
 use super::leb::{Put, len32};
+use crate::arch::{Register, pt_regs};
 use crate::debuginfo::orc::{Base, Kind, OrcEntry, OrcTable, Row};
 use crate::debuginfo::symbols::SymbolTable;
 
@@ -74,13 +75,16 @@ impl Class {
     }
 }
 
-const RBP: u8 = 6;
-const RSP: u8 = 7;
-/// The dwarf numbers of pt_regs' first 15 words, in its order:
-/// r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi.
-const PT_REGS: [u8; 15] = [15, 14, 13, 12, 6, 3, 11, 10, 9, 8, 0, 2, 1, 4, 5];
-/// rip, cs, rflags, rsp, ss: what the hardware pushes.
-const IRET: [u8; 5] = [16, 51, 49, RSP, 52];
+const RBP: u8 = number(Register::Rbp);
+const RSP: u8 = number(Register::Rsp);
+
+const fn number(register: Register) -> u8 {
+    match register.dwarf() {
+        Some(number) => number,
+        // Of none that ORC or pt_regs name but orig_rax, which is no register.
+        None => u8::MAX,
+    }
+}
 
 const DEF_CFA: u8 = 0x0c;
 const DEF_CFA_OFFSET: u8 = 0x0e;
@@ -308,11 +312,10 @@ fn rule(entry: &OrcEntry) -> Rule {
         Kind::Call => Rule { class: Class::Call, cfa, registers: saved_rbp(entry), alone: false },
         Kind::Regs => Rule { class: Class::Regs, cfa, registers: pt_regs(), alone: false },
         Kind::RegsPartial => {
-            let mut registers = Vec::new();
-            for r in PT_REGS {
-                registers.extend([SAME_VALUE, r]);
-            }
-            words_at_cfa(&mut registers, &IRET, 0);
+            let (code, hardware) = pt_regs::MEMBERS.split_at(pt_regs::HARDWARE);
+            let mut registers: Vec<u8> =
+                code.iter().filter_map(|m| m.0.dwarf()).flat_map(|r| [SAME_VALUE, r]).collect();
+            words_at_cfa(&mut registers, hardware);
             Rule { class: Class::Regs, cfa, registers, alone: false }
         }
     }
@@ -320,17 +323,18 @@ fn rule(entry: &OrcEntry) -> Rule {
 
 fn pt_regs() -> Vec<u8> {
     let mut out = Vec::new();
-    words_at_cfa(&mut out, &PT_REGS, 0);
-    words_at_cfa(&mut out, &IRET, 16);
+    words_at_cfa(&mut out, &pt_regs::MEMBERS);
     out
 }
 
-/// Registers saved in consecutive words from CFA + 8 * `first` up. (The signed
-/// form: CFI's own direction is down.)
-fn words_at_cfa(out: &mut Vec<u8>, registers: &[u8], first: i64) {
-    for (r, i) in registers.iter().zip(first..) {
-        out.extend([OFFSET_EXTENDED_SF, *r]);
-        out.sleb(-i);
+/// Registers saved in consecutive words from the CFA up. (The signed form: CFI's
+/// own direction is down.)
+fn words_at_cfa(out: &mut Vec<u8>, members: &[(Register, &str)]) {
+    for (register, i) in members.iter().map(|m| m.0.dwarf()).zip(0..) {
+        if let Some(register) = register {
+            out.extend([OFFSET_EXTENDED_SF, register]);
+            out.sleb(-i);
+        }
     }
 }
 
@@ -369,11 +373,11 @@ fn cfa(entry: &OrcEntry) -> Cfa {
         Base::Sp | Base::Undefined | Base::PrevSp => plus(RSP),
         Base::Bp => plus(RBP),
         // The kernel ignores the offset of these.
-        Base::Ax => Cfa::Register(0, 0),
-        Base::Dx => Cfa::Register(1, 0),
-        Base::Di => Cfa::Register(5, 0),
-        Base::R10 => Cfa::Register(10, 0),
-        Base::R13 => Cfa::Register(13, 0),
+        Base::Ax => Cfa::Register(number(Register::Rax), 0),
+        Base::Dx => Cfa::Register(number(Register::Rdx), 0),
+        Base::Di => Cfa::Register(number(Register::Rdi), 0),
+        Base::R10 => Cfa::Register(number(Register::R10), 0),
+        Base::R13 => Cfa::Register(number(Register::R13), 0),
         Base::BpIndirect => {
             let mut ops = breg(RBP, offset);
             ops.push(OP_DEREF);

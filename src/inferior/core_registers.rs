@@ -13,7 +13,6 @@
 use super::description::Extra;
 use super::{Description, RegisterFile};
 use crate::bytes::{array_at, u16_at, u32_at, u64_at};
-use crate::dump::notes::GeneralRegs;
 
 const XCR0_AT: usize = 464;
 const XSTATE_BV_AT: usize = 512;
@@ -74,21 +73,6 @@ pub(super) fn extras(xsave: &[u8]) -> Vec<Extra> {
         extras.push(Extra::Pkeys);
     }
     extras
-}
-
-/// Sets the general registers.
-pub(super) fn set_general(file: &mut RegisterFile, d: &Description, r: &GeneralRegs) {
-    #[rustfmt::skip]
-    let all = [
-        ("rax", r.rax), ("rbx", r.rbx), ("rcx", r.rcx), ("rdx", r.rdx), ("rsi", r.rsi), ("rdi", r.rdi),
-        ("rbp", r.rbp), ("rsp", r.rsp), ("r8", r.r8), ("r9", r.r9), ("r10", r.r10), ("r11", r.r11),
-        ("r12", r.r12), ("r13", r.r13), ("r14", r.r14), ("r15", r.r15), ("rip", r.rip),
-        ("eflags", r.eflags), ("cs", r.cs), ("ss", r.ss), ("ds", r.ds), ("es", r.es), ("fs", r.fs),
-        ("gs", r.gs), ("orig_rax", r.orig_rax), ("fs_base", r.fs_base), ("gs_base", r.gs_base),
-    ];
-    for (name, value) in all {
-        file.set_u64(d, name, value);
-    }
 }
 
 /// Sets x87 and SSE from an FXSAVE image (`NT_FPREGSET`, or the front of an XSAVE area).

@@ -8,6 +8,10 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use gdbstub_arch::x86::reg::id::X86_64CoreRegId as CoreId;
+
+use crate::arch::registers::{Register, Registers, of_gdb_core};
+
 /// Operating system ABI named in target.xml. It decides how gdb finds
 /// libraries: `none` makes it ask `qXfer:libraries`, `GNU/Linux` walk `r_debug`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +45,6 @@ pub struct Description {
     order: Vec<(String, usize, usize)>,
     len: usize,
 }
-
-/// General registers in the order of `org.gnu.gdb.i386.core`.
-pub const GENERAL: [&str; 17] = [
-    "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-    "r15", "rip",
-];
 
 impl Description {
     /// The description of an x86-64 target.
@@ -94,6 +92,15 @@ impl Description {
         self.len += bits / 8;
     }
 
+    /// Those of gdb's core registers to which `kind` gives a type and a group.
+    fn of_core(&mut self, kind: impl Fn(CoreId) -> Option<(&'static str, &'static str)>) {
+        for register in of_gdb_core() {
+            if let Some((ty, group)) = kind(register.id) {
+                self.reg(&register.name, register.bytes * 8, ty, group);
+            }
+        }
+    }
+
     fn core(&mut self) {
         self.feature("org.gnu.gdb.i386.core", |d| {
             d.xml.push_str(concat!(
@@ -109,22 +116,19 @@ impl Description {
                 "<field name=\"VIF\" start=\"19\" end=\"19\"/><field name=\"VIP\" start=\"20\" end=\"20\"/>",
                 "<field name=\"ID\" start=\"21\" end=\"21\"/></flags>\n",
             ));
-            for name in GENERAL {
-                let ty = match name {
-                    "rip" => "code_ptr",
-                    "rsp" | "rbp" => "data_ptr",
-                    _ => "int64",
-                };
-                d.reg(name, 64, ty, "");
-            }
-            d.reg("eflags", 32, "i386_eflags", "");
-            for name in ["cs", "ss", "ds", "es", "fs", "gs"] {
-                d.reg(name, 32, "int32", "");
-            }
-            (0..8).for_each(|i| d.reg(&format!("st{i}"), 80, "i387_ext", ""));
-            for name in ["fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"] {
-                d.reg(name, 32, "int", "float");
-            }
+            d.of_core(|id| {
+                Some(match id {
+                    CoreId::Rip => ("code_ptr", ""),
+                    // rbp and rsp
+                    CoreId::Gpr(6 | 7) => ("data_ptr", ""),
+                    CoreId::Gpr(_) => ("int64", ""),
+                    CoreId::Eflags => ("i386_eflags", ""),
+                    CoreId::Segment(_) => ("int32", ""),
+                    CoreId::St(_) => ("i387_ext", ""),
+                    CoreId::Fpu(_) => ("int", "float"),
+                    _ => return None,
+                })
+            });
         });
     }
 
@@ -148,8 +152,11 @@ impl Description {
                 "<field name=\"OM\" start=\"10\" end=\"10\"/><field name=\"UM\" start=\"11\" end=\"11\"/>",
                 "<field name=\"PM\" start=\"12\" end=\"12\"/><field name=\"FZ\" start=\"15\" end=\"15\"/></flags>\n",
             ));
-            (0..16).for_each(|i| d.reg(&format!("xmm{i}"), 128, "vec128", ""));
-            d.reg("mxcsr", 32, "i386_mxcsr", "vector");
+            d.of_core(|id| match id {
+                CoreId::Xmm(_) => Some(("vec128", "")),
+                CoreId::Mxcsr => Some(("i386_mxcsr", "vector")),
+                _ => None,
+            });
         });
     }
 
@@ -176,8 +183,8 @@ impl Description {
 
     fn system(&mut self) {
         self.feature("org.corestub.system", |d| {
-            for name in ["cr0", "cr2", "cr3", "cr4", "efer"] {
-                d.reg(name, 64, "uint64", "system");
+            for register in [Register::Cr0, Register::Cr2, Register::Cr3, Register::Cr4, Register::Efer] {
+                d.reg(register.name(), 64, "uint64", "system");
             }
             d.reg("cpu", 32, "uint32", "system");
             d.reg("task", 64, "data_ptr", "system");
@@ -186,17 +193,17 @@ impl Description {
 
     fn user(&mut self) {
         self.feature("org.corestub.user", |d| {
-            for name in GENERAL.iter().chain(&["orig_rax", "fs_base", "gs_base"]) {
-                let ty = match *name {
-                    "rip" => "code_ptr",
-                    "rsp" | "rbp" => "data_ptr",
-                    _ => "uint64",
+            let wide = [Register::OrigRax, Register::FsBase, Register::GsBase];
+            let narrow = [Register::Eflags, Register::Cs, Register::Ss];
+            for &register in Register::of_frame().iter().chain(&wide).chain(&narrow) {
+                let (bits, ty) = match register {
+                    Register::Rip => (64, "code_ptr"),
+                    Register::Rsp | Register::Rbp => (64, "data_ptr"),
+                    _ if narrow.contains(&register) => (32, "uint32"),
+                    _ => (64, "uint64"),
                 };
-                d.reg(&format!("user_{name}"), 64, ty, "user");
+                d.reg(&format!("user_{}", register.name()), bits, ty, "user");
             }
-            d.reg("user_eflags", 32, "uint32", "user");
-            d.reg("user_cs", 32, "uint32", "user");
-            d.reg("user_ss", 32, "uint32", "user");
         });
     }
 
@@ -255,6 +262,13 @@ impl RegisterFile {
         let Some((at, len)) = description.place(name) else { return };
         for (i, byte) in self.bytes.iter_mut().skip(at).take(len).enumerate() {
             *byte = Some(value.get(i).copied().unwrap_or(0));
+        }
+    }
+
+    /// Sets those of `registers` that are known; `prefix` stands before their names.
+    pub fn set_all(&mut self, description: &Description, prefix: &str, registers: &Registers) {
+        for (register, value) in registers.iter() {
+            self.set_u64(description, &format!("{prefix}{}", register.name()), value);
         }
     }
 

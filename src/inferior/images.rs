@@ -8,6 +8,7 @@ use std::thread;
 
 use super::FileError;
 use crate::addr::VirtAddr;
+use crate::arch::Register;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::orc::Kind;
 use crate::elf::BuildId;
@@ -205,7 +206,7 @@ fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
         };
         task.idle_of = (task.pid == 0).then_some(cpu);
         let regs = registers::of(kernel, &task);
-        let (Some(pc), Some(sp)) = (regs.value("rip"), regs.value("rsp")) else { continue };
+        let (Some(pc), Some(sp)) = (regs.get(Register::Rip), regs.get(Register::Rsp)) else { continue };
         if !orc.range().contains(&pc) || orc.lookup(pc).kind != Kind::Undefined {
             continue;
         }

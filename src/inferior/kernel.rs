@@ -107,13 +107,12 @@ impl Inferior for KernelInferior {
     fn registers(&self, tid: Tid) -> Option<RegisterFile> {
         let task = self.task(tid)?;
         let mut file = RegisterFile::unavailable(&self.description);
-        for &(name, value) in registers::of(&self.kernel, task).values() {
-            file.set_u64(&self.description, name, value);
-        }
+        let d = &self.description;
+        file.set_all(d, "", &registers::of(&self.kernel, task).values);
+        file.set_u64(d, "task", task.addr.0);
+        file.set_u64(d, "cpu", task.cpu.into());
         if let Some(user) = registers::user(&self.kernel, task) {
-            for &(name, value) in user.values() {
-                file.set_u64(&self.description, &format!("user_{name}"), value);
-            }
+            file.set_all(d, "user_", &user.values);
         }
         Some(file)
     }

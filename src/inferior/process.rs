@@ -233,7 +233,7 @@ impl Inferior for ProcessInferior {
         let (core, d) = (self.process.core(), &self.description);
         let mut file = RegisterFile::unavailable(d);
         if let Some(regs) = self.process.general_regs(thread) {
-            core_registers::set_general(&mut file, d, &regs);
+            file.set_all(d, "", &regs);
         }
         match (&thread.xstate, &thread.fpregs) {
             (Some(at), _) => {

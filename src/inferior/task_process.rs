@@ -77,8 +77,8 @@ impl Inferior for TaskProcess {
     fn registers(&self, tid: Tid) -> Option<RegisterFile> {
         let task = self.task(tid)?;
         let mut file = RegisterFile::unavailable(&self.description);
-        for &(name, value) in registers::user(&self.kernel, task).iter().flat_map(|r| r.values()) {
-            file.set_u64(&self.description, name, value);
+        if let Some(user) = registers::user(&self.kernel, task) {
+            file.set_all(&self.description, "", &user.values);
         }
         Some(file)
     }

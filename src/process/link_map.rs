@@ -14,6 +14,7 @@ use super::elf::{self, Phdr};
 use super::files::printable;
 use super::{Process, ThreadNotes};
 use crate::addr::VirtAddr;
+use crate::arch::Register;
 use crate::bytes::u64_at;
 use crate::memory::AddressSpace;
 
@@ -91,7 +92,7 @@ fn find_r_debug(process: &Process) -> Option<u64> {
 /// `link_map` of 0 is the main program (gdb knows none for a static one).
 #[must_use]
 pub fn tls_address(process: &Process, thread: &ThreadNotes, offset: u64, link_map: u64) -> Option<u64> {
-    let thread_pointer = process.general_regs(thread)?.fs_base;
+    let thread_pointer = process.general_regs(thread)?.get(Register::FsBase)?;
     let module = if link_map == 0 { Module { id: 1, offset: None } } else { module(process, link_map)? };
     let word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
     let from_dtv = || {

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
-use crate::dump::notes::{GeneralRegs, PrStatus};
+use crate::arch::{Register, Registers};
+use crate::dump::notes::PrStatus;
 use crate::error::{ReadFault, Result};
 use crate::memory::AddressSpace;
 use crate::memory::segments::{Backing, FileRange, Segments, Stored};
@@ -169,7 +170,7 @@ impl Process {
 
     /// The thread's general registers.
     #[must_use]
-    pub fn general_regs(&self, thread: &ThreadNotes) -> Option<GeneralRegs> {
+    pub fn general_regs(&self, thread: &ThreadNotes) -> Option<Registers> {
         Some(PrStatus::parse(&self.core.note(&thread.prstatus))?.regs)
     }
 
@@ -272,7 +273,7 @@ impl Process {
 /// changed, and the file is no substitute for it. Told by the stack.
 fn holds_private_memory(core: &CoreFile, stored: &Stored) -> bool {
     let regs = core.threads.first().and_then(|t| PrStatus::parse(&core.note(&t.prstatus)));
-    regs.and_then(|s| stored.segment(s.regs.rsp)).is_none_or(|stack| stack.stored > 0)
+    regs.and_then(|s| stored.segment(s.regs.get(Register::Rsp)?)).is_none_or(|stack| stack.stored > 0)
 }
 
 /// One [`MappedFile`] for each name.

@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use super::Process;
 use crate::addr::{PAGE_SIZE, VirtAddr};
+use crate::arch::Register;
 use crate::bytes::u64_at;
 use crate::memory::AddressSpace;
 
@@ -34,7 +35,7 @@ pub struct Mapping {
 #[must_use]
 pub fn mappings(process: &Process) -> Vec<Mapping> {
     let stack = process.threads().iter().find(|t| t.tid == process.pid()).or(process.threads().first());
-    let stack = stack.and_then(|t| process.general_regs(t)).map(|r| r.rsp);
+    let stack = stack.and_then(|t| process.general_regs(t)?.get(Register::Rsp));
     let vdso = process.auxv_entry(33);
     let special = |start: u64, end: u64| {
         let holds = |at: Option<u64>| at.is_some_and(|at| start <= at && at < end);

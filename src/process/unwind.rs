@@ -1,27 +1,24 @@
 //! A quick look at the stacks of a process: `.eh_frame` rules by gimli, frame
 //! pointers where there are none. gdb does this better; this is for `bt` in a shell.
 //!
-//! The rules are [`super::rules`]'. DWARF numbers of the registers:
-//! x86-64 psABI, figure 3.36.
+//! The rules are [`super::rules`]'.
 
 use gimli::{
-    CfaRule, EhFrame, Evaluation, EvaluationResult, Expression, LittleEndian, Register, RegisterRule,
-    UnwindContext, Value,
+    CfaRule, EhFrame, Evaluation, EvaluationResult, Expression, LittleEndian, RegisterRule, UnwindContext,
+    Value,
 };
 use serde::Serialize;
 
 use super::rules::Slice;
 use super::{Process, ThreadNotes};
 use crate::addr::VirtAddr;
-use crate::dump::notes::GeneralRegs;
+use crate::arch::Register::{self, R12, R13, R14, R15, Rbp, Rbx, Rip, Rsp};
+use crate::arch::Registers;
 use crate::memory::AddressSpace;
 
 /// Deeper stacks are cut: endless recursion is a common cause of death.
 pub const FRAMES_MAX: usize = 4096;
 const STEPS_MAX: u32 = 4096;
-const RBP: usize = 6;
-const RSP: usize = 7;
-const RA: usize = 16;
 
 /// How a frame was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,42 +47,15 @@ pub struct Frame {
     pub kind: Kind,
 }
 
-/// Registers by DWARF number; what is not known is `None`.
-#[derive(Clone, Copy)]
-struct Registers([Option<u64>; 17]);
-
-impl Registers {
-    fn get(&self, register: usize) -> Option<u64> {
-        self.0.get(register).copied().flatten()
-    }
-
-    fn set(&mut self, register: usize, value: Option<u64>) {
-        if let Some(slot) = self.0.get_mut(register) {
-            *slot = value;
-        }
-    }
-}
-
-impl From<GeneralRegs> for Registers {
-    fn from(r: GeneralRegs) -> Self {
-        let all = [
-            r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13,
-            r.r14, r.r15, r.rip,
-        ];
-        Self(all.map(Some))
-    }
-}
-
 /// The stack of `thread`, innermost frame first, at most `max` frames; and whether
 /// there are more.
 #[must_use]
 pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> (Vec<Frame>, bool) {
-    let Some(regs) = process.general_regs(thread) else { return (Vec::new(), false) };
-    let mut regs = Registers::from(regs);
+    let Some(mut regs) = process.general_regs(thread) else { return (Vec::new(), false) };
     let mut context = UnwindContext::new();
     let mut frames = Vec::new();
     let mut kind = Kind::Regs;
-    while let (Some(pc), Some(sp)) = (regs.get(RA), regs.get(RSP)) {
+    while let (Some(pc), Some(sp)) = (regs.get(Rip), regs.get(Rsp)) {
         if pc == 0 && kind != Kind::Regs {
             break;
         }
@@ -104,7 +74,7 @@ pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> (Vec<Frame>
         };
         let Some((next, next_kind)) = next else { break };
         // The stack must shrink, or the walk would never end.
-        if next.get(RSP).is_none_or(|n| n <= sp && next_kind != Kind::Signal && kind != Kind::Signal) {
+        if next.get(Rsp).is_none_or(|n| n <= sp && next_kind != Kind::Signal && kind != Kind::Signal) {
             break;
         }
         (regs, kind) = (next, next_kind);
@@ -134,44 +104,46 @@ fn by_rules<'a>(process: &'a Process, context: &mut UnwindContext<usize>, regs: 
     };
     let cfa = match row.cfa() {
         CfaRule::RegisterAndOffset { register, offset } => {
-            regs.get(usize::from(register.0)).map(|v| v.wrapping_add_signed(*offset))
+            by_number(regs, *register).map(|v| v.wrapping_add_signed(*offset))
         }
         CfaRule::Expression(e) => expression(*e, None),
     };
     let Some(cfa) = cfa else { return Step::End };
     let mut next = *regs;
     let word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
-    for number in 0..=RA {
-        let register = Register(u16::try_from(number).unwrap_or(u16::MAX));
-        let Some(rule) = row.register(register) else {
+    for &register in Register::of_frame() {
+        let rule = register.dwarf().and_then(|n| row.register(gimli::Register(n.into())));
+        let Some(rule) = rule else {
             // No rule: the psABI's callee-saved registers are unchanged.
-            next.set(
-                number,
-                match number {
-                    RSP => Some(cfa),
-                    3 | RBP | 12..=15 => regs.get(number),
-                    _ => None,
-                },
-            );
+            let value = match register {
+                Rsp => Some(cfa),
+                Rbx | Rbp | R12 | R13 | R14 | R15 => regs.get(register),
+                _ => None,
+            };
+            next.set(register, value);
             continue;
         };
         let value = match rule {
-            RegisterRule::Undefined if number == RA => return Step::End,
-            RegisterRule::SameValue => regs.get(number),
+            RegisterRule::Undefined if register == Rip => return Step::End,
+            RegisterRule::SameValue => regs.get(register),
             RegisterRule::Offset(n) => word(cfa.wrapping_add_signed(n)),
             RegisterRule::ValOffset(n) => Some(cfa.wrapping_add_signed(n)),
-            RegisterRule::Register(r) => regs.get(usize::from(r.0)),
+            RegisterRule::Register(r) => by_number(regs, r),
             RegisterRule::Expression(e) => expression(e, Some(cfa)).and_then(word),
             RegisterRule::ValExpression(e) => expression(e, Some(cfa)),
             RegisterRule::Constant(v) => Some(v),
             _ => None,
         };
-        next.set(number, value);
+        next.set(register, value);
     }
-    if next.get(RA).is_none() {
+    if next.get(Rip).is_none() {
         return Step::End;
     }
     Step::To(next, if fde.is_signal_trampoline() { Kind::Signal } else { Kind::Call })
+}
+
+fn by_number(regs: &Registers, number: gimli::Register) -> Option<u64> {
+    regs.get(Register::from_dwarf(number.0)?)
 }
 
 fn evaluate(
@@ -196,7 +168,7 @@ fn evaluate(
                 evaluation.resume_with_memory(Value::Generic(value)).ok()?
             }
             EvaluationResult::RequiresRegister { register, .. } => {
-                let value = regs.get(usize::from(register.0))?;
+                let value = by_number(regs, register)?;
                 evaluation.resume_with_register(Value::Generic(value)).ok()?
             }
             _ => return None,
@@ -213,17 +185,17 @@ fn evaluate(
 fn guess(process: &Process, regs: &Registers, pc: u64, kind: Kind) -> Option<(Registers, Kind)> {
     let word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
     let executable = |at: u64| process.memory().stored().segment(at).is_some_and(|s| s.executable());
-    let sp = regs.get(RSP)?;
-    let mut next = Registers([None; 17]);
+    let sp = regs.get(Rsp)?;
+    let mut next = Registers::default();
     if kind == Kind::Regs && !executable(pc) {
         next = *regs;
-        next.set(RA, word(sp).filter(|&ra| executable(ra)));
-        next.set(RSP, sp.checked_add(8));
-        return next.get(RA).map(|_| (next, Kind::StackTop));
+        next.set(Rip, word(sp).filter(|&ra| executable(ra)));
+        next.set(Rsp, sp.checked_add(8));
+        return next.get(Rip).map(|_| (next, Kind::StackTop));
     }
-    let rbp = regs.get(RBP).filter(|&rbp| rbp >= sp && rbp - sp < 1 << 24)?;
-    next.set(RBP, word(rbp));
-    next.set(RA, word(rbp.checked_add(8)?).filter(|&ra| executable(ra)));
-    next.set(RSP, rbp.checked_add(16));
-    next.get(RA).map(|_| (next, Kind::FramePointer))
+    let rbp = regs.get(Rbp).filter(|&rbp| rbp >= sp && rbp - sp < 1 << 24)?;
+    next.set(Rbp, word(rbp));
+    next.set(Rip, word(rbp.checked_add(8)?).filter(|&ra| executable(ra)));
+    next.set(Rsp, rbp.checked_add(16));
+    next.get(Rip).map(|_| (next, Kind::FramePointer))
 }

@@ -9,18 +9,15 @@
 use super::memory::StackMemory;
 use super::{End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace};
 use crate::addr::VirtAddr;
+use crate::arch::Register::{self, Cs, Rbp, Rip, Rsp};
+use crate::arch::pt_regs;
 use crate::linux::{Kernel, Task, registers};
-
-const PT_REGS_IP: u64 = 16 * 8;
-const PT_REGS_CS: u64 = 17 * 8;
-const PT_REGS_SP: u64 = 19 * 8;
-const PT_REGS_BP: u64 = 4 * 8;
 
 pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut StackMemory<'_>) -> Trace {
     let kind = if start.exact { FrameKind::Regs } else { FrameKind::Call };
     let mut frames = vec![Frame { pc: start.pc, sp: start.sp, kind, pt_regs: None, partial: false }];
     let mut progress = Progress::new(kernel, task, start.sp);
-    let mut bp = start.bp.unwrap_or(0);
+    let mut bp = start.regs.get(Rbp).unwrap_or(0);
     let end = loop {
         if frames.len() >= FRAMES_MAX {
             break End::TooDeep;
@@ -49,8 +46,8 @@ fn step(bp: u64, memory: &mut StackMemory<'_>) -> Option<(Frame, u64)> {
         return Some((Frame { pc, sp, kind: FrameKind::Call, pt_regs: None, partial: false }, next));
     }
     let regs = bp & !1;
-    let mut at = |offset: u64| memory.word(regs.checked_add(offset)?);
-    let (pc, cs, sp, next) = (at(PT_REGS_IP)?, at(PT_REGS_CS)?, at(PT_REGS_SP)?, at(PT_REGS_BP)?);
+    let mut saved = |r: Register| memory.word(regs.checked_add(pt_regs::offset(r))?);
+    let (pc, cs, sp, next) = (saved(Rip)?, saved(Cs)?, saved(Rsp)?, saved(Rbp)?);
     let kind = if cs & 3 == 3 { FrameKind::User } else { FrameKind::Regs };
     Some((Frame { pc, sp, kind, pt_regs: Some(VirtAddr(regs)), partial: false }, next))
 }
@@ -65,10 +62,10 @@ fn finish(kernel: &Kernel, task: &Task, frames: &mut Vec<Frame>, end: End) -> En
         return if frames.len() > 1 { End::Complete } else { end };
     }
     let Some(at) = registers::user_pt_regs(kernel, task) else { return end };
-    let Some(regs) = registers::pt_regs(kernel, at).filter(registers::TaskRegisters::in_user_mode) else {
+    let Some(regs) = registers::saved(kernel, at).filter(registers::TaskRegisters::in_user_mode) else {
         return end;
     };
-    let (Some(pc), Some(sp)) = (regs.value("rip"), regs.value("rsp")) else { return end };
+    let (Some(pc), Some(sp)) = (regs.get(Rip), regs.get(Rsp)) else { return end };
     frames.push(Frame { pc, sp, kind: FrameKind::User, pt_regs: Some(at), partial: false });
     End::Complete
 }

@@ -12,6 +12,7 @@
 //! `arch/x86/kernel/unwind_frame.c`.
 
 use crate::addr::VirtAddr;
+use crate::arch::{Register, Registers};
 use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks;
 use crate::linux::{Kernel, Task};
@@ -124,21 +125,10 @@ pub struct Trace {
 pub(crate) struct Start {
     pub(crate) pc: u64,
     pub(crate) sp: u64,
-    pub(crate) bp: Option<u64>,
-    /// r10, r13, rdi, rdx and rax, that a few rules count from.
-    pub(crate) others: Option<Others>,
+    /// rbp, and where they are known r10, r13, rdi, rdx and rax: what rules count from.
+    pub(crate) regs: Registers,
     /// Whether `pc` is an exact one.
     pub(crate) exact: bool,
-}
-
-/// The registers besides rsp and rbp that ORC uses.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Others {
-    pub(crate) r10: u64,
-    pub(crate) r13: u64,
-    pub(crate) di: u64,
-    pub(crate) dx: u64,
-    pub(crate) ax: u64,
 }
 
 /// By which knowledge stacks are walked.
@@ -180,14 +170,11 @@ pub(crate) fn start_of(regs: &TaskRegisters) -> Result<Start, &'static str> {
         Source::Nowhere(why) => why,
         _ => "they lack rip and rsp",
     };
-    let (pc, sp) = regs.value("rip").zip(regs.value("rsp")).ok_or(why)?;
-    let v = |name| regs.value(name);
-    let others =
-        (|| Some(Others { r10: v("r10")?, r13: v("r13")?, di: v("rdi")?, dx: v("rdx")?, ax: v("rax")? }))();
+    let (pc, sp) = regs.get(Register::Rip).zip(regs.get(Register::Rsp)).ok_or(why)?;
     // A task that was switched out goes on behind a call; a new one begins at
     // the first instruction of ret_from_fork.
     let exact = !matches!(regs.source, Source::SwitchFrame);
-    Ok(Start { pc, sp, bp: v("rbp"), others, exact })
+    Ok(Start { pc, sp, regs: regs.values, exact })
 }
 
 /// Walks from `start` on the stacks that `task` may be on.

@@ -5,8 +5,10 @@
 //! and the stack ends with the first frame of user mode, which is shown.
 
 use super::memory::StackMemory;
-use super::{End, FRAMES_MAX, Frame, FrameKind, Others, Progress, Start, Trace, scan};
+use super::{End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace, scan};
 use crate::addr::VirtAddr;
+use crate::arch::Register::{self, Cs, R10, R13, Rax, Rbp, Rdi, Rdx, Rip, Rsp};
+use crate::arch::{Registers, pt_regs};
 use crate::debuginfo::orc::{Base, Kind, OrcEntry};
 use crate::linux::{Kernel, Task};
 
@@ -31,30 +33,15 @@ const FRAME_POINTER: OrcEntry = OrcEntry {
     signal: false,
 };
 
-/// Offsets in `struct pt_regs` (`arch/x86/include/asm/ptrace.h`).
-mod pt_regs {
-    pub(super) const R13: u64 = 2 * 8;
-    pub(super) const BP: u64 = 4 * 8;
-    pub(super) const R10: u64 = 7 * 8;
-    pub(super) const AX: u64 = 10 * 8;
-    pub(super) const DX: u64 = 12 * 8;
-    pub(super) const DI: u64 = 14 * 8;
-    pub(super) const IP: u64 = 16 * 8;
-    pub(super) const CS: u64 = 17 * 8;
-    pub(super) const SP: u64 = 19 * 8;
-}
-
 struct State {
     pc: u64,
     sp: u64,
-    bp: Option<u64>,
-    others: Option<Others>,
+    regs: Registers,
     exact: bool,
 }
 
 pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut StackMemory<'_>) -> Trace {
-    let mut state =
-        State { pc: start.pc, sp: start.sp, bp: start.bp, others: start.others, exact: start.exact };
+    let mut state = State { pc: start.pc, sp: start.sp, regs: start.regs, exact: start.exact };
     let kind = if start.exact { FrameKind::Regs } else { FrameKind::Call };
     let first = Frame { pc: state.pc, sp: state.sp, kind, pt_regs: None, partial: false };
     let mut frames = Vec::with_capacity(16);
@@ -90,8 +77,9 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
     match rule.kind {
         Kind::End => return Ok(None),
         Kind::Undefined => {
-            if let Some(caller) = scan::leave(kernel, at, state.sp, state.bp, memory) {
-                *state = State { pc: caller.pc, sp: caller.sp, bp: caller.bp, others: None, exact: false };
+            if let Some(caller) = scan::leave(kernel, at, state.sp, state.regs.get(Rbp), memory) {
+                let regs = caller.bp.map(|bp| (Rbp, bp)).into_iter().collect();
+                *state = State { pc: caller.pc, sp: caller.sp, regs, exact: false };
                 return Ok(Some(call(state)));
             }
             guessed = true;
@@ -101,20 +89,19 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
     }
     let unreadable = |at: u64| End::Unreadable(at);
     let mut word = |at: u64| memory.word(at).ok_or(unreadable(at));
-    let bp = || state.bp.ok_or(End::NoRule);
-    let others = || state.others.ok_or(End::NoRule);
+    let register = |r: Register| state.regs.get(r).ok_or(End::NoRule);
     let sp_plus = |base: u64| base.wrapping_add_signed(i64::from(rule.sp_offset));
     let cfa = match rule.sp_base {
         Base::Sp => sp_plus(state.sp),
-        Base::Bp => sp_plus(bp()?),
+        Base::Bp => sp_plus(register(Rbp)?),
         Base::SpIndirect => sp_plus(word(state.sp)?),
-        Base::BpIndirect => word(sp_plus(bp()?))?,
+        Base::BpIndirect => word(sp_plus(register(Rbp)?))?,
         // The kernel takes these as they are.
-        Base::R10 => others()?.r10,
-        Base::R13 => others()?.r13,
-        Base::Di => others()?.di,
-        Base::Dx => others()?.dx,
-        Base::Ax => others()?.ax,
+        Base::R10 => register(R10)?,
+        Base::R13 => register(R13)?,
+        Base::Di => register(Rdi)?,
+        Base::Dx => register(Rdx)?,
+        Base::Ax => register(Rax)?,
         Base::Undefined | Base::PrevSp => return Err(End::NoRule),
     };
     let mut frame = match rule.kind {
@@ -123,13 +110,13 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
             Frame { pc, sp: cfa, kind: FrameKind::Call, pt_regs: None, partial: false }
         }
         Kind::Regs => {
-            let (pc, sp) = (word(cfa.wrapping_add(pt_regs::IP))?, word(cfa.wrapping_add(pt_regs::SP))?);
+            let (pc, sp) = (word(saved(cfa, Rip))?, word(saved(cfa, Rsp))?);
             Frame { pc, sp, kind: FrameKind::Regs, pt_regs: Some(VirtAddr(cfa)), partial: false }
         }
         Kind::RegsPartial => {
             // Only ip, cs, flags, sp and ss are there: as the tail of a pt_regs.
-            let regs = cfa.wrapping_sub(pt_regs::IP);
-            let (pc, sp) = (word(cfa)?, word(regs.wrapping_add(pt_regs::SP))?);
+            let regs = cfa.wrapping_sub(pt_regs::offset(Rip));
+            let (pc, sp) = (word(cfa)?, word(saved(regs, Rsp))?);
             Frame { pc, sp, kind: FrameKind::Regs, pt_regs: Some(VirtAddr(regs)), partial: true }
         }
         Kind::Undefined | Kind::End => return Err(End::NoRule),
@@ -140,30 +127,23 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
     let full = frame.pt_regs.filter(|_| !frame.partial);
     let bp = match rule.bp_base {
         Base::PrevSp => word(cfa.wrapping_add_signed(i64::from(rule.bp_offset))).ok(),
-        Base::Bp => word(bp()?.wrapping_add_signed(i64::from(rule.bp_offset))).ok(),
+        Base::Bp => word(register(Rbp)?.wrapping_add_signed(i64::from(rule.bp_offset))).ok(),
         _ => match full {
-            Some(regs) => word(regs.0.wrapping_add(pt_regs::BP)).ok(),
-            None => state.bp,
+            Some(regs) => word(saved(regs.0, Rbp)).ok(),
+            None => state.regs.get(Rbp),
         },
     };
-    let others = match (full, frame.partial) {
-        (Some(regs), _) => {
-            let mut at = |offset| word(regs.0.wrapping_add(offset)).ok();
-            (|| {
-                Some(Others {
-                    r10: at(pt_regs::R10)?,
-                    r13: at(pt_regs::R13)?,
-                    di: at(pt_regs::DI)?,
-                    dx: at(pt_regs::DX)?,
-                    ax: at(pt_regs::AX)?,
-                })
-            })()
+    let mut regs: Registers = match full {
+        Some(at) => {
+            let read = |r| Some((r, word(saved(at.0, r)).ok()?));
+            [R10, R13, Rdi, Rdx, Rax].into_iter().filter_map(read).collect()
         }
-        (None, true) => state.others,
-        (None, false) => None,
+        None if frame.partial => state.regs,
+        None => Registers::default(),
     };
-    if let Some(regs) = frame.pt_regs {
-        let user = word(regs.0.wrapping_add(pt_regs::CS)).is_ok_and(|cs| cs & 3 == 3);
+    regs.set(Rbp, bp);
+    if let Some(at) = frame.pt_regs {
+        let user = word(saved(at.0, Cs)).is_ok_and(|cs| cs & 3 == 3);
         if user {
             frame.kind = FrameKind::User;
             return Ok(Some(frame));
@@ -172,8 +152,13 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
         // A zero return address marks the end of a kernel thread's stack.
         return Ok(None);
     }
-    *state = State { pc: frame.pc, sp: frame.sp, bp, others, exact: frame.kind == FrameKind::Regs };
+    *state = State { pc: frame.pc, sp: frame.sp, regs, exact: frame.kind == FrameKind::Regs };
     Ok(Some(frame))
+}
+
+/// Where a `struct pt_regs` at `regs` holds `register`.
+fn saved(regs: u64, register: Register) -> u64 {
+    regs.wrapping_add(pt_regs::offset(register))
 }
 
 fn call(state: &State) -> Frame {

@@ -58,9 +58,12 @@ fn a_walk_from_garbage_is_bounded() {
                 _ => text + next() % (14 << 20),
             };
             let sp = base + next() % kernel.thread_size();
-            let others =
-                (next() % 2 == 0).then(|| Others { r10: sp + 16, r13: sp, di: base, dx: next(), ax: sp });
-            let start = Start { pc, sp, bp: Some(base + next() % 0x4000), others, exact: next() % 2 == 0 };
+            let mut regs: Registers = [(Register::Rbp, base + next() % 0x4000)].into_iter().collect();
+            if next() % 2 == 0 {
+                use Register::{R10, R13, Rax, Rdi, Rdx};
+                regs.extend([(R10, sp + 16), (R13, sp), (Rdi, base), (Rdx, next()), (Rax, sp)]);
+            }
+            let start = Start { pc, sp, regs, exact: next() % 2 == 0 };
             let trace = walk(&kernel, task, &start);
             assert!(trace.frames.len() <= FRAMES_MAX + 1);
         }

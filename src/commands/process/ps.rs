@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::Place;
+use crate::arch::Register;
 use crate::commands::{CommandError, Request, json};
 use crate::process::{Process, signal};
 
@@ -25,7 +26,7 @@ pub(in crate::commands) fn run(
 ) -> Result<(), CommandError> {
     let row = |(i, thread): (usize, &_)| {
         let thread: &crate::process::core_file::ThreadNotes = thread;
-        let pc = process.general_regs(thread).map_or(0, |r| r.rip);
+        let pc = process.general_regs(thread).and_then(|r| r.get(Register::Rip)).unwrap_or(0);
         Row {
             tid: thread.tid,
             pid: process.pid(),

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::{Place, spaced};
 use crate::addr::VirtAddr;
+use crate::arch::Register;
 use crate::commands::{CommandError, Request, json};
 use crate::memory::AddressSpace;
 use crate::process::files::{Lookup, printable};
@@ -84,7 +85,7 @@ fn collect(process: &Process) -> Sys {
     let core = process.core();
     let psinfo = core.psinfo.as_ref();
     let first = process.threads().first();
-    let pc = first.and_then(|t| process.general_regs(t)).map(|r| r.rip);
+    let pc = first.and_then(|t| process.general_regs(t)?.get(Register::Rip));
     let siginfo = first.and_then(|t| t.siginfo.as_ref()).and_then(|at| SigInfo::parse(&core.note(at)));
     let signal = first.map(|t| t.signal).filter(|&s| s != 0).map(u32::from);
     let died_of = match (&siginfo, signal) {

@@ -5,6 +5,7 @@
 //! meaning changed, [`KernelVersion`] has the answer, and nobody else compares
 //! versions.
 
+use crate::arch::{Register, pt_regs};
 use crate::debuginfo::{Field, Types};
 
 mod states;
@@ -97,8 +98,8 @@ pub struct Layout {
 pub struct SwitchFrame {
     /// Bytes of the frame: what is added to `thread.sp` to leave it.
     pub size: u64,
-    /// Offsets of r15, r14, r13, r12, rbx, rbp and the return address.
-    pub offsets: [u64; 7],
+    /// Where the callee-saved registers and the return address are.
+    pub offsets: [(Register, u64); 7],
 }
 
 /// A tree of entries by index (`include/linux/xarray.h`).
@@ -121,6 +122,17 @@ impl XArrayLayout {
         })
     }
 }
+
+/// Members of `struct inactive_task_frame`.
+const SWITCH_FRAME: [(Register, &str); 7] = [
+    (Register::R15, "r15"),
+    (Register::R14, "r14"),
+    (Register::R13, "r13"),
+    (Register::R12, "r12"),
+    (Register::Rbx, "bx"),
+    (Register::Rbp, "bp"),
+    (Register::Rip, "ret_addr"),
+];
 
 impl Layout {
     /// Looks every member up. `Err` names the first that cannot be done without.
@@ -156,8 +168,8 @@ impl Layout {
             start_time: maybe(&["start_time"]),
         };
         let switch_frame = types.size_of("inactive_task_frame").and_then(|size| {
-            let mut offsets = [0; 7];
-            for (slot, name) in offsets.iter_mut().zip(["r15", "r14", "r13", "r12", "bx", "bp", "ret_addr"]) {
+            let mut offsets = SWITCH_FRAME.map(|(register, _)| (register, 0));
+            for ((_, slot), (_, name)) in offsets.iter_mut().zip(SWITCH_FRAME) {
                 *slot = types.field("inactive_task_frame", name)?.offset;
             }
             Some(SwitchFrame { size, offsets })
@@ -175,7 +187,7 @@ impl Layout {
                 .or_else(|| types.field("pid_namespace", "idr.idr_rt.rnode")),
             xarray: XArrayLayout::resolve(types),
             switch_frame,
-            pt_regs_size: types.size_of("pt_regs").unwrap_or(21 * 8),
+            pt_regs_size: types.size_of("pt_regs").unwrap_or(pt_regs::SIZE as u64),
             stack_padding: if types.size_of("fred_frame").is_some() { 16 } else { 0 },
             thread_size: types.size_of("thread_union"),
         })

@@ -1,0 +1,11 @@
+//! What x86-64 itself prescribes: the ground floor under memory, stacks and gdb.
+//!
+//! Every fact of the machine, and of how Linux lays itself out on it, stands here
+//! once: names and numbers of registers ([`registers`]), how the kernel stores
+//! them ([`pt_regs`]). The room knows no dump: it depends on `addr`, `bytes` and
+//! `error` alone, so that all others may use it.
+
+pub mod pt_regs;
+pub mod registers;
+
+pub use registers::{Register, Registers};
