@@ -35,7 +35,7 @@ tries() {
 		if [ -s "$D/console.log" ]; then cp "$D/console.log" "$D/console.failed-$TRY.log"; fi
 		say "$S: try $TRY came to nothing"
 	done
-	die "$S: three guests hung; the last one's console is $D/console.log"
+	die "$S: three guests hung; the last one's console is $D/console.log; run again, perhaps with BOOT_LIMIT=300 on a slow machine"
 }
 
 wait_for() { # wait_for FILE PATTERN SECONDS
@@ -60,7 +60,7 @@ boot() {
 	mkdir -p "$D/diskroot/boot"
 	cp "$K/boot/vmlinuz-$KVER" "$D/diskroot/boot/vmlinuz"
 	cp "$B/initrd-kdump.img" "$D/diskroot/boot/initrd"
-	mke2fs -q -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -d "$D/diskroot" "$D/disk.img" || die "mke2fs"
+	mke2fs -q -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -d "$D/diskroot" "$D/disk.img" 
 	rm -r "$D/diskroot"
 	"${QEMU[@]}" "${QACCEL[@]}" -machine q35 -cpu "${CPU:-$CPUMODEL}" -smp "${SMP:-4}" -nodefaults -display none -no-reboot \
 		-kernel "$K/boot/vmlinuz-$KVER" -initrd "$B/initrd-${INITRD:-full}.img" \
@@ -82,6 +82,12 @@ fetch_disk() { # what the guest left on its disk
 		if [ "$d" = out ]; then mv "$D/x/out/"* "$D/" 2>/dev/null || true; else rm -rf "$D/oracle"; mv "$D/x/oracle" "$D/oracle"; fi
 	done
 	rm -rf "$D/x" "$D/disk.img"
+	holes "$D/vmcore.elf"
+}
+
+holes() { # holes FILE...: its zeros take no place on the disk
+	local f
+	for f in "$@"; do [ ! -e "$f" ] || fallocate --dig-holes "$f" 2> /dev/null || true; done
 }
 
 live_dumps() { # live_dumps NAME...: dump-guest-memory of a stopped guest
@@ -100,6 +106,8 @@ live_dumps() { # live_dumps NAME...: dump-guest-memory of a stopped guest
 			;;
 		esac
 	done
+	chmod u+w "$D"/qemu*
+	holes "$D"/qemu*.elf
 }
 
 makedumpfile_to() { # makedumpfile_to FILE OPTIONS...
@@ -111,9 +119,27 @@ makedumpfile_to() { # makedumpfile_to FILE OPTIONS...
 convert() { # convert NAME OPTIONS...: makedumpfile on the host, from the saved ELF
 	local name=$1
 	shift
-	[ -e "$D/$name" ] && return
+	[ ! -e "$D/$name" ] || return 0
 	if ! step "$S: makedumpfile $* -> $name" makedumpfile_to "$D/$name" "$@"; then
 		say "makedumpfile $* failed: $(tail -1 "$D/$name.log")"
 		rm -f "$D/$name"
+	fi
+}
+
+flatten() { # flatten NAME OPTIONS...: the same, written to a pipe
+	local name=$1
+	shift
+	[ ! -e "$D/$name" ] || return 0
+	if ! "${MDF[@]}" -F "$@" "$D/vmcore.elf" > "$D/$name" 2> "$D/$name.log"; then
+		say "makedumpfile -F $* failed: $(tail -1 "$D/$name.log")"
+		rm -f "$D/$name"
+	fi
+}
+
+split_in_three() { # split_in_three OPTIONS...; by its own measure, 1 GB, the first piece would get all
+	[ ! -e "$D/split.3" ] || return 0
+	if ! "${MDF[@]}" --split --splitblock-size 1024 "$@" "$D/vmcore.elf" "$D"/split.{1,2,3} > "$D/split.log" 2>&1; then
+		say "makedumpfile --split failed: $(tail -1 "$D/split.log")"
+		rm -f "$D"/split.[123]
 	fi
 }

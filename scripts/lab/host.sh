@@ -1,109 +1,87 @@
 # shellcheck shell=bash disable=SC2034 # part of make-vmcores: variables are used by the others
 # What the host needs: packages, QEMU, makedumpfile, crash, drgn.
 
-quietly() { "$@" >> "$OUT/apt.log" 2>&1; }
-apt_get() { apt-get -q -o DPkg::Lock::Timeout=600 -o APT::Sandbox::User=root "$@"; }
-
-APT_FRESH=
-apt_update() { # once a run
-	[ -z "$APT_FRESH" ] || return 0
-	APT_FRESH=1
-	[ "$(id -u)" = 0 ] || return 0
-	quietly apt_get update || say "apt-get update failed (see $OUT/apt.log); going on"
-}
-
-# the packages that are missing, by a file or program of each
-missing_packages() {
-	local p c
-	while read -r p c; do
-		[ -n "$p" ] || continue
-		case $c in
-		/*) [ -e "$c" ] || echo "$p";;
-		*) command -v "$c" > /dev/null || echo "$p";;
-		esac
-	done <<-X
-		busybox-static busybox
-		kexec-tools kexec
-		makedumpfile makedumpfile
-		cpio cpio
-		zstd zstd
-		xz-utils xz
-		kmod depmod
-		e2fsprogs debugfs
-		gcc gcc
-		libc6-dev /usr/include/stdio.h
-		make make
-		gdb gdb
-		binutils objcopy
-		python3 /usr/bin/python3
-		python3-venv /usr/share/doc/python3-venv
-		procps pgrep
-	X
-	if [ "$ORACLES" = all ]; then
-		command -v crash > /dev/null || echo crash
-		[ -x /usr/bin/time ] || echo time
-	fi
-	case " $SCENARIOS " in *" user "*) [ -e /usr/include/python3 ] || command -v python3-config > /dev/null || echo python3-dev;; esac
-}
-
 host_packages() {
-	local missing
 	command -v apt-get > /dev/null || die "this needs Debian's apt-get: the guests run Debian's kernel packages"
-	# shellcheck disable=SC2046
-	missing=$(echo $(missing_packages))
-	if [ -n "$missing" ]; then
-		[ "$(id -u)" = 0 ] || die "packages are missing; as root: apt-get install $missing"
-		say "installing $missing"
-		apt_update
-		# shellcheck disable=SC2086
-		quietly apt_get install -y --no-install-recommends --no-remove $missing || die "apt-get install; see $OUT/apt.log"
-	fi
-	if ! command -v qemu-system-x86_64 > /dev/null && [ ! -x "$OUT/tools/qemu/usr/bin/qemu-system-x86_64" ]; then
-		[ "$(id -u)" = 0 ] || die "QEMU is missing; as root: apt-get install qemu-system-x86"
-		say "installing qemu-system-x86"
-		apt_update
-		quietly apt_get install -y --no-install-recommends --no-remove qemu-system-x86 || qemu_beside
+	local needs=("${LAB_NEEDS[@]}")
+	[ "$ORACLES" = none ] || needs+=(python3-venv=/usr/share/doc/python3-venv)
+	[ "$ORACLES" != all ] || [ "$SUITE" = bookworm ] || needs+=(crash=crash)
+	case " $SCENARIOS " in *" user "*) needs+=(gdb=gdb procps=pgrep python3-dev=python3-config) ;; esac
+	need "${needs[@]}"
+	if ! there qemu-system-x86_64 && [ ! -x "$OUT/tools/qemu/usr/bin/qemu-system-x86_64" ]; then
+		[ "$(id -u)" = 0 ] || die "QEMU is missing; only root can install it: apt-get install --no-install-recommends qemu-system-x86"
+		install_packages qemu-system-x86 || qemu_beside
 	fi
 }
 
 # something installed here stands in the way of qemu-system-x86 (a newer
 # qemu-utils, say): unpack QEMU beside it, with only its libraries installed
 qemu_beside() {
-	local pk ex= keep= p
+	local pk ex='' keep='' p
 	say "qemu-system-x86 cannot be installed here; unpacking it into tools/qemu"
-	pk=$(apt_get install -s --no-install-recommends qemu-system-x86 2>/dev/null | awk '/^Inst/{print $2}')
+	pk=$(apt_get install -s --no-install-recommends qemu-system-x86 2> /dev/null | awk '/^Inst/{print $2}' || true)
 	for p in $pk; do
-		case $p in qemu-*) ex="$ex $p";; *) keep="$keep $p";; esac
+		case $p in qemu-*) ex="$ex $p" ;; *) keep="$keep $p" ;; esac
 	done
 	# shellcheck disable=SC2086
-	[ -z "$keep" ] || quietly apt_get install -y --no-install-recommends --no-remove $keep || die "QEMU's libraries; see $OUT/apt.log"
-	mkdir -p "$OUT/debs/qemu" "$OUT/tools/qemu"
+	[ -z "$keep" ] || install_packages $keep || die "QEMU's libraries cannot be installed; see $APT_LOG"
 	[ -n "$ex" ] || ex="qemu-system-x86 qemu-system-common qemu-system-data"
 	# shellcheck disable=SC2086
-	(cd "$OUT/debs/qemu" && quietly apt_get download $ex)
-	for p in "$OUT"/debs/qemu/*.deb; do dpkg -x "$p" "$OUT/tools/qemu"; done
+	unpack_packages "$OUT/tools/qemu" $ex
+}
+
+unpack_packages() { # unpack_packages FOLDER PACKAGE...: into the folder, without installing them
+	local to=$1 debs
+	shift
+	debs=$(mktemp -d "$OUT/debs.XXXXXX")
+	(cd "$debs" && logged apt_get "${APT_FROM[@]}" download "$@")
+	mkdir -p "$to"
+	for p in "$debs"/*.deb; do dpkg -x "$p" "$to"; done
+	rm -r "$debs"
+}
+APT_FROM=() # other package lists than the host's
+
+# What runs in the guests is unpacked here and not installed: busybox-static throws out
+# busybox, and kexec-tools changes how the host reboots.
+guest_tools() {
+	local g=$OUT/tools/guest names
+	[ ! -e "$g/.done" ] || return 0
+	apt_update
+	names=$(apt_get install -s --no-install-recommends busybox-static kexec-tools makedumpfile 2> /dev/null |
+		awk '/^Inst/ && $2 !~ /perl|gdbm|debconf|^netbase$/ {print $2}' || true)
+	# shellcheck disable=SC2086
+	[ -z "$names" ] || unpack_packages "$g" $names
+	mkdir -p "$g"
+	touch "$g/.done"
+}
+guest_tool() { # guest_tool PROGRAM: where it is
+	local dir
+	for dir in "$OUT/tools/guest"/{bin,sbin,usr/bin,usr/sbin} ${PATH//:/ }; do
+		[ ! -x "$dir/$1" ] || { echo "$dir/$1"; return; }
+	done
+	die "$1 is missing; delete $OUT/tools/guest, so that it is fetched again"
 }
 
 find_qemu() {
 	mkdir -p "$OUT/tools"
 	QEMU=(qemu-system-x86_64)
-	if ! command -v qemu-system-x86_64 > /dev/null; then
+	if ! there qemu-system-x86_64; then
 		local q=$OUT/tools/qemu/usr
 		export QEMU_MODULE_DIR=$q/lib/x86_64-linux-gnu/qemu
 		QEMU=("$q/bin/qemu-system-x86_64" -L "$q/share/qemu" -L /usr/share/seabios -L /usr/lib/ipxe/qemu)
 	fi
-	"${QEMU[@]}" --version | head -1 > "$OUT/tools/versions" || die "QEMU does not start"
+	"${QEMU[@]}" --version > "$OUT/tools/versions" || die "QEMU does not start"
 	# KVM without EPT or NPT (some nested hosts) boots nothing: it falls to emulating
 	# instructions it cannot emulate (cmpxchg16b), or crawls
 	if [ "$ACCEL" = auto ]; then
 		ACCEL=tcg
-		if (: <> /dev/kvm) 2>/dev/null && grep -qsE '^[Y1]' /sys/module/kvm_intel/parameters/ept /sys/module/kvm_amd/parameters/npt; then
+		if (: <> /dev/kvm) 2> /dev/null && grep -qsE '^[Y1]' /sys/module/kvm_intel/parameters/ept /sys/module/kvm_amd/parameters/npt; then
 			ACCEL=kvm
 		fi
 	fi
 	case $ACCEL in
-	kvm) QACCEL=(-accel kvm -accel tcg); CPUMODEL=max;;
-	*) QACCEL=(-accel tcg); CPUMODEL=max,-la57;;
+	kvm) QACCEL=(-accel kvm -accel tcg); CPUMODEL=max ;;
+	*) QACCEL=(-accel tcg); CPUMODEL=max,-la57 ;;
 	esac
 	say "QEMU: ${QEMU[0]##*/} ${QACCEL[*]} -cpu $CPUMODEL"
 }
@@ -112,31 +90,28 @@ find_qemu() {
 # bookworm's crash 8.0.2 predates kernel 6.12, and its makedumpfile has no zstd.
 # The guests run this makedumpfile too.
 next_tools() {
-	local n=$OUT/tools/next f suite next=trixie
-	[ -e "$n/.done" ] && return
-	suite=$(. /etc/os-release; echo "${VERSION_CODENAME:-}")
-	[ "$suite" = bookworm ] || return 0
-	mkdir -p "$n/apt/parts" "$n/apt/lists" "$n/apt/cache/archives/partial" "$n/debs"
+	local n=$OUT/tools/next f next=trixie
+	[ ! -e "$n/.done" ] || return 0
+	[ "$SUITE" = bookworm ] || return 0
+	mkdir -p "$n/apt/parts" "$n/apt/lists" "$n/apt/cache/archives/partial"
 	for f in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
 		[ -e "$f" ] || continue
-		sed "s/$suite-updates//; s/$suite/$next/g" "$f" > "$n/apt/parts/$(basename "$f")"
-		case $f in *.list) mv "$n/apt/parts/$(basename "$f")" "$n/apt/parts/main.list";; esac
+		sed "s/$SUITE-updates//; s/$SUITE/$next/g" "$f" > "$n/apt/parts/$(basename "$f")"
+		case $f in *.list) mv "$n/apt/parts/$(basename "$f")" "$n/apt/parts/main.list" ;; esac
 	done
-	local o=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$n/apt/parts" -o "Dir::State::lists=$n/apt/lists" -o "Dir::Cache=$n/apt/cache")
-	quietly apt_get "${o[@]}" update || { say "no $next lists: no tools/next"; return 0; }
-	(cd "$n/debs" && quietly apt_get "${o[@]}" download crash makedumpfile libc6 libgcc-s1 libstdc++6 libdw1t64 \
-		libelf1t64 liblzo2-2 libzstd1 libsnappy1v5 libncursesw6 libtinfo6 zlib1g liblzma5 libbz2-1.0) \
-		|| { say "$next packages not there: no tools/next"; return 0; }
-	for f in "$n"/debs/*.deb; do dpkg -x "$f" "$n"; done
+	local APT_FROM=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$n/apt/parts" -o "Dir::State::lists=$n/apt/lists" -o "Dir::Cache=$n/apt/cache")
+	logged apt_get "${APT_FROM[@]}" update || die "the package lists of $next cannot be had; see $APT_LOG"
+	unpack_packages "$n" crash makedumpfile libc6 libgcc-s1 libstdc++6 libdw1t64 \
+		libelf1t64 liblzo2-2 libzstd1 libsnappy1v5 libncursesw6 libtinfo6 zlib1g liblzma5 libbz2-1.0
+	rm -r "$n/apt"
 	touch "$n/.done"
 }
 
 makedumpfile_build() {
 	local d=$OUT/tools/makedumpfile-src t
 	[ -n "${MAKEDUMPFILE_SRC:-}" ] || return 0
-	[ -x "$d/makedumpfile" ] && return
-	quietly apt_get install -y --no-install-recommends --no-remove libdw-dev libelf-dev zlib1g-dev liblzma-dev libbz2-dev \
-		liblzo2-dev libsnappy-dev libzstd-dev || die "makedumpfile's build packages"
+	[ ! -x "$d/makedumpfile" ] || return 0
+	install_packages libdw-dev libelf-dev zlib1g-dev liblzma-dev libbz2-dev liblzo2-dev libsnappy-dev libzstd-dev || die "makedumpfile's build packages; see $APT_LOG"
 	mkdir -p "$d"
 	if git -C "$MAKEDUMPFILE_SRC" rev-parse HEAD > /dev/null 2>&1; then
 		t=$(git -C "$MAKEDUMPFILE_SRC" tag | grep -E '^1\.[0-9]+\.[0-9]+$' | sort -V | tail -1)
@@ -144,30 +119,30 @@ makedumpfile_build() {
 	else
 		cp -r "$MAKEDUMPFILE_SRC"/. "$d"
 	fi
-	make -C "$d" LINKTYPE=dynamic USELZO=on USESNAPPY=on USEZSTD=on > "$d/build.log" 2>&1 || die "makedumpfile build; see $d/build.log"
+	make -C "$d" LINKTYPE=dynamic USELZO=on USESNAPPY=on USEZSTD=on > "$d/build.log" 2>&1 || die "makedumpfile does not build; see $d/build.log"
 }
 
 tool_paths() {
-	local n=$OUT/tools/next ld
-	MDF=(makedumpfile); MDF_LD=; MDF_LIBS=
+	local n=$OUT/tools/next
+	MDF=("$(guest_tool makedumpfile)"); MDF_LD=; MDF_LIBS=
 	CRASH=(crash)
 	if [ -e "$n/.done" ]; then
-		ld=$(find "$n/usr" -name ld-linux-x86-64.so.2 | head -1)
-		CRASH=("$ld" --library-path "$n/usr/lib/x86_64-linux-gnu" "$n/usr/bin/crash")
-		MDF=("$ld" --library-path "$n/usr/lib/x86_64-linux-gnu" "$n/usr/bin/makedumpfile")
-		MDF_LD=$ld; MDF_LIBS=$n/usr/lib/x86_64-linux-gnu
+		MDF_LD=$(find "$n/usr" -name ld-linux-x86-64.so.2 -print -quit)
+		MDF_LIBS=$n/usr/lib/x86_64-linux-gnu
+		CRASH=("$MDF_LD" --library-path "$MDF_LIBS" "$n/usr/bin/crash")
+		MDF=("$MDF_LD" --library-path "$MDF_LIBS" "$n/usr/bin/makedumpfile")
 	fi
 	if [ -x "$OUT/tools/makedumpfile-src/makedumpfile" ]; then
 		MDF=("$OUT/tools/makedumpfile-src/makedumpfile"); MDF_LD=
 	fi
-	"${MDF[@]}" -v | grep -q '^zstd.*enabled' || die "this makedumpfile has no zstd: ${MDF[*]}"
-	{ "${CRASH[@]}" --version 2>/dev/null | grep -m1 '^crash' || true; "${MDF[@]}" -v | head -4; } >> "$OUT/tools/versions"
+}
+
+mdf_has() { # mdf_has COMPRESSION: whether this makedumpfile was built with it
+	"${MDF[@]}" -v | grep "^$1.*enabled" > /dev/null
 }
 
 drgn_venv() {
-	[ -x "$OUT/venv/bin/drgn" ] && return
-	/usr/bin/python3 -m venv "$OUT/venv" || die "python3 -m venv"
-	quietly "$OUT/venv/bin/pip" -q install "drgn==$DRGN" && return
-	say "pip cannot install drgn $DRGN (see $OUT/apt.log): no oracles"
-	ORACLES=none
+	[ ! -x "$OUT/venv/bin/drgn" ] || return 0
+	/usr/bin/python3 -m venv "$OUT/venv"
+	logged "$OUT/venv/bin/pip" -q install "drgn==$DRGN" || die "pip cannot install drgn $DRGN; see $APT_LOG (ORACLES=none makes the dumps without)"
 }

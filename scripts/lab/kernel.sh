@@ -12,7 +12,7 @@ pick_unpacked_kernel() { # one that was unpacked before
 	for w in $KERNEL_WANTED; do
 		set +f
 		for d in $(find "$OUT" -maxdepth 1 -name "root-${w#linux-image-}" | sort -rV); do
-			[ -e "$d/.done" ] || continue
+			[ -e "$d/.done" ] || { [ "$DEBUG" = no ] && [ -e "$d/.image" ]; } || continue
 			KVER=${d#"$OUT"/root-}; PKG=linux-image-$KVER
 			return
 		done
@@ -35,53 +35,84 @@ pick_kernel() { # the newest package of that name that has a -dbg package too
 		done
 	done
 	set +f
-	die "apt knows no kernel package like $KERNEL_WANTED with a -dbg package (has apt-get update run?)"
+	die "apt knows no kernel package like $KERNEL_WANTED with a -dbg package; as root: apt-get update"
 }
 
+# Of the packages only what the lab uses is kept: vmlinuz, the modules that guests load,
+# the headers, and (for oracles and tests, not for scripts/demo) vmlinux with debug info.
 fetch_kernel() {
-	local flavour=cloud-amd64 common kb f dbg= want
-	[ -e "$K/.done" ] && return
-	common=linux-headers-${KVER%-"$flavour"}-common
-	kb=$(apt-cache depends "linux-headers-$KVER" | sed -n 's/.*Depends: \(linux-kbuild[^ ]*\)/\1/p' | head -1)
-	rm -rf "${OUT:?}/debs/$KVER" "$K"
-	mkdir -p "$OUT/debs/$KVER" "$K"
-	say "downloading $PKG, its headers and its debug info (about 300 MB)"
-	(cd "$OUT/debs/$KVER" && step "download" quietly apt_get download "$PKG" "$PKG-dbg" "linux-headers-$KVER" "$common" "$kb") || die "download; see $OUT/apt.log"
-	for f in "$OUT/debs/$KVER"/*.deb; do
-		case $f in *-dbg_*) dbg=$f;; *) dpkg -x "$f" "$K";; esac
-	done
-	find "$K/lib/modules" "$K/usr/lib/modules" -name '*.ko.xz' -exec xz -d {} + 2>/dev/null || true
-	[ -e "$K/lib/modules/$KVER" ] || { mkdir -p "$K/lib"; ln -sfn ../usr/lib/modules "$K/lib/modules"; }
-	depmod -b "$K" "$KVER" || die depmod
-	# of the -dbg package, vmlinux and the modules that guests load: tar stops at the
-	# last of them, and dpkg-deb complains of a broken pipe
-	want=("./usr/lib/debug/boot/vmlinux-$KVER")
-	for f in $(module_files "${DISK_MODULES[@]}" "${LAB_MODULES[@]}"); do want+=("./usr/lib/debug${f#"$K"}"); done
-	{ dpkg-deb --fsys-tarfile "$dbg" 2>/dev/null || true; } | tar x -C "$K" --occurrence=1 "${want[@]}" || die "unpacking $dbg"
-	# the headers' Makefile names its own absolute place
-	sed -i "s#^include /usr/src/#include $K/usr/src/#; s#^\(.*[ =:]\)/usr/src/#\1$K/usr/src/#" "$K/usr/src/linux-headers-$KVER/Makefile"
+	[ ! -e "$K/.done" ] || return 0
+	[ -e "$K/.image" ] || fetch_image
+	[ "$DEBUG" = yes ] || return 0
+	fetch_debug
 	touch "$K/.done"
 }
 
+download() { # download WHAT PACKAGE...: into DEBS
+	say "downloading $1"
+	shift
+	rm -rf "$DEBS"
+	mkdir -p "$DEBS"
+	cd "$DEBS"
+	growing . logged apt_get download "$@" || die "the mirror does not give $*; see $APT_LOG (apt-get update, as root, renews the lists)"
+	cd "$OUT"
+}
+
+fetch_image() {
+	local flavour=cloud-amd64 common kb f keep
+	common=linux-headers-${KVER%-"$flavour"}-common
+	kb=$(apt-cache depends "linux-headers-$KVER" | sed -n 's/.*Depends: \(linux-kbuild[^ ]*\)/\1/p' | head -1)
+	rm -rf "${K:?}"
+	mkdir -p "$K"
+	download "the kernel $KVER and its headers (40 to 50 MB)" "$PKG" "linux-headers-$KVER" "$common" "$kb"
+	say "unpacking it"
+	for f in "$DEBS"/*.deb; do dpkg -x "$f" "$K"; done
+	# scripts/lab/lx-scripts takes the sources of the same version
+	dpkg-deb -f "$(echo "$DEBS"/linux-image-*.deb)" Version > "$K/.version"
+	rm -r "$DEBS"
+	find "$K/lib/modules" "$K/usr/lib/modules" -name '*.ko.xz' -exec xz -d {} + 2> /dev/null || true
+	[ -e "$K/lib/modules/$KVER" ] || { mkdir -p "$K/lib"; ln -sfn ../usr/lib/modules "$K/lib/modules"; }
+	depmod -b "$K" "$KVER"
+	keep=$(module_files "${DISK_MODULES[@]}" "${LAB_MODULES[@]}")
+	[ -n "$keep" ] || die "modprobe finds none of ${LAB_MODULES[*]} in $K"
+	find "$K/lib/modules/" -name '*.ko' | grep -vxF "$keep" | xargs -d '\n' rm
+	find "$K/usr/src"/linux-headers-*-common/arch -mindepth 1 -maxdepth 1 -type d ! -name x86 -exec rm -r {} +
+	# the headers' Makefile names its own absolute place
+	sed -i "s#^include /usr/src/#include $K/usr/src/#; s#^\(.*[ =:]\)/usr/src/#\1$K/usr/src/#" "$K/usr/src/linux-headers-$KVER/Makefile"
+	touch "$K/.image"
+}
+
+fetch_debug() { # of 4 GB of debug info, that of vmlinux and of the modules that guests load
+	local f want=("./usr/lib/debug/boot/vmlinux-$KVER")
+	download "its debug info (280 to 320 MB)" "$PKG-dbg=$(cat "$K/.version")"
+	say "unpacking vmlinux (300 to 600 MB)"
+	for f in $(module_files "${DISK_MODULES[@]}" "${LAB_MODULES[@]}"); do want+=("./usr/lib/debug${f#"$K"}"); done
+	# tar stops at the last of them, and dpkg-deb complains of a broken pipe
+	{ dpkg-deb --fsys-tarfile "$DEBS"/*.deb 2> /dev/null || true; } | tar x -C "$K" --occurrence=1 "${want[@]}" || die "$PKG-dbg lacks ${want[*]}, or the disk is full"
+	rm -r "$DEBS"
+}
+
 build_module() {
-	[ -e "$B/labcrash.ko" ] && return
+	[ ! -e "$B/labcrash.ko" ] || return 0
 	mkdir -p "$B/mod"
 	cp "$HERE/guest/labcrash.c" "$B/mod/"
 	echo 'obj-m := labcrash.o' > "$B/mod/Makefile"
 	make -C "$K/usr/src/linux-headers-$KVER" M="$B/mod" CONFIG_DEBUG_INFO_BTF_MODULES= \
-		KCFLAGS="-ffile-prefix-map=$B/mod=/labcrash -ffile-prefix-map=$K=" modules > "$B/mod/build.log" 2>&1 || die "module build; see $B/mod/build.log"
+		KCFLAGS="-ffile-prefix-map=$B/mod=/labcrash -ffile-prefix-map=$K=" modules > "$B/mod/build.log" 2>&1 || die "the module does not build; see $B/mod/build.log"
 	mkdir -p "$B/debug"
 	cp "$B/mod/labcrash.ko" "$B/debug/labcrash.ko"
 	objcopy --strip-debug "$B/mod/labcrash.ko" "$B/labcrash.ko"
 }
 
 copy_bin() { # copy_bin ROOT PROGRAM [NAME]: a program and its libraries
-	local root=$1 p=$2 l
+	local root=$1 p=$2 l to g=$OUT/tools/guest
 	mkdir -p "$root/usr/bin"
 	cp "$p" "$root/usr/bin/${3:-$(basename "$p")}"
-	{ ldd "$p" 2>/dev/null || true; } | grep -oE '/[^ ]+' | while read -r l; do
-		mkdir -p "$root$(dirname "$l")"
-		[ -e "$root$l" ] || cp -L "$l" "$root$l"
+	{ LD_LIBRARY_PATH=$g/lib/x86_64-linux-gnu:$g/usr/lib/x86_64-linux-gnu ldd "$p" 2> /dev/null || true; } |
+		grep -oE '/[^ ]+' | while read -r l; do
+		to=$root${l#"$g"}
+		mkdir -p "$(dirname "$to")"
+		[ -e "$to" ] || cp -L "$l" "$to"
 	done
 }
 
@@ -104,7 +135,7 @@ module_list() { # module_list ROOT LIST MODULE...: copy them, write the order
 
 guest_makedumpfile() { # guest_makedumpfile ROOT: with the libraries it is to run with
 	local r=$1 l
-	if [ -z "$MDF_LD" ]; then copy_bin "$r" "$(command -v "${MDF[0]}")" makedumpfile; return; fi
+	if [ -z "$MDF_LD" ]; then copy_bin "$r" "${MDF[0]}" makedumpfile; return; fi
 	mkdir -p "$r/next" "$r/usr/bin"
 	cp -L "$MDF_LD" "$r/next/ld.so"
 	cp "${MDF[-1]}" "$r/next/"
@@ -115,11 +146,11 @@ guest_makedumpfile() { # guest_makedumpfile ROOT: with the libraries it is to ru
 
 build_initrd() { # build_initrd full|ci|kdump
 	local r=$B/root-$1
-	[ -e "$B/initrd-$1.img" ] && return
+	[ ! -e "$B/initrd-$1.img" ] || return 0
 	rm -rf "$r"
 	mkdir -p "$r/bin" "$r/etc"
-	cp "$(command -v busybox)" "$r/bin/busybox"
-	! ldd "$r/bin/busybox" > /dev/null 2>&1 || die "busybox is not static: apt-get install busybox-static"
+	cp "$(guest_tool busybox)" "$r/bin/busybox"
+	! ldd "$r/bin/busybox" > /dev/null 2>&1 || die "$(guest_tool busybox) is not static, as it must be in the guests"
 	ln -s busybox "$r/bin/sh"
 	install -m 755 "$HERE/guest/init" "$r/init"
 	module_list "$r" "$r/etc/modules.disk" "${DISK_MODULES[@]}"
@@ -137,11 +168,12 @@ build_initrd() { # build_initrd full|ci|kdump
 		fi
 		cp "$B/labcrash.ko" "$r/modules/"
 		echo modules/labcrash.ko >> "$r/etc/modules.lab"
-		copy_bin "$r" "$(command -v kexec)"
+		copy_bin "$r" "$(guest_tool kexec)"
 		gcc -g -O1 -pthread -Wall -o "$B/mtprog" "$HERE/guest/mtprog.c"
 		copy_bin "$r" "$B/mtprog"
 		;;
 	esac
 	(cd "$r" && find . | cpio -o -H newc --quiet | zstd -q -10 -T0 > "$B/.initrd")
 	mv "$B/.initrd" "$B/initrd-$1.img"
+	rm -r "$r"
 }

@@ -38,12 +38,12 @@ crash_cmds() {
 
 run_crash() { # run_crash DUMP
 	local d=$1 rc=0 mp=
-	[ -s "$d.crash.txt" ] && return
-	[ -e "$D/oracle/mtprog.txt" ] && mp=$(sed -n 's/^pid //p' "$D/oracle/mtprog.txt")
+	[ ! -s "$d.crash.txt" ] || return 0
+	[ ! -e "$D/oracle/mtprog.txt" ] || mp=$(sed -n 's/^pid //p' "$D/oracle/mtprog.txt")
 	crash_cmds "$mp" > "$D/.cmds"
-	/usr/bin/time -v -o "$d.crash.time" timeout 500 "${CRASH[@]}" -s -i "$D/.cmds" "$VMLINUX" "$d" > "$d.crash.txt" 2>&1 < /dev/null || rc=$?
+	timeout 500 "${CRASH[@]}" -s -i "$D/.cmds" "$VMLINUX" "$d" > "$d.crash.txt" 2>&1 < /dev/null || rc=$?
 	rm -f "$D/.cmds"
-	say "  crash $(basename "$d"): rc=$rc lines=$(wc -l < "$d.crash.txt") $(awk -F': ' '/Elapsed/{printf "%s ", $NF} /Maximum resident/{printf "rss %d MiB", $NF/1024}' "$d.crash.time")"
+	say "  crash $(basename "$d"): status $rc, $(wc -l < "$d.crash.txt") lines"
 }
 
 run_drgn() { # run_drgn DUMP: tasks, stacks, registers, modules; then sampled addresses
@@ -59,14 +59,15 @@ run_drgn() { # run_drgn DUMP: tasks, stacks, registers, modules; then sampled ad
 	fi
 }
 
-oracles() { # drgn on every dump; crash on one elf, one flat and one kdump (z31 where there is one)
+oracles() { # drgn on every dump; crash on one elf and one kdump (z31 where there is one)
 	[ "$ORACLES" != none ] || return 0
 	local d kinds='' kind
-	for d in "$D"/*.elf "$D"/z31.kdump "$D"/*.kdump "$D"/*.flat; do
+	for d in "$D"/qemu.elf "$D"/*.elf "$D"/z31.kdump "$D"/*.kdump "$D"/*.flat; do
 		[ -e "$d" ] || continue
 		run_drgn "$d"
 		[ "$ORACLES" = all ] || continue
 		kind=${d##*.}
+		[ "$kind" != flat ] || continue
 		case " $kinds " in *" $kind "*) continue;; esac
 		kinds="$kinds $kind"
 		run_crash "$d"

@@ -30,11 +30,24 @@ kdump_guest() { # kdump_guest TRIGGER KEXEC DUMPS QEMU-OPTIONS...: a panic, dump
 	fetch_disk
 }
 
+sc_demo() { # as little as can be: one dump, written in the kdump kernel
+	demo_try() {
+		boot "crashkernel=160M lab.kdump=1 lab.trigger=oops lab.dumps=l31.kdump:-l+-d+31 lab.sleeps=10 lab.spin=1" 512 -m 448M "${VMCI[@]}" || return
+		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' 100
+	}
+	local INITRD=ci SMP=2
+	build_initrd ci; build_initrd kdump
+	tries demo_try
+	end_guest; fetch_disk
+	[ -s "$D/l31.kdump" ] || die "the kdump kernel wrote no dump; its console is $D/console.log"
+}
+
+CI_LAST=split.3 # of what ci makes: a cache of an older version lacks it
 sc_ci() { # fewer modules and 2 CPUs save 1 s each; quiet, mitigations=off, clock options: nothing
 	ci_try() {
 		boot "crashkernel=160M lab.kdump=1 lab.trigger=oops lab.dumps=elf lab.sleeps=10 lab.spin=1 lab.go=1" \
 			1024 -m 448M "${VMCI[@]}" -serial "unix:$D/go.sock,server=on,wait=off" || return
-		live_dumps elf || return
+		live_dumps elf paging zlib lzo snappy || return
 		qmp cont || return
 		/usr/bin/python3 "$HERE/qmp.py" "$D/go.sock" go || return
 		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' 100
@@ -43,8 +56,21 @@ sc_ci() { # fewer modules and 2 CPUs save 1 s each; quiet, mitigations=off, cloc
 	build_initrd ci; build_initrd kdump
 	tries ci_try
 	end_guest; fetch_disk
-	convert z31.kdump -z -d 31
+	formats
 	[ -s "$D/z31.kdump" ] || die "makedumpfile wrote no z31.kdump; see $D/z31.kdump.log"
+}
+
+formats() { # every format that makedumpfile writes, all of one vmcore.elf
+	convert z31.kdump -z -d 31
+	convert c31.kdump -c -d 31
+	convert l31.kdump -l -d 31
+	! mdf_has snappy || convert p31.kdump -p -d 31
+	convert raw31.kdump -d 31
+	convert E31.elf -E -d 31
+	flatten F31.flat -c -d 31
+	flatten FE31.flat -E -d 31
+	split_in_three -l -d 31
+	holes "$D"/E31.elf
 }
 
 sc_live()          { live_guest "lab.spin=1" "elf paging zlib lzo snappy" -m 768M "${VMCI[@]}"; }
@@ -65,20 +91,11 @@ sc_scale() { # 5,500 threads and more
 
 sc_kdump_sysrq() {
 	KDUMP_LIMIT=400 kdump_guest sysrq file "elf,E0.elf:-E+-d+0,l31.kdump:-l+-d+31"
-	convert c31.kdump -c -d 31
-	convert E31.elf -E -d 31
+	formats
 	convert c0.kdump -c -d 0
 	convert c1.kdump -c -d 1
 	convert l1.kdump -l -d 1
-	convert p31.kdump -p -d 31
-	convert z31.kdump -z -d 31
 	convert z1.kdump -z -d 1
-	convert raw31.kdump -d 31
-	if [ ! -e "$D/F31.flat" ]; then "${MDF[@]}" -F -c -d 31 "$D/vmcore.elf" > "$D/F31.flat" 2> "$D/F31.flat.log" || rm -f "$D/F31.flat"; fi
-	if [ ! -e "$D/FE31.flat" ]; then "${MDF[@]}" -F -E -d 31 "$D/vmcore.elf" > "$D/FE31.flat" 2> "$D/FE31.flat.log" || rm -f "$D/FE31.flat"; fi
-	if [ ! -e "$D/split.1" ]; then
-		"${MDF[@]}" --split -l -d 31 "$D/vmcore.elf" "$D/split.1" "$D/split.2" "$D/split.3" > "$D/split.log" 2>&1 || { say "--split failed"; rm -f "$D"/split.[123]; }
-	fi
 }
 sc_kdump_oops()     { kdump_guest oops load "elf,l31.kdump:-l+-d+31,F1.flat:-F+-l+-d+1"; convert z31.kdump -z -d 31; }
 sc_kdump_irqoops()  { MEM=640M kdump_guest irqoops file "l17.kdump:-l+-d+17"; }

@@ -4,7 +4,7 @@
 
 user_cores() {
 	local d=$OUT/user b pat=/proc/sys/kernel/core_pattern v pid
-	[ -e "$d/.done" ] && return
+	[ ! -e "$d/.done" ] || return 0
 	mkdir -p "$d/bin" "$d/cores"
 	cp "$HERE/guest/mtprog.c" "$HERE/guest/labext.c" "$d/bin/"
 	cd "$d/bin"
@@ -53,7 +53,7 @@ user_oracles() { # gdb's and drgn's words on each
 	[ "$ORACLES" != none ] || return 0
 	local d=$OUT/user b v exe
 	for v in "$d"/cores/*.core; do
-		[ -s "$v.drgn.json" ] && continue
+		[ ! -s "$v.drgn.json" ] || continue
 		b=$(basename "$v"); b=${b%%.*}
 		exe=$d/bin/$b
 		[ -e "$exe" ] || exe=$(readlink -f /usr/bin/python3)
