@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use crate::addr::VirtAddr;
 use crate::linux::modules::State;
-use crate::linux::{Kernel, Task, log, taint, tasks};
+use crate::linux::{Kernel, Task, taint, tasks};
 use crate::xml::push_escaped;
 
 /// Name, title and description of each table.
@@ -144,7 +144,7 @@ fn cpus(kernel: &Kernel) -> String {
 
 fn messages(kernel: &Kernel) -> String {
     let mut table = Table::new("log");
-    for record in log::read(kernel).unwrap_or_default().records {
+    for record in kernel.log().map_or(&[][..], |log| &log.records) {
         let time = record.time.map(|ns| format!("{}.{:06}", ns / 1_000_000_000, ns % 1_000_000_000 / 1000));
         table.row(&[
             ("time", &time.unwrap_or_default()),

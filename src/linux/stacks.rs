@@ -11,9 +11,8 @@
 
 use std::ops::Range;
 
-use super::{Kernel, Task};
+use super::{Task, View};
 use crate::addr::VirtAddr;
-use crate::memory::AddressSpace;
 
 /// What a stack is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,13 +64,13 @@ const EXCEPTION_MAX: u64 = 64 << 10;
 
 impl Stacks {
     /// Finds the stacks of the CPUs that were online.
-    pub(super) fn read(kernel: &Kernel) -> Self {
+    pub(super) fn read(view: &View) -> Self {
         let mut list = Vec::new();
-        for &cpu in kernel.percpu().online() {
-            irq(kernel, cpu, &mut list);
-            of_tss(kernel, cpu, &mut list);
+        for &cpu in view.percpu().online() {
+            irq(view, cpu, &mut list);
+            of_tss(view, cpu, &mut list);
         }
-        list.retain(|s| s.range.start >= kernel.user_limit() && s.range.start < s.range.end);
+        list.retain(|s| s.range.start >= view.user_limit() && s.range.start < s.range.end);
         list.sort_by_key(|s| s.range.start);
         Self { list }
     }
@@ -96,8 +95,8 @@ impl Stacks {
 
     /// The stack that holds `sp` for `task`: its own, or one of a CPU.
     #[must_use]
-    pub fn of(&self, kernel: &Kernel, task: &Task, sp: u64) -> Option<Stack> {
-        of_task(kernel, task)
+    pub fn of(&self, view: &View, task: &Task, sp: u64) -> Option<Stack> {
+        of_task(view, task)
             .filter(|own| own.range.contains(&sp) || sp == own.range.end)
             .or_else(|| self.at(sp).cloned())
     }
@@ -105,39 +104,39 @@ impl Stacks {
 
 /// A task's own stack.
 #[must_use]
-pub fn of_task(kernel: &Kernel, task: &Task) -> Option<Stack> {
+pub fn of_task(view: &View, task: &Task) -> Option<Stack> {
     let start = task.stack.0;
-    let range = start..start.checked_add(kernel.thread_size())?;
+    let range = start..start.checked_add(view.thread_size())?;
     (start != 0).then_some(Stack { kind: Kind::Task, cpu: None, range })
 }
 
-fn percpu_word(kernel: &Kernel, cpu: u32, symbol: &str, offset: u64) -> Option<u64> {
-    let at = kernel.percpu().address(kernel.symbol(symbol)?, cpu)?.checked_add(offset)?;
-    kernel.space().read_u64(at).ok()
+fn percpu_word(view: &View, cpu: u32, symbol: &str, offset: u64) -> Option<u64> {
+    let at = view.percpu().address(view.symbol(symbol)?, cpu)?.checked_add(offset)?;
+    view.space().read_u64(at).ok()
 }
 
-fn irq(kernel: &Kernel, cpu: u32, list: &mut Vec<Stack>) {
-    let hot = kernel.types().field("pcpu_hot", "hardirq_stack_ptr");
-    let pointer = percpu_word(kernel, cpu, "hardirq_stack_ptr", 0)
-        .or_else(|| percpu_word(kernel, cpu, "pcpu_hot", hot?.offset))
-        .or_else(|| percpu_word(kernel, cpu, "irq_stack_ptr", 0))
+fn irq(view: &View, cpu: u32, list: &mut Vec<Stack>) {
+    let hot = view.types().field("pcpu_hot", "hardirq_stack_ptr");
+    let pointer = percpu_word(view, cpu, "hardirq_stack_ptr", 0)
+        .or_else(|| percpu_word(view, cpu, "pcpu_hot", hot?.offset))
+        .or_else(|| percpu_word(view, cpu, "irq_stack_ptr", 0))
         .filter(|&p| p != 0);
     // The pointer is the top, or 8 below (since 5.8), or 64 below (before 5.2).
     let Some(top) = pointer.and_then(|p| p.checked_next_multiple_of(PAGE)) else { return };
     // IRQ_STACK_SIZE has been THREAD_SIZE's 16 KiB (32 with KASAN) all along.
-    let size = kernel.thread_size();
+    let size = view.thread_size();
     if let Some(start) = top.checked_sub(size) {
         list.push(Stack { kind: Kind::Irq, cpu: Some(cpu), range: start..top });
     }
 }
 
-fn of_tss(kernel: &Kernel, cpu: u32, list: &mut Vec<Stack>) {
-    let types = kernel.types();
-    let symbol = ["cpu_tss_rw", "cpu_tss", "init_tss"].into_iter().find(|s| kernel.symbol(s).is_some());
+fn of_tss(view: &View, cpu: u32, list: &mut Vec<Stack>) {
+    let types = view.types();
+    let symbol = ["cpu_tss_rw", "cpu_tss", "init_tss"].into_iter().find(|s| view.symbol(s).is_some());
     let Some(symbol) = symbol else { return };
     let Some(ist) = types.field("tss_struct", "x86_tss.ist") else { return };
     let new = types.size_of("exception_stacks").is_some();
-    let ist = |i: u64| percpu_word(kernel, cpu, symbol, ist.offset + i * 8).filter(|&t| t != 0);
+    let ist = |i: u64| percpu_word(view, cpu, symbol, ist.offset + i * 8).filter(|&t| t != 0);
     // Until 3.18 a stack fault had a stack, too, as the first of five (6f442be2fb22,
     // which distributions took back to 3.10: so the table is asked, not the release).
     let names: &[&'static str] = match ist(4) {
@@ -167,7 +166,7 @@ fn of_tss(kernel: &Kernel, cpu: u32, list: &mut Vec<Stack>) {
     // Before 4.15 sp0 was the top of the task's stack, and there was no such type.
     let size = types.size_of("entry_stack").or_else(|| types.size_of("SYSENTER_stack"));
     let sp0 = types.field("tss_struct", "x86_tss.sp0");
-    let top = sp0.and_then(|f| percpu_word(kernel, cpu, symbol, f.offset));
+    let top = sp0.and_then(|f| percpu_word(view, cpu, symbol, f.offset));
     if let (Some(size), Some(top)) = (size.filter(|&s| s <= EXCEPTION_MAX), top)
         && let Some(start) = top.checked_sub(size)
     {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::object::Object;
-use super::{Kernel, Task};
+use super::{Kernel, Task, View};
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::memory::AddressSpace;
 
@@ -17,18 +17,18 @@ const MAX_NODES: u64 = 1024;
 
 /// Pages that the machine's nodes have (`node_present_pages`).
 #[must_use]
-pub fn present_pages(kernel: &Kernel) -> Option<u64> {
-    if let Some(node) = Object::of_symbol(kernel, "contig_page_data", "pglist_data") {
+pub fn present_pages(view: &View) -> Option<u64> {
+    if let Some(node) = Object::of_symbol(view, "contig_page_data", "pglist_data") {
         return node.number("node_present_pages");
     }
-    let nodes = kernel.symbol("node_data")?;
-    let ids = kernel.symbol("nr_node_ids").and_then(|a| kernel.space().read_u32(a).ok()).unwrap_or(1);
+    let nodes = view.symbol("node_data")?;
+    let ids = view.symbol("nr_node_ids").and_then(|a| view.space().read_u32(a).ok()).unwrap_or(1);
     let mut total = 0u64;
     for i in 0..u64::from(ids).min(MAX_NODES) {
-        let node = kernel.space().read_u64(nodes.checked_add(i * 8)?).ok().filter(|&n| n != 0);
+        let node = view.space().read_u64(nodes.checked_add(i * 8)?).ok().filter(|&n| n != 0);
         if let Some(node) = node {
             total = total.checked_add(
-                Object::new(kernel, "pglist_data", VirtAddr(node)).number("node_present_pages")?,
+                Object::new(view, "pglist_data", VirtAddr(node)).number("node_present_pages")?,
             )?;
         }
     }
@@ -52,8 +52,8 @@ pub fn size_text(bytes: u64) -> String {
 /// crash's `MEMORY`: a machine that lacks less than 64 MB to a whole GB (the
 /// firmware's share) counts as having it.
 #[must_use]
-pub fn memory_text(kernel: &Kernel) -> Option<String> {
-    let bytes = present_pages(kernel)?.checked_mul(PAGE_SIZE)?;
+pub fn memory_text(view: &View) -> Option<String> {
+    let bytes = present_pages(view)?.checked_mul(PAGE_SIZE)?;
     let next = bytes.checked_next_multiple_of(1 << 30)?;
     Some(size_text(if next - bytes <= 64 << 20 { next } else { bytes }))
 }

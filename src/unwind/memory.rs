@@ -3,36 +3,35 @@
 
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes::u64_at;
-use crate::linux::Kernel;
-use crate::memory::AddressSpace;
+use crate::linux::View;
 
 const PAGE: usize = 4096;
 
 pub(super) struct StackMemory<'a> {
-    kernel: &'a Kernel,
+    view: &'a View,
     page: u64,
     len: usize,
     bytes: Box<[u8; PAGE]>,
 }
 
 impl<'a> StackMemory<'a> {
-    pub(super) fn new(kernel: &'a Kernel) -> Self {
+    pub(super) fn new(view: &'a View) -> Self {
         // No page begins at 1.
-        Self { kernel, page: 1, len: 0, bytes: Box::new([0; PAGE]) }
+        Self { view, page: 1, len: 0, bytes: Box::new([0; PAGE]) }
     }
 
     /// The word at `at`; `None` if it is not in the dump, or a user's.
     pub(super) fn word(&mut self, at: u64) -> Option<u64> {
-        if at < self.kernel.user_limit() {
+        if at < self.view.user_limit() {
             return None;
         }
         let page = at & !(PAGE_SIZE - 1);
         let offset = usize::try_from(at - page).ok()?;
         if offset + 8 > PAGE {
-            return self.kernel.space().read_u64(VirtAddr(at)).ok();
+            return self.view.space().read_u64(VirtAddr(at)).ok();
         }
         if page != self.page {
-            self.len = self.kernel.space().read(VirtAddr(page), self.bytes.as_mut_slice()).unwrap_or(0);
+            self.len = self.view.space().read(VirtAddr(page), self.bytes.as_mut_slice()).unwrap_or(0);
             self.page = page;
         }
         u64_at(self.bytes.get(..self.len)?, offset)

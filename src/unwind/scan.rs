@@ -7,8 +7,7 @@
 
 use super::memory::StackMemory;
 use crate::addr::VirtAddr;
-use crate::linux::Kernel;
-use crate::memory::AddressSpace;
+use crate::linux::{Kernel, View};
 
 /// How far up the return address is looked for.
 const REACH: u64 = 4096;
@@ -47,18 +46,18 @@ pub(super) fn leave(
 }
 
 /// Where the call in front of return address `pc` leads, if it is a near one.
-fn call_target(kernel: &Kernel, pc: u64) -> Option<u64> {
+fn call_target(view: &View, pc: u64) -> Option<u64> {
     let mut code = [0; 5];
-    kernel.space().read_exact(VirtAddr(pc.checked_sub(5)?), &mut code).ok()?;
+    view.space().read_exact(VirtAddr(pc.checked_sub(5)?), &mut code).ok()?;
     let [0xe8, rel @ ..] = code else { return None };
     Some(pc.wrapping_add_signed(i64::from(i32::from_le_bytes(rel))))
 }
 
 /// Where the function at `start` pushed rbp, if its first instructions are
 /// pushes: `slot` holds its return address.
-fn saved_bp(kernel: &Kernel, start: u64, slot: u64) -> Option<u64> {
+fn saved_bp(view: &View, start: u64, slot: u64) -> Option<u64> {
     let mut code = [0; 32];
-    kernel.space().read_exact(VirtAddr(start), &mut code).ok()?;
+    view.space().read_exact(VirtAddr(start), &mut code).ok()?;
     let mut rest = code.as_slice();
     // endbr64; the 5-byte nop or call of the function tracer.
     for prefix in [&[0xf3, 0x0f, 0x1e, 0xfa][..], &[0x0f, 0x1f, 0x44, 0x00, 0x00]] {

@@ -51,7 +51,27 @@ const MEMBERS: &[(&str, &str, u64, u64)] = &[
     ("xa_node", "slots", 0x28, 512),
     ("module", "list", 0x08, 16),
     ("module", "name", 0x18, 56),
+    ("printk_ringbuffer", "desc_ring.count_bits", 0x04, 4),
+    ("printk_ringbuffer", "desc_ring.descs", 0x10, 8),
+    ("printk_ringbuffer", "desc_ring.infos", 0x18, 8),
+    ("printk_ringbuffer", "desc_ring.head_id", 0x20, 8),
+    ("printk_ringbuffer", "desc_ring.tail_id", 0x28, 8),
+    ("printk_ringbuffer", "text_data_ring.size_bits", 0x30, 4),
+    ("printk_ringbuffer", "text_data_ring.data", 0x38, 8),
+    ("prb_desc", "text_blk_lpos.begin", 0x00, 8),
+    ("prb_desc", "text_blk_lpos.next", 0x08, 8),
+    ("prb_desc", "state_var", 0x10, 8),
+    ("printk_info", "ts_nsec", 0x00, 8),
+    ("printk_info", "text_len", 0x0a, 2),
+    ("printk_info", "level", 0x0c, 1),
+    ("printk_info", "caller_id", 0x10, 4),
+    ("printk_log", "ts_nsec", 0x00, 8),
+    ("printk_log", "len", 0x08, 2),
+    ("printk_log", "text_len", 0x0a, 2),
 ];
+
+/// Types of which there are arrays.
+const SIZES: [(&str, u64); 3] = [("prb_desc", 0x18), ("printk_info", 0x18), ("printk_log", 0x10)];
 
 impl Machine {
     pub(crate) fn new() -> Self {
@@ -152,8 +172,8 @@ impl AddressSpace for Memory {
 struct Members(HashMap<(&'static str, &'static str), (u64, u64)>);
 
 impl Types for Members {
-    fn size_of(&self, _: &str) -> Option<u64> {
-        None
+    fn size_of(&self, name: &str) -> Option<u64> {
+        SIZES.iter().find(|(ty, _)| *ty == name).map(|&(_, size)| size)
     }
 
     fn field(&self, name: &str, path: &str) -> Option<Field> {
