@@ -51,3 +51,7 @@ pub mod snapshot;
 pub mod unwind;
 pub mod words;
 mod xml;
+
+#[cfg(test)]
+#[path = "../tests/support/lab.rs"]
+mod lab;

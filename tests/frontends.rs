@@ -2,17 +2,16 @@
 //! LLDB and gdb's TUI, each driven as a person or an editor drives it.
 //!
 //! Tools that no distribution brings along (pygdbmi, cdt-gdb-adapter) are in
-//! `CORESTUB_FRONTENDS`, by default `~/.cache/corestub/frontends`, which
-//! `scripts/lab/frontends` fills.
+//! [`support::frontends`], which `scripts/lab/frontends` fills.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{self, skip};
+use crate::support::program::{have, patient, remote_timeout};
+use crate::support::{self, PATIENCE, not_here, skip, until};
 
 /// The variable that every kernel has and everybody knows the value of.
 const GLOBAL: &str = "init_task.comm";
@@ -66,24 +65,9 @@ fn dumps() -> Vec<PathBuf> {
     seen
 }
 
-pub fn tools() -> PathBuf {
-    std::env::var_os("CORESTUB_FRONTENDS").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/corestub/frontends"),
-        PathBuf::from,
-    )
-}
-
-/// Whether a program or a file of the tools is there.
-fn have(what: &Path) -> bool {
-    let found = if what.is_absolute() {
-        what.exists()
-    } else {
-        Command::new(what).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-    };
-    if !found {
-        skip(&format!("{} is missing (scripts/lab/frontends installs it)", what.display()));
-    }
-    found
+/// In seconds, for the clients that are not written in Rust.
+fn patience() -> String {
+    PATIENCE.as_secs().to_string()
 }
 
 fn support_file(name: &str) -> PathBuf {
@@ -92,8 +76,8 @@ fn support_file(name: &str) -> PathBuf {
 
 /// Both streams of a program that must end by itself.
 fn run(command: &mut Command) -> (String, Output) {
-    let mut timed = Command::new("timeout");
-    timed.args(["-k", "5", "180"]).arg(command.get_program()).args(command.get_args());
+    let mut timed = patient(command.get_program());
+    timed.args(command.get_args());
     if let Some(dir) = command.get_current_dir() {
         timed.current_dir(dir);
     }
@@ -116,18 +100,27 @@ fn has(text: &str, wanted: &[&str]) {
 /// gdb as it is installed, and a current one where the tools have it.
 fn gdbs() -> Vec<PathBuf> {
     let mut all = vec![PathBuf::from("gdb")];
-    let current = tools().join("venv/bin/gdb");
+    let current = support::frontends().join("venv/bin/gdb");
     if current.exists() {
         all.push(current);
     } else {
-        eprintln!("only the installed gdb: no {}", current.display());
+        not_here(&format!("only the installed gdb: no {}", current.display()));
     }
     all
 }
 
 fn gdb(program: &Path, commands: &[&str]) -> String {
     let mut gdb = Command::new(program);
-    gdb.args(["-nx", "-batch", "-ex", "set debuginfod enabled off", "-ex", "set width 0"]);
+    gdb.args([
+        "-nx",
+        "-batch",
+        "-iex",
+        &remote_timeout(),
+        "-ex",
+        "set debuginfod enabled off",
+        "-ex",
+        "set width 0",
+    ]);
     for command in commands {
         gdb.args(["-ex", command]);
     }
@@ -215,11 +208,16 @@ fn vmcore_relocates_what_was_loaded() {
 #[test]
 fn unwinder_leaves_the_irq_stack() {
     let source = format!("source {}", Path::new(env!("CARGO_MANIFEST_DIR")).join("gdbinit").display());
-    for dump in support::files("l17.kdump") {
-        if dump.parent().and_then(|p| p.file_name()).is_none_or(|n| n != "kdump-irqoops") {
+    let mut dumps = support::files("l17.kdump");
+    dumps.retain(|d| d.parent().and_then(|p| p.file_name()).is_some_and(|n| n == "kdump-irqoops"));
+    if dumps.is_empty() {
+        not_here("no kdump-irqoops/l17.kdump in the lab's folders");
+    }
+    for dump in dumps {
+        let Some(vmlinux) = vmlinux_of(&dump) else {
+            skip(&format!("no vmlinux for {}", dump.display()));
             continue;
-        }
-        let Some(vmlinux) = vmlinux_of(&dump) else { continue };
+        };
         let server = Server::start(&dump, &[]);
         let file = format!("file {}", vmlinux.display());
         let text =
@@ -265,7 +263,7 @@ fn corestub_gdb_starts_it_all() {
 
 #[test]
 fn mi_through_pygdbmi() {
-    let python = tools().join("venv/bin/python");
+    let python = support::frontends().join("venv/bin/python");
     if !have(&python) {
         return;
     }
@@ -273,7 +271,7 @@ fn mi_through_pygdbmi() {
         let server = Server::start(&dump, &[]);
         for program in gdbs() {
             let mut mi = Command::new(&python);
-            mi.arg(support_file("mi.py")).arg(&program).arg(server.address()).arg(GLOBAL);
+            mi.arg(support_file("mi.py")).arg(&program).arg(server.address()).arg(GLOBAL).arg(patience());
             let (text, _) = run(&mut mi);
             let seen: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
                 .unwrap_or_else(|e| panic!("{e}:\n{text}"));
@@ -301,7 +299,7 @@ fn mi_through_pygdbmi() {
 
 #[test]
 fn dap_through_cdt_gdb_adapter() {
-    let adapter = tools().join("node_modules/cdt-gdb-adapter/dist/debugTargetAdapter.js");
+    let adapter = support::frontends().join("node_modules/cdt-gdb-adapter/dist/debugTargetAdapter.js");
     if !have(&adapter) || !have(Path::new("node")) {
         return;
     }
@@ -313,6 +311,7 @@ fn dap_through_cdt_gdb_adapter() {
             "127.0.0.1",
             &server.port.to_string(),
             "init_task.comm[0]",
+            &patience(),
         ]);
         let (text, output) = run(&mut dap);
         assert!(output.status.success(), "{text}");
@@ -346,7 +345,8 @@ fn lldb() {
         let image = folder.path().join("vmlinux");
         let lldb = |commands: &[&str]| {
             let mut lldb = Command::new(program);
-            lldb.args(["--no-lldbinit", "--batch", "--no-use-colors"]);
+            lldb.args(["--no-lldbinit", "--batch", "--no-use-colors", "-o"]);
+            lldb.arg(format!("settings set plugin.process.gdb-remote.packet-timeout {}", patience()));
             commands.iter().for_each(|c| {
                 lldb.args(["-o", c]);
             });
@@ -397,19 +397,13 @@ fn tui_in_tmux() {
         }
     }
     let shown = |wanted: &str| {
-        let start = Instant::now();
-        loop {
-            let screen = tmux(&["capture-pane", "-p", "-t", "gdb"]);
-            if screen.contains(wanted) {
-                return screen;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "no {wanted:?} on\n{screen}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        until(&format!("{wanted:?} on the screen"), || {
+            tmux(&["capture-pane", "-p", "-t", "gdb"]).contains(wanted)
+        });
     };
     let connect = format!("target remote {}", server.address());
-    let command =
-        format!("gdb -nx -q -ex 'set pagination off' -ex 'set debuginfod enabled off' -ex '{connect}'");
+    let settings = ["set pagination off", "set debuginfod enabled off", &remote_timeout(), &connect];
+    let command = settings.iter().fold("gdb -nx -q".to_owned(), |all, one| format!("{all} -ex '{one}'"));
     tmux(&["new-session", "-d", "-s", "gdb", "-x", "80", "-y", "24", &command]);
     let _gone = Gone(&tmux);
     let keys = |text: &str| tmux(&["send-keys", "-t", "gdb", text, "Enter"]);

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::support::program::Server;
-use crate::{frontends, support};
+use crate::support;
+use crate::support::program::{Server, have, have_gdb};
 
 /// Runs at the same time: most of their time is waiting.
 const AT_ONCE: usize = 8;
@@ -240,6 +240,9 @@ fn run(asker: &Asker, dump: &Path) -> (usize, Vec<String>) {
 
 #[test]
 fn late_answers_are_the_right_ones() {
+    if !have_gdb() {
+        return;
+    }
     let Some(dump) = support::files("z31.kdump").into_iter().next() else {
         return support::skip("no z31.kdump");
     };
@@ -253,17 +256,19 @@ fn late_answers_are_the_right_ones() {
             longest: 5000,
         },
     ];
-    let program = frontends::tools().join("venv/bin/gdb");
+    let program = support::frontends().join("venv/bin/gdb");
     if program.exists() {
         askers.push(Asker { name: "current gdb", program, options: &[], run: ask_gdb, longest: 5000 });
     }
-    askers.push(Asker {
-        name: "lldb",
-        program: "lldb-14".into(),
-        options: &[],
-        run: ask_lldb,
-        longest: 4000,
-    });
+    if have(Path::new("lldb-14")) {
+        askers.push(Asker {
+            name: "lldb",
+            program: "lldb-14".into(),
+            options: &[],
+            run: ask_lldb,
+            longest: 4000,
+        });
+    }
     let mut wrong = Vec::new();
     for asker in &askers {
         let (runs, differ) = run(asker, &dump);

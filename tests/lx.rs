@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{self, skip};
+use crate::support::program::patient;
+use crate::support::{self, cache, skip};
 
 /// Commands that give an answer on every dump with DWARF.
 const WORKING: [&str; 15] = [
@@ -55,10 +56,6 @@ impl Guest {
 }
 
 fn guests() -> Vec<Guest> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),
-        PathBuf::from,
-    );
     let mut found: Vec<Guest> = Vec::new();
     for dump in support::files("z31.kdump") {
         let Some(kernel) = dump.ancestors().nth(2) else { continue };
@@ -69,7 +66,7 @@ fn guests() -> Vec<Guest> {
         let guest = Guest {
             release: release.to_owned(),
             vmlinux: lab.join(format!("root-{release}/usr/lib/debug/boot/vmlinux-{release}")),
-            scripts: cache.join("corestub/lx").join(release),
+            scripts: cache("lx").join(release),
             dump: dump.clone(),
         };
         let complete =
@@ -89,8 +86,8 @@ fn guests() -> Vec<Guest> {
 
 fn run(guest: &Guest, commands: &[String]) -> Value {
     let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/lx.py");
-    let output = Command::new("timeout")
-        .args(["-k", "5", "280", env!("CARGO_BIN_EXE_corestub"), "gdb", "--vmlinux"])
+    let output = patient(env!("CARGO_BIN_EXE_corestub"))
+        .args(["gdb", "--vmlinux"])
         .arg(&guest.vmlinux)
         .arg(&guest.dump)
         .args([

@@ -1,7 +1,6 @@
 //! Real vmcores through the real program and stock gdb, against what drgn says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
@@ -266,10 +265,9 @@ fn a_dump_refuses_to_run() {
     each("refusals", &dumps::one_of_each()[..1.min(dumps::one_of_each().len())], |dump| {
         let server = Server::start(&dump.path, &[])?;
         for command in ["continue", "stepi", "set var *(int*)$sp = 1", "call (int)1", "p $pc = 0"] {
-            let start = Instant::now();
             let text = Gdb::new(None).connect(&server).ex(command).ex("p/x $sp").run()?;
-            if start.elapsed() > Duration::from_secs(20) || !text.contains("= 0xffff") {
-                return Err(format!("{command}: {:?}\n{text}", start.elapsed()));
+            if !text.contains("= 0xffff") {
+                return Err(format!("{command}:\n{text}"));
             }
         }
         Ok(true)

@@ -114,7 +114,7 @@ fn hostile_names_open_nothing_and_do_not_hang() {
     replace(&core, &hostile, &library, &name);
     let server = Server::start(&[], &hostile);
     let stolen = p.path("stolen-passwd");
-    let mut gdb = Command::new("gdb");
+    let mut gdb = patient("gdb");
     gdb.args(["-nx", "-batch", "-iex", "set debuginfod enabled off", "-ex"]);
     gdb.arg(format!("target remote {}", server.address)).arg("-ex");
     gdb.arg(format!("remote get {name} {}", stolen.display())).output().unwrap();

@@ -5,13 +5,14 @@ mod gdb;
 mod verify;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::support::program::patient;
 
 /// Bits of coredump_filter: the default, and that with the text of files.
 const DEFAULT: &str = "0x33";
@@ -37,6 +38,11 @@ impl Programs {
         }
         core
     }
+}
+
+/// The core of a program that died here.
+pub fn some_core() -> Option<PathBuf> {
+    Some(programs()?.core("dies", DEFAULT))
 }
 
 fn compile(to: &Path, args: &[&str]) {
@@ -118,31 +124,12 @@ impl Drop for Server {
     }
 }
 
-/// Runs the program; (success, stdout, stderr). It must end in time.
+/// Runs the program; (success, stdout, stderr). It must end.
 fn corestub(args: &[&str]) -> (bool, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_corestub"));
-    let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let out = std::thread::spawn(move || {
-        let mut text = String::new();
-        out.read_to_string(&mut text).map(|_| text)
-    });
-    let err = std::thread::spawn(move || {
-        let mut text = String::new();
-        err.read_to_string(&mut text).map(|_| text)
-    });
-    let started = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if started.elapsed() > Duration::from_secs(60) {
-            let _ = child.kill();
-            panic!("corestub {args:?} hangs");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    (status.success(), out.join().unwrap().unwrap(), err.join().unwrap().unwrap())
+    let out = patient(env!("CARGO_BIN_EXE_corestub")).args(args).output().unwrap();
+    assert!(out.status.code().is_some_and(|c| c < 100), "corestub {args:?}: {:?}", out.status);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (out.status.success(), text(out.stdout), text(out.stderr))
 }
 
 /// The JSON answer of a command.

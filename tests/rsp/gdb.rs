@@ -5,42 +5,31 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use corestub::rsp::Options;
 
 use super::synthetic::{HOLE, MEMORY, PID, Synthetic, word_at};
 use super::{serve, until};
+use crate::support::program::{have_gdb, patient, remote_timeout};
 
-/// Whether there is a gdb; in CI there must be one.
-pub fn have_gdb() -> bool {
-    let have = Command::new("gdb").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
-    if !have {
-        assert!(std::env::var_os("CI").is_none(), "gdb is missing");
-        eprintln!("skipped: no gdb");
-    }
-    have
-}
-
-/// Runs gdb on commands; what it printed, both streams, and for how long it ran.
-pub fn gdb(commands: &[&str]) -> (String, Duration) {
-    let start = Instant::now();
-    let mut gdb = Command::new("timeout");
-    gdb.args(["-k", "5", "120", "gdb", "-nx", "-batch", "-ex", "set debuginfod enabled off"]);
+/// Runs gdb on commands; what it printed, both streams.
+pub fn gdb(commands: &[&str]) -> String {
+    let mut gdb = patient("gdb");
+    gdb.args(["-nx", "-batch", "-iex", &remote_timeout(), "-ex", "set debuginfod enabled off"]);
     for command in commands {
         gdb.args(["-ex", command]);
     }
     let output = gdb.stdin(Stdio::null()).output().unwrap();
     let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
     assert!(output.status.code().is_some_and(|c| c < 100), "gdb did not end by itself:\n{text}");
-    (text, start.elapsed())
+    text
 }
 
 /// Commands behind `target remote`.
 fn remote(address: SocketAddr, commands: &[&str]) -> String {
     let connect = format!("target remote {address}");
     let all: Vec<&str> = std::iter::once(connect.as_str()).chain(commands.iter().copied()).collect();
-    gdb(&all).0
+    gdb(&all)
 }
 
 #[track_caller]
@@ -93,7 +82,6 @@ fn nothing_is_changed_and_nothing_runs() {
         return;
     }
     let address = serve(Synthetic::new(3), Options::default());
-    let start = Instant::now();
     let addr = format!("{:#x}", MEMORY.start);
     let text = remote(
         address,
@@ -114,7 +102,6 @@ fn nothing_is_changed_and_nothing_runs() {
             "kill",
         ],
     );
-    assert!(start.elapsed() < Duration::from_secs(20), "{text}");
     has(&text, &[&format!("Cannot access memory at address {addr}"), "Could not write register \"rbx\""]);
     has(
         &text,
@@ -130,7 +117,7 @@ fn a_process_is_attached_beside_the_kernel() {
         return;
     }
     let address = serve(Synthetic::new(3), Options::default());
-    let (text, _) = gdb(&[
+    let text = gdb(&[
         &format!("target extended-remote {address}"),
         "add-inferior",
         "inferior 2",
@@ -175,11 +162,9 @@ fn fifty_thousand_threads() {
         return;
     }
     let address = serve(Synthetic::new(50_000), Options::default());
-    let start = Instant::now();
     let text =
         remote(address, &["thread find task-49999", "p $_inferior_thread_count", "thread 50000", "p $rbx"]);
     has(&text, &["has target name 'task-49999'", "$2 = 50000"]);
-    assert!(start.elapsed() < Duration::from_secs(100), "{:?}", start.elapsed());
 }
 
 /// gdb's user gives a command up with Ctrl-C: what is asked next must be
@@ -209,10 +194,7 @@ fn ctrl_c_in_a_command_is_followed_by_right_answers() {
         });
         writeln!(input, "monitor {command}").unwrap();
         until("the command runs", || started.load(Ordering::SeqCst) > 0);
-        // gdb has its acknowledgement by then, and waits.
-        std::thread::sleep(Duration::from_secs(1));
         assert!(Command::new("kill").args(["-INT", &gdb.id().to_string()]).status().unwrap().success());
-        std::thread::sleep(Duration::from_millis(500));
         writeln!(input, "x/gx {:#x}\nthread 2\np $rbx\npython print(gdb.execute(\"monitor help\", to_string=True))\ndetach\nquit", MEMORY.start).unwrap();
         drop(input);
         until("gdb ends", || gdb.try_wait().unwrap().is_some());

@@ -15,21 +15,14 @@ use std::time::Duration;
 use corestub::rsp::{Endpoint, Listener, Options};
 use synthetic::Synthetic;
 
+use crate::support::{PATIENCE, until};
+
 /// Starts a server that lives as long as the test program.
 fn serve(target: Synthetic, options: Options) -> SocketAddr {
     let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
     let address = listener.local().parse().unwrap();
     std::thread::spawn(move || listener.serve(Arc::new(target), &options).unwrap());
     address
-}
-
-/// Waits for what must come to pass.
-fn until(what: &str, mut there: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !there() {
-        assert!(start.elapsed() < Duration::from_secs(120), "not in two minutes: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn sum(body: &[u8]) -> u8 {
@@ -44,7 +37,7 @@ struct Client {
 impl Client {
     fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream }
     }
@@ -108,7 +101,7 @@ impl Client {
         self.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut byte = [0];
         let n = self.stream.read(&mut byte);
-        self.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         n.is_err()
     }
 

@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use corestub::rsp::Options;
 use proptest::prelude::*;
 
 use super::synthetic::{HOLE, MEMORY, PID, PROCESS, Synthetic, byte_at};
 use super::{Client, hex, serve, unhex, until};
+use crate::support::PATIENCE;
 
 const GDB13: &str = "qSupported:multiprocess+;swbreak+;hwbreak+;qRelocInsn+;fork-events+;vfork-events+;exec-events+;\
                      vContSupported+;QThreadEvents+;no-resumed+;memory-tagging+;xmlRegisters=i386";
@@ -466,14 +466,17 @@ fn clients_do_not_disturb_each_other() {
 fn a_new_packet_ends_a_running_command_without_reply() {
     for command in ["silent", "endless"] {
         let target = Synthetic::new(3);
-        let cancelled = Arc::clone(&target.cancelled);
+        let (started, cancelled) = (Arc::clone(&target.started), Arc::clone(&target.cancelled));
         let mut client = Client::connect(serve(target, Options::default()));
         client.send(&format!("qRcmd,{}", hex(command)));
-        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(client.byte(), b'+', "{command}");
+        match command {
+            "endless" => assert_eq!(client.stream.peek(&mut [0]).unwrap(), 1),
+            _ => until("the command runs", || started.load(Ordering::SeqCst) == 1),
+        }
         // As gdb does after Ctrl-C: its next packet, and it skips whatever comes
         // until that is acknowledged.
         client.send("qC");
-        assert_eq!(client.byte(), b'+', "{command}");
         let mut skipped = 0;
         loop {
             match client.byte() {
@@ -505,21 +508,16 @@ fn a_client_that_leaves_ends_its_command() {
 
 #[test]
 fn output_of_a_command_comes_while_it_runs() {
-    let mut client = client(3);
-    let start = Instant::now();
-    client.send(&format!("qRcmd,{}", hex("slow")));
+    let target = Synthetic::new(3);
+    let go_on = Arc::clone(&target.go_on);
+    let mut client = Client::connect(serve(target, Options::default()));
+    client.send(&format!("qRcmd,{}", hex("waits")));
     assert_eq!(client.byte(), b'+');
-    let first = client.frame();
-    assert!(start.elapsed() < Duration::from_millis(2000), "{:?}", start.elapsed());
-    assert!(unhex(std::str::from_utf8(&first[1..]).unwrap()).starts_with(b"step 0\n"));
-    let mut text = Vec::new();
-    loop {
-        match client.frame().as_slice() {
-            b"OK" => break,
-            output => text.extend(unhex(std::str::from_utf8(&output[1..]).unwrap())),
-        }
-    }
-    assert!(text.ends_with(b"step 3\n"));
+    let text = |frame: &[u8]| unhex(std::str::from_utf8(&frame[1..]).unwrap());
+    assert_eq!(text(&client.frame()), b"before\n");
+    go_on.store(true, Ordering::SeqCst);
+    assert_eq!(text(&client.frame()), b"after\n");
+    assert_eq!(client.frame(), b"OK");
 
     client.raw(b"+");
     client.send(&format!("qRcmd,{}", hex("lines")));
@@ -547,22 +545,17 @@ fn only_so_many_clients() {
     }
     assert!(Client::connect(address).closed(), "the 65th was let in");
     clients.truncate(10);
-    let start = Instant::now();
-    loop {
+    until("a place becomes free", || {
         let mut client = TcpStream::connect(address).unwrap();
         client.write_all(b"$qC#b4").unwrap();
-        let mut byte = [0];
-        if client.read_exact(&mut byte).is_ok() {
-            break;
-        }
-        assert!(start.elapsed() < Duration::from_secs(10), "no place became free");
-    }
+        client.read_exact(&mut [0]).is_ok()
+    });
 }
 
 /// Writes `bytes`, and reads until the server has said all it has to say.
 fn pour(address: std::net::SocketAddr, bytes: &[u8]) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut reader = stream.try_clone().unwrap();
     let drain = std::thread::spawn(move || {
         let mut all = Vec::new();

@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use corestub::rsp::{Endpoint, Listener, Options};
 
 use super::synthetic::Synthetic;
+use crate::support::PATIENCE;
+use crate::support::program::have_gdb;
 
 const ONCE: Options = Options { once: true, no_ack: false, qemu_dialect: false };
 
@@ -25,7 +26,7 @@ fn a_taken_port_is_told() {
 /// One question over a Unix socket.
 fn ask_who(path: &std::path::Path) {
     let mut client = UnixStream::connect(path).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
     client.write_all(b"$qC#b4").unwrap();
     let mut reply = [0; 8];
     client.read_exact(&mut reply).unwrap();
@@ -67,22 +68,19 @@ fn the_socket_of_a_dead_server_is_taken_over() {
     assert!(text.contains("the folder must exist"), "{text}");
 }
 
-/// Not a test of its own: the server of the next one, in a process whose stdin
-/// and stdout are the client.
+/// The server of the next test, in a process whose stdin and stdout are the client.
 #[test]
+#[ignore = "not a test of its own: the next one runs it"]
 fn stdio_server() {
-    if std::env::var_os("CORESTUB_TEST_STDIO").is_some() {
-        let listener = Listener::bind(&Endpoint::Stdio).unwrap();
-        listener.serve(Arc::new(Synthetic::new(3)), &Options::default()).unwrap();
-    }
+    let listener = Listener::bind(&Endpoint::Stdio).unwrap();
+    listener.serve(Arc::new(Synthetic::new(3)), &Options::default()).unwrap();
 }
 
 #[test]
 fn the_client_on_stdin_and_stdout() {
     let program = std::env::current_exe().unwrap();
     let mut child = Command::new(&program)
-        .args(["--exact", "--nocapture", "rsp::places::stdio_server"])
-        .env("CORESTUB_TEST_STDIO", "1")
+        .args(["--ignored", "--exact", "--nocapture", "rsp::places::stdio_server"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -93,10 +91,10 @@ fn the_client_on_stdin_and_stdout() {
     assert!(text.contains("+$QC3#c7+$OK#9a"), "{text}");
     assert!(output.status.success());
 
-    if super::gdb::have_gdb() {
-        let (text, _) = super::gdb::gdb(&[
+    if have_gdb() {
+        let text = super::gdb::gdb(&[
             &format!(
-                "target remote | CORESTUB_TEST_STDIO=1 {} --exact --nocapture rsp::places::stdio_server",
+                "target remote | {} --ignored --exact --nocapture rsp::places::stdio_server",
                 program.display()
             ),
             "p $rbx",

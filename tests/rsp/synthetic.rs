@@ -3,8 +3,8 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use corestub::addr::VirtAddr;
 use corestub::error::ReadFault;
@@ -31,6 +31,8 @@ pub struct Synthetic {
     pub cancelled: Arc<AtomicUsize>,
     /// Commands that were started.
     pub started: Arc<AtomicUsize>,
+    /// What `waits` waits for.
+    pub go_on: Arc<AtomicBool>,
 }
 
 /// The byte at an address.
@@ -88,6 +90,7 @@ impl Synthetic {
             program: program().into(),
             cancelled: Arc::default(),
             started: Arc::default(),
+            go_on: Arc::default(),
         }
     }
 
@@ -100,6 +103,7 @@ impl Synthetic {
             program: program().into(),
             cancelled: Arc::default(),
             started: Arc::default(),
+            go_on: Arc::default(),
         }
     }
 }
@@ -214,11 +218,17 @@ impl Inferior for Synthetic {
             "lines" => (0..20_000).try_for_each(|n| writeln!(out, "line {n}")),
             "endless" => done((0..).try_for_each(|n| writeln!(out, "line {n}"))),
             "silent" => {
-                let start = Instant::now();
-                while !(context.cancelled)() && start.elapsed() < Duration::from_secs(30) {
+                while !(context.cancelled)() {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 done(Ok(()))
+            }
+            "waits" => {
+                writeln!(out, "before")?;
+                while !self.go_on.load(Ordering::SeqCst) && !(context.cancelled)() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                writeln!(out, "after")
             }
             "slow" => (0..4).try_for_each(|n| {
                 writeln!(out, "step {n}")?;

@@ -3,7 +3,8 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+
+use super::PATIENCE;
 
 pub struct Client {
     from: BufReader<TcpStream>,
@@ -14,7 +15,7 @@ impl Client {
     pub fn connect(address: &str) -> Self {
         let to = TcpStream::connect(address).unwrap();
         to.set_nodelay(true).unwrap();
-        to.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        to.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { from: BufReader::new(to.try_clone().unwrap()), to }
     }
 

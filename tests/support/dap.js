@@ -2,12 +2,14 @@
 // would: attach to HOST PORT, look at everything, try to continue, leave.
 // Prints one JSON object with what the editor was shown.
 //
-//   node dap.js ADAPTER.js GDB HOST PORT GLOBAL
+//   node dap.js ADAPTER.js GDB HOST PORT GLOBAL SECONDS
+//
+// SECONDS is how long it waits for what must come.
 
 'use strict';
 const { spawn } = require('child_process');
 
-const [adapterPath, gdb, host, port, global_] = process.argv.slice(2);
+const [adapterPath, gdb, host, port, global_, seconds] = process.argv.slice(2);
 const adapter = spawn(process.execPath, [adapterPath], { stdio: ['pipe', 'pipe', 'inherit'] });
 const waiting = new Map();
 const events = [];
@@ -55,7 +57,7 @@ async function main() {
   const stopped = event('stopped');
   const attached = request('attach', {
     gdb,
-    gdbArguments: ['-nx'],
+    gdbArguments: ['-nx', '-iex', `set remotetimeout ${seconds}`],
     target: { type: 'remote', host, port },
     initCommands: [],
   });
@@ -85,8 +87,8 @@ async function main() {
   seen.repl = consoleText();
   const again = event('stopped');
   const mark = events.length;
-  await request('continue', { threadId: first.id }).catch((e) => { seen.continueError = String(e); });
-  await Promise.race([again, new Promise((r) => setTimeout(r, 5000))]);
+  // Either it is refused, or it is a stop again.
+  await request('continue', { threadId: first.id }).then(() => again, (e) => { seen.continueError = String(e); });
   seen.afterContinue = events.slice(mark).map((e) => e.event + ' ' + (e.body.output || e.body.reason || ''));
   // A stop makes the old frames void.
   seen.stack = (await request('stackTrace', { threadId: first.id, startFrame: 0, levels: 20 })).stackFrames;
@@ -99,7 +101,7 @@ const late = setTimeout(() => {
   console.error('the adapter did not finish; last events:', JSON.stringify(events.slice(-5)));
   adapter.kill();
   process.exit(1);
-}, 90000);
+}, 1000 * seconds);
 main().then((seen) => {
   console.log(JSON.stringify(seen));
   clearTimeout(late);

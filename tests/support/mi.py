@@ -1,7 +1,9 @@
 """Drives gdb/MI through pygdbmi, as IDEs that speak MI do: connect, look at
 everything, try to continue, step and write. Prints one JSON object.
 
-    python mi.py GDB HOST:PORT GLOBAL
+    python mi.py GDB HOST:PORT GLOBAL SECONDS
+
+SECONDS is how long it waits for what must come.
 """
 
 import json
@@ -9,15 +11,16 @@ import sys
 
 from pygdbmi.gdbcontroller import GdbController
 
-gdb, where, global_ = sys.argv[1:4]
+gdb, where, global_, seconds = sys.argv[1:5]
+patience = int(seconds)
 mi = GdbController([gdb, "-nx", "--interpreter=mi3"])
 
 
-def ask(command, until=("done", "error", "running", "connected", "exit"), timeout=30):
+def ask(command, until=("done", "error", "running", "connected", "exit")):
     """The records up to the result, and the result."""
-    records = mi.write(command, timeout_sec=timeout, raise_error_on_timeout=True)
+    records = mi.write(command, timeout_sec=patience)
     while not any(r["type"] == "result" and r["message"] in until for r in records):
-        records += mi.get_gdb_response(timeout_sec=timeout)
+        records += mi.get_gdb_response(timeout_sec=patience)
     return records, next(r for r in records if r["type"] == "result" and r["message"] in until)
 
 
@@ -29,7 +32,7 @@ def until_stopped(command):
     records, answer = ask(command)
     while answer["message"] == "running" and not any(
             r["type"] == "notify" and r["message"] == "stopped" for r in records):
-        records += mi.get_gdb_response(timeout_sec=15)
+        records += mi.get_gdb_response(timeout_sec=patience)
     return {
         "result": answer["message"],
         "log": "".join(str(r["payload"]) for r in records if r["type"] in ("log", "console", "target")),
@@ -40,6 +43,7 @@ def until_stopped(command):
 seen = {}
 result("-gdb-set mi-async on")
 result("-gdb-set pagination off")
+result("-gdb-set remotetimeout " + seconds)
 seen["connect"] = result("-target-select remote " + where)["message"]
 threads = result("-thread-info")["payload"]
 seen["current"] = threads.get("current-thread-id")

@@ -2,37 +2,27 @@
 
 pub mod client;
 pub mod dumps;
+mod lab;
 pub mod program;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-/// The folders in which dumps are looked for: `CORESTUB_LAB` (colon-separated),
-/// else the cache that `scripts/lab` fills.
-pub fn lab_dirs() -> Vec<PathBuf> {
-    if let Some(dirs) = std::env::var_os("CORESTUB_LAB") {
-        return std::env::split_paths(&dirs).collect();
+pub(crate) use lab::{PATIENCE, cache, dirs as lab_dirs, not_here, skip};
+
+/// Where `scripts/lab/frontends` puts what no distribution packages.
+pub fn frontends() -> PathBuf {
+    std::env::var_os("CORESTUB_FRONTENDS").map_or_else(|| cache("frontends"), PathBuf::from)
+}
+
+/// Waits for what must come to pass.
+#[track_caller]
+pub fn until(what: &str, mut there: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < PATIENCE, "not in {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
-    vec![lab_cache()]
-}
-
-/// The folder that `scripts/lab/make-vmcores` fills by default.
-pub fn lab_cache() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache"),
-        PathBuf::from,
-    );
-    cache.join("corestub/lab")
-}
-
-/// A test that cannot run here says so; where `CI` is set that is a failure.
-pub fn skip(why: &str) {
-    assert!(std::env::var_os("CI").is_none(), "skipped in CI: {why}");
-    eprintln!("SKIPPED: {why}");
-}
-
-/// A test of a dump that only some machines have (it cannot be made again) says so.
-pub fn not_here(why: &str) {
-    eprintln!("NOT HERE: {why}");
 }
 
 /// The smallest raw ELF vmcore (of a crash, not filtered) there is.

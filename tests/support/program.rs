@@ -1,12 +1,12 @@
 //! corestub itself, and gdb on it.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
 
-use super::skip;
+use super::{PATIENCE, skip};
 
 /// The program under test: the one cargo built, or `CORESTUB_BIN`.
 pub fn corestub() -> Command {
@@ -41,7 +41,7 @@ impl Server {
             let _ = lines.read_line(&mut line);
             let _ = tx.send(line);
         });
-        let line = rx.recv_timeout(Duration::from_secs(60)).unwrap_or_default();
+        let line = rx.recv_timeout(PATIENCE).unwrap_or_default();
         let mut server = Self { child, address: String::new() };
         server.address = line
             .trim()
@@ -69,13 +69,37 @@ impl Drop for Server {
     }
 }
 
-/// Whether there is a gdb; in CI there must be one.
-pub fn have_gdb() -> bool {
-    let have = Command::new("gdb").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
-    if !have {
-        skip("gdb is missing");
+/// Whether a program or a file of the tools is there.
+pub fn have(what: &Path) -> bool {
+    let found = if what.is_absolute() {
+        what.exists()
+    } else {
+        let mut program = Command::new(what);
+        program.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        program.status().is_ok()
+    };
+    if !found {
+        skip(&format!("{} is missing (scripts/test installs what it can)", what.display()));
     }
-    have
+    found
+}
+
+/// Whether there is a gdb.
+pub fn have_gdb() -> bool {
+    have(Path::new("gdb"))
+}
+
+/// A program that is ended when it does not end by itself.
+pub fn patient(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", &PATIENCE.as_secs().to_string()]).arg(program);
+    command
+}
+
+/// How long gdb is to wait for an answer: the program under test is not optimised,
+/// and the machine may be busy. What gdb does when it waits no longer is tests/late.rs's.
+pub fn remote_timeout() -> String {
+    format!("set remotetimeout {}", PATIENCE.as_secs())
 }
 
 /// gdb without any configuration, which ends by itself.
@@ -86,12 +110,11 @@ pub struct Gdb {
 impl Gdb {
     /// `file`: the program that gdb is started on, if any.
     pub fn new(file: Option<&Path>) -> Self {
-        let mut command = Command::new("timeout");
-        command.args(["-k", "5", "300", "gdb", "-nx", "-q", "-batch"]);
+        let mut command = patient("gdb");
+        command.args(["-nx", "-q", "-batch"]);
         command.args(["-ex", "set debuginfod enabled off", "-ex", "set pagination off"]);
         command.args(["-iex", "set debug-file-directory /nonexistent"]);
-        // the program under test is not optimised, and the machine may be busy
-        command.args(["-ex", "set remotetimeout 60"]);
+        command.args(["-iex", &remote_timeout()]);
         command.env_remove("DEBUGINFOD_URLS").stdin(Stdio::null());
         if let Some(file) = file {
             command.arg(file);

@@ -77,7 +77,7 @@ fn vmlinux_symbols_are_those_of_the_guest() {
     for scenario in scenarios("oracle/kallsyms.gz").into_iter().filter(|s| s.ends_with("ci")) {
         let release = scenario.parent().unwrap().file_name().unwrap().to_str().unwrap();
         let Some(path) = lab_files(&[&format!("usr/lib/debug/boot/vmlinux-{release}")]).pop() else {
-            eprintln!("SKIPPED: no vmlinux of {release}");
+            crate::lab::skip(&format!("no vmlinux of {release}"));
             continue;
         };
         let start = std::time::Instant::now();

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::debuginfo::vmlinux;
+use crate::lab::PATIENCE;
 
 const ID: [u8; 4] = [0xab, 0xcd, 0xef, 0x01];
 const OTHER: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
@@ -161,7 +162,7 @@ fn xz(bytes: &[u8]) -> Option<Vec<u8>> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .inspect_err(|_| eprintln!("SKIPPED: no xz program"))
+        .inspect_err(|_| crate::lab::skip("xz is missing (package xz-utils)"))
         .ok()?;
     child.stdin.take().unwrap().write_all(bytes).unwrap();
     Some(child.wait_with_output().unwrap().stdout)
@@ -176,17 +177,16 @@ fn debuginfod_is_asked_last_and_checked() {
         fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
         tree.locator().debuginfod(Some(Debuginfod { program: script.into(), timeout }))
     };
-    let second = Duration::from_secs(5);
-    assert_eq!(ask(&script, second).vmlinux(REL, &id(ID)), Some(answer));
-    let wrong = ask(&script, second);
+    assert_eq!(ask(&script, PATIENCE).vmlinux(REL, &id(ID)), Some(answer));
+    let wrong = ask(&script, PATIENCE);
     assert_eq!(wrong.vmlinux(REL, &id(OTHER)), None);
     assert!(wrong.explain().join("\n").contains("build-id abcdef01 is not 11223344"));
-    let slow = tree.put("slow", b"#!/bin/sh\nexec sleep 30\n");
+    let slow = tree.put("slow", b"#!/bin/sh\nexec sleep 600\n");
     let slow = ask(&slow, Duration::from_millis(100));
     assert_eq!(slow.vmlinux(REL, &id(ID)), None);
     assert!(slow.explain().join("\n").contains("did not answer"));
     let missing =
-        tree.locator().debuginfod(Some(Debuginfod { program: "/no/such/program".into(), timeout: second }));
+        tree.locator().debuginfod(Some(Debuginfod { program: "/no/such/program".into(), timeout: PATIENCE }));
     assert_eq!(missing.module(REL, "x", Some(&id(ID))), None);
     assert!(missing.explain().join("\n").contains("not installed"));
 }

@@ -2,8 +2,6 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small sizes of the test itself")]
 
-use std::time::{Duration, Instant};
-
 use gimli::{AttributeValue, EndianSlice, LittleEndian};
 use proptest::prelude::*;
 
@@ -54,12 +52,10 @@ fn every_die_of_the_kernels_can_be_read() {
         let btf = Btf::parse(vmlinux::section(&path, ".BTF").unwrap().bytes, "BTF").unwrap();
         let symbols = nm(&path);
         let text = symbols.address("_text").unwrap()..symbols.address("_einittext").unwrap();
-        let begun = Instant::now();
         let signal = [symbols.address("asm_exc_page_fault").map(|a| a + 5..a + 16).unwrap()];
         let input =
             Input { btf: &btf, symbols: &symbols, text: &text, signal_ranges: &signal, name: "vmlinux" };
         let dwarf = dwarf(&input);
-        assert!(begun.elapsed() < Duration::from_secs(60));
         assert!(walk(&dwarf) > 200_000, "{release}");
         assert!(dwarf.len() < 8 << 20);
     }
@@ -119,7 +115,7 @@ fn bytes(records: &[Record], base_strings: u32) -> Vec<u8> {
 
 proptest! {
     /// Types that contain themselves, lead nowhere, or make no sense: always
-    /// DWARF that can be read, quickly.
+    /// DWARF that can be read.
     #[test]
     fn any_types_give_sound_dwarf(
         kernel in prop::collection::vec(record(), 0..40),
@@ -139,12 +135,10 @@ proptest! {
         let strings = crate::bytes::u32_at(&kernel, 20).unwrap();
         let kernel = std::sync::Arc::new(Btf::parse(kernel, "kernel").unwrap());
         let module = Btf::split(&kernel, bytes(&module, strings), "module").unwrap();
-        let begun = Instant::now();
         for btf in [&*kernel, &module] {
             let input = Input { btf, symbols: &symbols, text: &text, signal_ranges: &signal, name: "n" };
             walk(&dwarf(&input));
         }
-        prop_assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }
 
@@ -158,8 +152,6 @@ fn types_that_all_hold_each_other_are_given_up() {
     let btf = Btf::parse(bytes(&records, 0), "kernel").unwrap();
     let symbols = Builder::new("t").finish();
     let text = SYMBOL..SYMBOL + 0x800;
-    let begun = Instant::now();
     let input = Input { btf: &btf, symbols: &symbols, text: &text, signal_ranges: &[], name: "n" };
     assert!(dwarf(&input).is_empty());
-    assert!(begun.elapsed() < Duration::from_secs(30));
 }
