@@ -91,6 +91,7 @@ fn start(folder: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> String {
     // `$_as_string` is one of the functions that gdb itself has in Python.
     format!(
         "set debug-file-directory {places}\n\
+         set remotetimeout 60\n\
          set index-cache enabled on\n\
          if $_isvoid($_as_string)\n\
          echo This gdb has no Python: no helpers, everything else works.\\n\n\

@@ -3,7 +3,9 @@ and keeping it there when something (lx-symbols) loads vmlinux anew."""
 
 import os
 import shutil
+import socket
 import stat
+import subprocess
 import tempfile
 
 import gdb
@@ -11,6 +13,8 @@ import gdb
 from . import kernel, stub
 
 _store = None
+# Servers that this gdb started.
+_servers = []
 
 
 def store():
@@ -28,6 +32,8 @@ def drop_store(*_):
     if _store is not None:
         shutil.rmtree(_store, ignore_errors=True)
         _store = None
+    for _, folder in _servers:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def link(path, build_id):
@@ -98,6 +104,51 @@ def banner():
     gdb.write("Try: bt, info threads, monitor help. Helpers: help vmcore, help user-bt, help function task_by_pid.\n")
 
 
+def serve(dump):
+    """Starts a server for this gdb alone: the path of its socket. Of all ways a
+    Unix socket costs gdb least; a pipe it polls for every byte."""
+    program = os.environ.get("CORESTUB", "corestub")
+    if shutil.which(program) is None:
+        raise gdb.GdbError("{} is a file, and no corestub is in PATH to serve it".format(dump))
+    folder = tempfile.mkdtemp(prefix="corestub-serve-")
+    path = os.path.join(folder, "gdb.sock")
+    said = os.path.join(folder, "stderr")
+    with open(said, "wb") as stderr:
+        server = subprocess.Popen([program, "serve", "--once", "--unix", path, dump], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=stderr, start_new_session=True)
+    if not server.stdout.readline():
+        server.wait()
+        with open(said, errors="replace") as stderr:
+            why = stderr.read().strip()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise gdb.GdbError(why or "{} ended without a word".format(program))
+    _servers.append((server, folder))
+    return path
+
+
+def end_servers():
+    """Forgets the servers whose client has left."""
+    for server, folder in list(_servers):
+        if server.poll() is not None:
+            server.stdout.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            _servers.remove((server, folder))
+
+
+def reach(where):
+    """Fails where nobody listens, before gdb lets go of what it has."""
+    host, colon, port = where.rpartition(":")
+    try:
+        if os.path.exists(where) and stat.S_ISSOCK(os.stat(where).st_mode):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(where)
+        elif colon and port.isdigit() and not host.startswith(("udp", "|")):
+            host = host[4:] if host.startswith("tcp:") else host
+            socket.create_connection((host.strip("[]") or "localhost", int(port)), 20).close()
+    except OSError as e:
+        raise gdb.GdbError("{}: {}; is `corestub serve` running there?".format(where, e.strerror or e))
+
+
 class Vmcore(gdb.Command):
     """Connect to corestub and put everything in its place.
 
@@ -110,7 +161,8 @@ loaded by hand (`gdb vmlinux`, add-symbol-file, with or without an offset) and
 lets gdb find them by build-id, so that they end at their run-time addresses:
 KASLR, per-CPU symbols and modules. A file of another kernel is named and left out.
 
-With the path of a dump it starts `corestub serve --stdio DUMP` itself."""
+With the path of a dump it starts a server of its own. What cannot be reached or
+opened leaves the connection that is there as it is."""
 
     def __init__(self):
         super().__init__("vmcore", gdb.COMMAND_RUNNING, gdb.COMPLETE_FILENAME)
@@ -122,18 +174,20 @@ With the path of a dump it starts `corestub serve --stdio DUMP` itself."""
             raise gdb.GdbError("vmcore needs HOST:PORT, the path of a socket, or a dump (help vmcore)")
         plain = os.path.expanduser(where)
         if os.path.isfile(plain):
-            program = os.environ.get("CORESTUB", "corestub")
-            if shutil.which(program) is None:
-                raise gdb.GdbError("{} is a file, and no corestub is in PATH to serve it".format(where))
-            where = "| {} serve --stdio '{}'".format(program, plain.replace("'", "'\\''"))
-        elif os.path.exists(plain) and stat.S_ISSOCK(os.stat(plain).st_mode):
-            where = plain
+            where = serve(plain)
+        else:
+            where = plain if os.path.exists(plain) else where
+            reach(where)
+        # A server on a slow disk may be late; it is never wrong.
+        if 0 <= gdb.parameter("remotetimeout") < 60:
+            gdb.execute("set remotetimeout 60")
         with stub.unpaged():
             stub.forget()
             given = hand_over()
             if stub.connection() is not None:
                 gdb.execute("disconnect", to_string=True)
             gdb.execute("target extended-remote " + where, to_string=True)
+            end_servers()
             for path, build_id, _ in given:
                 if not came_back(build_id):
                     gdb.write("warning: {} (build-id {}) belongs to nothing in this dump; it is not loaded\n"
