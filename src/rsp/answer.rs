@@ -30,6 +30,10 @@ impl Answer {
         Self::text("E01")
     }
 
+    pub(crate) fn errno(number: u8) -> Self {
+        Self::text(format!("E{number:02x}"))
+    }
+
     pub(crate) fn pass(packet: impl Into<Vec<u8>>, room: usize) -> Self {
         Self::Pass { packet: packet.into(), room }
     }

@@ -15,12 +15,15 @@ use tracing::{debug, info};
 
 use super::answer::{Answer, Id, PIECE, split, thread_id};
 use super::frame::{self, PACKET_SIZE, number};
+use super::selection::Selected;
 use super::served::{self, Served};
 use super::signal;
-use super::state::{Selected, State};
+use super::state::State;
 use crate::addr::VirtAddr;
-use crate::inferior::Tid;
+use crate::inferior::{Inferior, Tid};
 
+/// What a refused read is told as.
+const EFAULT: u8 = 14;
 /// gdb's number of SIGSTOP.
 const SIGSTOP: u8 = 17;
 /// Refusal of everything that would resume the target.
@@ -44,15 +47,15 @@ impl State {
                 self.client.extended = true;
                 Answer::ok()
             }
-            b'g' => match self.registers() {
+            b'g' => match self.selection.registers() {
                 Some(_) => Answer::pass("g", 0),
                 None => Answer::error(),
             },
             b'p' => self.one_register(rest),
-            b'm' => self.memory(rest),
-            b'x' => self.binary_memory(rest),
+            b'm' => self.memory(rest, false),
+            b'x' => self.memory(rest, true),
             b'H' => self.select(rest),
-            b'T' => match thread_id(rest).and_then(|id| self.find(id)) {
+            b'T' => match thread_id(rest).and_then(|id| self.selection.find(id)) {
                 Some(Selected { tid: Some(_), .. }) => Answer::ok(),
                 _ => Answer::error(),
             },
@@ -83,9 +86,13 @@ impl State {
             return self.refuse_in_words(NO_RESUME);
         }
         // LLDB walks all threads by `Hg`; the one that it steps came with `Hc`.
-        let chosen = self.resume.and_then(|id| self.find(id)).or_else(|| self.selected.clone());
+        let chosen = self
+            .selection
+            .resume
+            .and_then(|id| self.selection.find(id))
+            .or_else(|| self.selection.selected().cloned());
         let Some(Selected { served, .. }) = &chosen else { return Answer::error() };
-        let tid = match self.resume {
+        let tid = match self.selection.resume {
             Some((_, Id::One(_))) => chosen.as_ref().and_then(|c| c.tid),
             _ => None,
         };
@@ -106,23 +113,21 @@ impl State {
             },
             b"qOffsets" if self.options.qemu_dialect => Answer::empty(),
             // LLDB (14) moves the user's file *by* this, gdb *to* it.
-            b"qOffsets" if self.client.lldb => {
-                match self.inferior().and_then(crate::inferior::Inferior::slide) {
-                    Some(slide) => Answer::text(format!("TextSeg={slide:x}")),
-                    None => Answer::empty(),
-                }
-            }
-            b"qOffsets" => match self.inferior().and_then(crate::inferior::Inferior::text_segment) {
+            b"qOffsets" if self.client.lldb => match self.selection.inferior().and_then(Inferior::slide) {
+                Some(slide) => Answer::text(format!("TextSeg={slide:x}")),
+                None => Answer::empty(),
+            },
+            b"qOffsets" => match self.selection.inferior().and_then(Inferior::text_segment) {
                 Some(_) => Answer::pass("qOffsets", 0),
                 None => Answer::empty(),
             },
             b"qAttached" => Answer::text("1"),
-            b"qC" => match self.thread() {
+            b"qC" => match self.selection.thread() {
                 Some((served, tid)) => Answer::text(format!("QC{}", self.thread_id(served, tid))),
                 None => Answer::error(),
             },
             b"qfThreadInfo" => {
-                self.thread_cursor = (0, 0);
+                self.documents.first_page();
                 self.thread_page()
             }
             b"qsThreadInfo" => self.thread_page(),
@@ -146,9 +151,9 @@ impl State {
             b"qqemu.sstepbits" | b"Qqemu.sstepbits" if self.options.qemu_dialect => {
                 Answer::text("ENABLE=1,NOIRQ=2,NOTIMER=4")
             }
-            b"qqemu.PhyMemMode" => Answer::text(if self.client.physical { "1" } else { "0" }),
+            b"qqemu.PhyMemMode" => Answer::text(if self.selection.physical { "1" } else { "0" }),
             b"Qqemu.PhyMemMode" => {
-                self.client.physical = args == b"1";
+                self.selection.physical = args == b"1";
                 Answer::text("OK")
             }
             _ => Answer::empty(),
@@ -171,7 +176,7 @@ impl State {
             "PacketSize={PACKET_SIZE:x};qXfer:features:read+;qXfer:threads:read+;qXfer:exec-file:read+;\
              qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+;qEcho+"
         );
-        let main = self.main.inferior();
+        let main = self.selection.main().inferior();
         let optional = [
             (main.has_libraries(), ";qXfer:libraries:read+"),
             (main.has_libraries_svr4(), ";qXfer:libraries-svr4:read+"),
@@ -214,22 +219,8 @@ impl State {
         served.thread_id(self.client.multiprocess, tid)
     }
 
-    /// What an id means: the inferior, and its thread if that exists.
-    fn find(&self, (pid, tid): (Id, Id)) -> Option<Selected> {
-        let current = self.selected.as_ref();
-        let served = match pid {
-            Id::Any => current.map(|s| &s.served).or_else(|| self.inferiors.first())?,
-            Id::One(pid) => self.inferiors.iter().find(|s| u64::from(s.inferior().pid()) == pid)?,
-        };
-        let inferior = served.inferior();
-        let tid = match tid {
-            Id::Any => {
-                let kept = current.filter(|s| Arc::ptr_eq(&s.served, served)).and_then(|s| s.tid);
-                Some(kept.unwrap_or_else(|| inferior.initial_thread()))
-            }
-            Id::One(tid) => Tid::try_from(tid).ok().filter(|tid| inferior.thread_exists(*tid)),
-        };
-        Some(Selected { served: Arc::clone(served), tid })
+    fn thread_page(&mut self) -> Answer {
+        Answer::text(self.documents.page(&self.selection, self.client.multiprocess))
     }
 
     /// `Hg` selects; `Hc` is only remembered, as nothing runs.
@@ -238,24 +229,21 @@ impl State {
         let Some(id) = thread_id(id) else { return Answer::error() };
         match operation {
             b'c' => {
-                self.resume = Some(id);
+                self.selection.resume = Some(id);
                 Answer::ok()
             }
-            b'g' => {
-                self.selected = self.find(id);
-                if self.thread().is_some() { Answer::ok() } else { Answer::error() }
-            }
+            b'g' if self.selection.select(id) => Answer::ok(),
             _ => Answer::error(),
         }
     }
 
     fn stop_reason(&mut self) -> Answer {
-        if self.thread().is_none() {
-            self.selected = self.find((Id::Any, Id::Any));
+        if self.selection.thread().is_none() {
+            self.selection.select((Id::Any, Id::Any));
         }
-        match (self.thread(), self.inferior()) {
-            (Some((served, tid)), Some(inferior)) => {
-                self.stopped(signal::from_linux(inferior.stop_signal()), served, tid)
+        match self.selection.thread() {
+            Some((served, tid)) => {
+                self.stopped(signal::from_linux(served.inferior().stop_signal()), served, tid)
             }
             // Only an extended-remote client that left everything gets here.
             _ => Answer::text("W00"),
@@ -266,27 +254,9 @@ impl State {
         Answer::text(format!("T{signal:02x}thread:{};", self.thread_id(served, tid)))
     }
 
-    /// The next page of thread ids: `m` and as many as a packet takes, or `l`.
-    fn thread_page(&mut self) -> Answer {
-        const LONGEST_ID: usize = "p12345678.12345678,".len();
-        let mut page = String::new();
-        while let Some(served) = self.inferiors.get(self.thread_cursor.0) {
-            let Some(thread) = served.inferior().threads().get(self.thread_cursor.1) else {
-                self.thread_cursor = (self.thread_cursor.0 + 1, 0);
-                continue;
-            };
-            if page.len() + LONGEST_ID > PIECE {
-                break;
-            }
-            page.push(if page.is_empty() { 'm' } else { ',' });
-            page.push_str(&self.thread_id(served, thread.tid));
-            self.thread_cursor.1 += 1;
-        }
-        if page.is_empty() { Answer::text("l") } else { Answer::text(page) }
-    }
-
     fn thread_extra(&self, id: &[u8]) -> Answer {
-        let Some(Selected { served, tid: Some(tid) }) = thread_id(id).and_then(|id| self.find(id)) else {
+        let Some(Selected { served, tid: Some(tid) }) = thread_id(id).and_then(|id| self.selection.find(id))
+        else {
             return Answer::error();
         };
         let text = match served.thread(tid) {
@@ -305,7 +275,7 @@ impl State {
         let found = (|| {
             let id = thread_id(next()?)?;
             let (offset, link_map) = (number(next()?)?, number(next()?)?);
-            let Selected { served, tid } = self.find(id)?;
+            let Selected { served, tid } = self.selection.find(id)?;
             served.inferior().tls_address(tid?, offset, VirtAddr(link_map))
         })();
         match found {
@@ -320,7 +290,7 @@ impl State {
             return Answer::empty();
         }
         self.client.lldb = true;
-        match &self.selected {
+        match self.selection.selected() {
             Some(selected) => Answer::Reply(selected.served.lldb_threads().to_vec()),
             None => Answer::error(),
         }
@@ -334,57 +304,39 @@ impl State {
             _ => None,
         };
         let Some(pid) = pid else { return Answer::error() };
-        if !self.client.multiprocess && pid != self.main.inferior().pid() {
+        if !self.client.multiprocess && pid != self.selection.main().inferior().pid() {
             return self.refuse("attaching needs a client that knows multiprocess (target extended-remote)");
         }
-        let known = self.inferiors.iter().find(|s| s.inferior().pid() == pid).cloned();
-        let served = known.or_else(|| {
-            let main = &self.main;
-            let served = if main.inferior().pid() == pid {
-                Arc::clone(main)
-            } else {
-                Arc::new(Served::new(main.inferior().attach(pid)?))
-            };
-            self.inferiors.push(Arc::clone(&served));
-            Some(served)
-        });
-        let Some(served) = served else {
+        let Some(selected) = self.selection.attach(pid) else {
             debug!(pid, "no such process to attach to");
             return self.refuse(&format!("the dump holds no process {pid} with memory of its own"));
         };
         info!(pid, "attached");
         self.documents.forget();
-        let (tid, signal) = (served.inferior().initial_thread(), served.inferior().stop_signal());
-        let reply = self.stopped(signal::from_linux(signal), &served, tid);
-        self.selected = Some(Selected { served, tid: Some(tid) });
-        reply
+        let inferior = selected.inferior();
+        let (tid, signal) = (inferior.initial_thread(), inferior.stop_signal());
+        let served = Arc::clone(&selected.served);
+        self.stopped(signal::from_linux(signal), &served, tid)
     }
 
     fn detach(&mut self, args: &[u8]) -> Answer {
         match (args.is_empty(), args.strip_prefix(b";").and_then(Id::parse)) {
             (true, _) => {
-                self.inferiors.clear();
+                self.selection.leave_all();
                 self.documents.forget();
             }
             (false, Some(Id::One(pid))) => self.leave(pid),
             (false, _) => return Answer::error(),
         }
-        if self.inferiors.is_empty() {
-            self.selected = None;
-            if !self.client.extended {
-                return Answer::End(Some(b"OK".to_vec()));
-            }
+        if self.selection.attached().is_empty() && !self.client.extended {
+            return Answer::End(Some(b"OK".to_vec()));
         }
         Answer::ok()
     }
 
     fn leave(&mut self, pid: u64) {
-        self.inferiors.retain(|s| u64::from(s.inferior().pid()) != pid);
-        if self.inferior().is_some_and(|inferior| u64::from(inferior.pid()) == pid) {
-            self.selected = None;
-        }
+        self.selection.leave(pid);
         self.documents.forget();
-        self.registers = None;
     }
 
     // --- registers and memory --------------------------------------------
@@ -392,10 +344,12 @@ impl State {
     /// `p`: gdbstub cannot say that a register is unavailable.
     fn one_register(&mut self, args: &[u8]) -> Answer {
         let place = number(args).and_then(|n| usize::try_from(n).ok()).and_then(|n| {
-            let (at, len) = self.inferior()?.description().place_of_number(n)?;
+            let (at, len) = self.selection.inferior()?.description().place_of_number(n)?;
             Some((n, at..at.checked_add(len)?))
         });
-        let (Some((n, range)), Some(registers)) = (place, self.registers()) else { return Answer::error() };
+        let (Some((n, range)), Some(registers)) = (place, self.selection.registers()) else {
+            return Answer::error();
+        };
         match registers.bytes().get(range) {
             Some(bytes) if bytes.iter().all(Option::is_some) => Answer::pass(format!("p{n:x}"), bytes.len()),
             Some(bytes) => Answer::text("xx".repeat(bytes.len())),
@@ -409,33 +363,30 @@ impl State {
         Some((number(addr)?, usize::try_from(number(len)?).unwrap_or(usize::MAX).min(PIECE)))
     }
 
-    fn memory(&self, args: &[u8]) -> Answer {
-        match Self::range(args) {
-            Some((addr, len @ 1..)) if self.thread().is_some() => {
-                Answer::pass(format!("m{addr:x},{len:x}"), len)
-            }
-            _ => Answer::error(),
-        }
-    }
-
-    /// `x`, gdb 16: `b` and the bytes. An older LLDB's probe `x0,0` means
-    /// another reply by the same letter: it is told that there is none.
-    fn binary_memory(&mut self, args: &[u8]) -> Answer {
-        let Some((addr, len)) = Self::range(args) else { return Answer::error() };
-        if len == 0 {
-            return Answer::empty();
-        }
+    /// `m` in hexadecimal, and gdb 16's `x` as `b` and the bytes themselves. An older
+    /// LLDB's probe `x0,0` means another reply by the same letter: it is told that
+    /// there is none.
+    fn memory(&mut self, args: &[u8], binary: bool) -> Answer {
+        let (addr, len) = match Self::range(args) {
+            Some((_, 0)) if binary => return Answer::empty(),
+            Some((addr, len @ 1..)) if self.selection.thread().is_some() => (addr, len),
+            _ => return Answer::error(),
+        };
         let mut buf = vec![0; len];
-        match self.read_memory(addr, &mut buf) {
-            Some(n) => {
-                let mut reply = b"b".to_vec();
-                frame::escape(&mut reply, buf.get(..n).unwrap_or_default());
-                Answer::Reply(reply)
-            }
-            None => match (self.client.error_messages, self.last_fault) {
-                (true, Some((VirtAddr(at), fault))) if at == addr => Answer::text(format!("E.{fault}")),
-                _ => Answer::error(),
-            },
+        let Some(read) = self.selection.read_memory(addr, &mut buf).and_then(|n| buf.get(..n)) else {
+            return match (self.client.error_messages, self.selection.last_fault()) {
+                (true, Some((VirtAddr(at), fault))) if at == addr && binary => {
+                    Answer::text(format!("E.{fault}"))
+                }
+                _ if binary => Answer::error(),
+                _ => Answer::errno(EFAULT),
+            };
+        };
+        if !binary {
+            return Answer::Reply(frame::hex(read));
         }
+        let mut reply = b"b".to_vec();
+        frame::escape(&mut reply, read);
+        Answer::Reply(reply)
     }
 }

@@ -90,14 +90,11 @@ impl State {
     /// Asks the process of the last `setfs`, the selected one and the main one,
     /// in this order, until one of them knows the name.
     fn look_up<T>(&self, find: impl Fn(&dyn Inferior) -> Result<T, FileError>) -> Result<T, HostIoErrno> {
-        let named = self
-            .files
-            .process
-            .and_then(|pid| self.inferiors.iter().find(|s| u64::from(s.inferior().pid()) == pid));
-        let selected = self.selected.as_ref().map(|s| &s.served);
+        let named = self.files.process.and_then(|pid| self.selection.process(pid));
+        let selected = self.selection.selected().map(|s| &s.served);
         let mut asked: Vec<&Arc<Served>> = Vec::new();
         let mut denied = false;
-        for served in [named, selected, Some(&self.main)].into_iter().flatten() {
+        for served in [named, selected, Some(self.selection.main())].into_iter().flatten() {
             if asked.iter().any(|other| Arc::ptr_eq(other, served)) {
                 continue;
             }

@@ -3,19 +3,25 @@
 //! The protocol was made for serial lines, which lose bytes. TCP, Unix sockets
 //! and pipes lose none, but either side may be late: a stopped or swapped-out
 //! server, a slow network. gdb sends a packet again when its `+` does not come
-//! in `remotetimeout` (2 s), up to three times; then asks for the reply by `-`,
-//! also three times, and goes on without it, with a `+` that acknowledges
-//! nothing (gdb 13 and 18, `putpkt_binary` and `getpkt`). Whoever answered all of
-//! that would be one reply ahead from then on, and gdb would show the answer to
-//! one question as that to the next. So, as nothing is ever lost here:
+//! in `remotetimeout` (2 s), up to three times; then refuses the reply by `-` each
+//! time it does not come whole in that time, and after the third goes on without
+//! it, with a `+` that acknowledges nothing (gdb 13 and 18, `putpkt_binary` and
+//! `getpkt`). Whoever answered all of that would be one reply ahead from then on,
+//! and gdb would show the answer to one question as that to the next. So:
 //!
-//! - a `-` asks for what is on its way already: nothing is sent again;
 //! - a packet equal to the last one, with no `+` between them, is a copy;
 //! - another packet, when the last one has no answer yet, means that the client
 //!   waits for that one no longer: it is carried out and not answered;
+//! - a `-` asks for what is on its way already. Only a long reply is sent again: gdb
+//!   may have dropped the half of it that came in time. If it did not, it passes
+//!   over the second, and acknowledges it after its next packet: one `+` more than
+//!   is due may come from then on;
 //! - another packet, when the last reply is on its way but not acknowledged: the
 //!   client may or may not take that reply for this packet's. It is refused by a
 //!   `-`. gdb sends it again if it still waits, which brings both together.
+//!
+//! Without acknowledgements there is nothing of this to go by, and a reply that is
+//! given up under way ends the session.
 //!
 //! A client that acknowledges nothing, as scripts do that write several packets
 //! at once, is answered packet by packet.
@@ -30,6 +36,12 @@ const GIVES_UP: u32 = 3;
 /// three times more; a client that does not acknowledge every reply is served then.
 const REFUSALS: u32 = 3;
 
+/// Whether this packet runs a `monitor` command. gdb never gives its output up: it
+/// waits anew, until its user presses Ctrl-C (`remote_rcmd`).
+pub(crate) fn is_command(packet: &[u8]) -> bool {
+    packet.starts_with(b"qRcmd,")
+}
+
 /// What is to be done at once about something that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reaction {
@@ -37,6 +49,8 @@ pub(crate) enum Reaction {
     None,
     /// A `-` is to be sent.
     Refuse,
+    /// The last frame is to be sent once more, if it may have come by halves.
+    Again,
     /// The client can no longer know which reply belongs to which packet.
     Lost,
 }
@@ -62,8 +76,13 @@ pub(crate) struct Line {
     replied: bool,
     /// That packet.
     last: Option<Vec<u8>>,
-    /// A `+` came since then, for a reply or a part of it.
-    acknowledged: bool,
+    /// `+` that came since then, for a reply or a part of it.
+    acknowledged: u32,
+    /// So many of these may be for frames that were sent before.
+    doubtful: u32,
+    /// Frames that were sent for it, and those of them that were sent once more.
+    frames: u32,
+    again: u32,
     /// A `+` came ever.
     acknowledges: bool,
     /// `-` that came since the last packet arrived.
@@ -84,7 +103,10 @@ impl Line {
             at_work: false,
             replied: false,
             last: None,
-            acknowledged: false,
+            acknowledged: 0,
+            doubtful: 0,
+            frames: 0,
+            again: 0,
             acknowledges: false,
             refused: 0,
             refusals: 0,
@@ -119,6 +141,17 @@ impl Line {
         Some(waiting.packet)
     }
 
+    /// A frame goes out.
+    pub(crate) fn sent(&mut self) {
+        self.frames = self.frames.saturating_add(1);
+    }
+
+    /// The last frame goes out once more.
+    pub(crate) fn sent_again(&mut self) {
+        self.sent();
+        self.again = self.again.saturating_add(1);
+    }
+
     /// The packet at work is done, with or without a reply.
     pub(crate) fn done(&mut self, replied: bool) {
         (self.at_work, self.replied) = (false, replied);
@@ -142,19 +175,22 @@ impl Line {
         match event {
             Event::Ack => {
                 self.acknowledges = true;
-                match self.refused >= GIVES_UP && !self.gave_up {
-                    true => self.gave_up = true,
-                    false => self.acknowledged = true,
+                if self.refused < GIVES_UP || self.gave_up {
+                    self.acknowledged = self.acknowledged.saturating_add(1);
+                } else if self.last.as_deref().is_some_and(is_command) {
+                    self.refused = 0;
+                } else {
+                    self.gave_up = true;
                 }
                 Reaction::None
             }
             Event::Nack => {
                 self.refused = self.refused.saturating_add(1);
-                // Nothing makes it pass over the reply that is on its way.
-                if !self.acks && self.refused == GIVES_UP && self.replied {
-                    Reaction::Lost
-                } else {
-                    Reaction::None
+                match (self.acks, self.replied && self.queue.is_empty()) {
+                    (true, true) if self.refused < GIVES_UP => Reaction::Again,
+                    // Nothing makes it pass over the reply that is on its way.
+                    (false, true) if self.refused == GIVES_UP => Reaction::Lost,
+                    _ => Reaction::None,
                 }
             }
             // Between packets gdb would take an answer for the next reply.
@@ -174,18 +210,29 @@ impl Line {
     }
 
     fn packet(&mut self, packet: Option<Vec<u8>>) -> Reaction {
-        let unacknowledged = self.acks && self.acknowledges && !self.acknowledged && self.last.is_some();
-        if unacknowledged && !self.gave_up && self.last == packet {
+        let certain = self.acknowledged > self.doubtful;
+        let crosses = self.acks && self.acknowledges && !certain && self.last.is_some();
+        let idle = self.replied && self.queue.is_empty();
+        let equal = !self.gave_up && self.last == packet;
+        if crosses && equal && self.acknowledged == 0 {
             return Reaction::None;
         }
-        if unacknowledged && self.replied && self.queue.is_empty() && self.refusals < REFUSALS {
+        if crosses && (idle || equal) && self.refusals < REFUSALS {
             self.refusals += 1;
             return if self.lldb { Reaction::Lost } else { Reaction::Refuse };
         }
-        let instead = unacknowledged || self.given_up();
+        let instead = crosses || self.given_up();
+        let expected = self.frames.saturating_add(self.doubtful).saturating_sub(self.acknowledged);
+        self.doubtful = match idle {
+            // Whoever sends it a fourth time has nothing else to acknowledge.
+            _ if self.refusals == REFUSALS => 0,
+            true => expected.min(self.again.saturating_add(self.doubtful)),
+            false => self.doubtful.saturating_sub(self.acknowledged),
+        };
         self.last.clone_from(&packet);
         self.queue.push_back(Waiting { packet, instead });
-        (self.acknowledged, self.gave_up, self.refused, self.refusals) = (false, false, 0, 0);
+        (self.acknowledged, self.frames, self.again) = (0, 0, 0);
+        (self.refused, self.refusals, self.gave_up) = (0, 0, false);
         Reaction::None
     }
 }

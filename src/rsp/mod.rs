@@ -14,8 +14,8 @@
 //!     v
 //!   gdbstub's state machine -> stub (its traits), host_io (vFile)
 //!     v
-//!   state    what this client has selected, opened   served  what all clients share
-//!   answer   what becomes of a packet
+//!   state    one client: its selection, open_files, documents
+//!   served   what all clients share    answer   what becomes of a packet
 //! ```
 //!
 //! The protocol is described in the gdb manual, "Remote Protocol". What gdb
@@ -24,6 +24,7 @@
 //! or of dumps.
 
 mod answer;
+mod documents;
 mod frame;
 mod front;
 mod host_io;
@@ -31,6 +32,7 @@ mod line;
 mod listen;
 mod open_files;
 mod pulse;
+mod selection;
 mod served;
 mod session;
 mod signal;

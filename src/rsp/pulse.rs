@@ -5,7 +5,8 @@
 //! take longer on a slow disk. So the `+` goes out with the reply, or from a
 //! thread beside it when that takes more than a moment; after that, a
 //! notification each second: gdb knows none of this name, which it passes over,
-//! and goes on waiting (`handle_notification`).
+//! and goes on waiting (`handle_notification`). While it waits for a command's
+//! output it looks for Ctrl-C only between pieces of that: it gets an empty one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,8 +19,12 @@ use super::frame;
 const TICK: Duration = Duration::from_millis(500);
 /// It sleeps after this many looks at nothing.
 const IDLE_TICKS: u32 = 20;
-/// The notification.
+/// So much crosses a network whole.
+const SEGMENT: usize = 1400;
+/// What says that work goes on.
 const BUSY: &[u8] = b"corestub:busy";
+/// The same, as output of a command.
+const NO_OUTPUT: &[u8] = b"O";
 
 /// The output of one client, shared with the thread that keeps it waiting.
 #[derive(Debug)]
@@ -36,8 +41,12 @@ struct Shared {
 #[derive(Debug)]
 struct Out {
     fd: OwnedFd,
+    /// The last frame, and where in it the `$` is.
+    last: (Vec<u8>, usize),
     /// A `+` is owed for the packet at work.
     owed: bool,
+    /// The packet at work is a command.
+    command: bool,
     /// Since when a packet is at work.
     since: Option<Instant>,
     /// The client passes over notifications that it does not know.
@@ -48,7 +57,16 @@ struct Out {
 
 impl Pulse {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let out = Out { fd, owed: false, since: None, patient: false, asleep: false, closed: false };
+        let out = Out {
+            fd,
+            last: (Vec::new(), 0),
+            owed: false,
+            command: false,
+            since: None,
+            patient: false,
+            asleep: false,
+            closed: false,
+        };
         let shared = Arc::new(Shared { out: Mutex::new(out), woken: Condvar::new() });
         let beside = Arc::clone(&shared);
         std::thread::Builder::new().name("pulse".to_owned()).spawn(move || beside.beat())?;
@@ -61,9 +79,9 @@ impl Pulse {
     }
 
     /// A packet is at work; with `owed`, it wants a `+`.
-    pub(crate) fn begin(&self, owed: bool) {
+    pub(crate) fn begin(&self, owed: bool, command: bool) {
         let mut out = self.shared.lock();
-        out.owed = owed;
+        (out.owed, out.command) = (owed, command);
         out.since = Some(Instant::now());
         if out.asleep {
             out.asleep = false;
@@ -81,12 +99,28 @@ impl Pulse {
     /// Sends `payload` as a frame, and before it the `+` that is owed.
     pub(crate) fn frame(&self, payload: &[u8]) -> io::Result<()> {
         let mut out = self.shared.lock();
-        let mut bytes = Vec::with_capacity(payload.len() + 5);
+        let (mut bytes, _) = std::mem::take(&mut out.last);
+        bytes.clear();
         if std::mem::take(&mut out.owed) {
             bytes.push(b'+');
         }
+        let start = bytes.len();
         frame::frame(&mut bytes, payload);
-        out.write(&bytes)
+        let sent = out.write(&bytes);
+        out.last = (bytes, start);
+        sent
+    }
+
+    /// Whether the last frame needs more than one segment of a network.
+    pub(crate) fn may_come_by_halves(&self) -> bool {
+        self.shared.lock().last.0.len() > SEGMENT
+    }
+
+    /// Sends the last frame once more.
+    pub(crate) fn again(&self) -> io::Result<()> {
+        let out = self.shared.lock();
+        let (bytes, start) = &out.last;
+        out.write(bytes.get(*start..).unwrap_or_default())
     }
 
     /// Sends the `+` that is owed, alone.
@@ -134,7 +168,10 @@ impl Shared {
             } else if out.patient {
                 out.since = Some(Instant::now());
                 let mut bytes = Vec::new();
-                frame::notification(&mut bytes, BUSY);
+                match out.command {
+                    true => frame::frame(&mut bytes, NO_OUTPUT),
+                    false => frame::notification(&mut bytes, BUSY),
+                }
                 out.write(&bytes)
             } else {
                 Ok(())

@@ -32,7 +32,7 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use super::state::{Link, State};
 use super::wire::Stop;
 use super::xfer;
-use crate::inferior::{CommandContext, RegisterFile};
+use crate::inferior::{CommandContext, Inferior, RegisterFile};
 
 /// EFAULT and EROFS, as `E` replies carry them.
 const EFAULT: TargetError<Infallible> = TargetError::Errno(14);
@@ -146,7 +146,7 @@ impl Target for State {
 
 impl MultiThreadBase for State {
     fn read_registers(&mut self, regs: &mut RegisterBytes, _tid: Tid) -> TargetResult<(), Self> {
-        *regs = RegisterBytes(self.registers().ok_or(TargetError::NonFatal)?);
+        *regs = RegisterBytes(self.selection.registers().ok_or(TargetError::NonFatal)?);
         Ok(())
     }
 
@@ -159,8 +159,8 @@ impl MultiThreadBase for State {
     }
 
     fn read_addrs(&mut self, start: u64, data: &mut [u8], _tid: Tid) -> TargetResult<usize, Self> {
-        // Never `Ok(0)`: gdbstub makes an empty reply of it, which means "not supported".
-        self.read_memory(start, data).ok_or(EFAULT)
+        // The front answers `m` itself; the trait wants this all the same.
+        self.selection.read_memory(start, data).ok_or(EFAULT)
     }
 
     fn write_addrs(&mut self, _start: u64, _data: &[u8], _tid: Tid) -> TargetResult<(), Self> {
@@ -169,7 +169,7 @@ impl MultiThreadBase for State {
 
     fn list_active_threads(&mut self, thread_is_active: &mut dyn FnMut(Tid)) -> Result<(), Infallible> {
         // The front answers everything that asks for a list.
-        let tid = self.thread().and_then(|(_, tid)| usize::try_from(tid).ok());
+        let tid = self.selection.thread().and_then(|(_, tid)| usize::try_from(tid).ok());
         tid.and_then(Tid::new).into_iter().for_each(thread_is_active);
         Ok(())
     }
@@ -186,8 +186,8 @@ impl SingleRegisterAccess<Tid> for State {
         RegisterNumber(n): RegisterNumber,
         buf: &mut [u8],
     ) -> TargetResult<usize, Self> {
-        let registers = self.registers().ok_or(TargetError::NonFatal)?;
-        let inferior = self.inferior().ok_or(TargetError::NonFatal)?;
+        let registers = self.selection.registers().ok_or(TargetError::NonFatal)?;
+        let inferior = self.selection.inferior().ok_or(TargetError::NonFatal)?;
         let (at, len) = inferior.description().place_of_number(n).ok_or(TargetError::NonFatal)?;
         let known: Option<Vec<u8>> = registers.bytes().iter().skip(at).take(len).copied().collect();
         let known = known.ok_or(TargetError::NonFatal)?;
@@ -225,7 +225,7 @@ impl TargetDescriptionXmlOverride for State {
         length: usize,
         buf: &mut [u8],
     ) -> TargetResult<usize, Self> {
-        let xml = self.inferior().map(|i| i.description().xml().as_bytes());
+        let xml = self.selection.inferior().map(|i| i.description().xml().as_bytes());
         copy_some(xml, offset, length, buf)
     }
 }
@@ -239,30 +239,33 @@ impl ExecFile for State {
         buf: &mut [u8],
     ) -> TargetResult<usize, Self> {
         let inferior = match pid {
-            Some(pid) => u64::try_from(pid.get()).ok().and_then(|pid| self.inferior_of(pid)),
-            None => self.inferior(),
+            Some(pid) => {
+                let served = u64::try_from(pid.get()).ok().and_then(|pid| self.selection.process(pid));
+                served.map(|served| served.inferior())
+            }
+            None => self.selection.inferior(),
         };
-        let name = inferior.and_then(crate::inferior::Inferior::exec_file);
+        let name = inferior.and_then(Inferior::exec_file);
         copy_some(name.as_deref().map(str::as_bytes), offset, length, buf)
     }
 }
 
 impl Auxv for State {
     fn get_auxv(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
-        copy_some(self.inferior().and_then(crate::inferior::Inferior::auxv).as_deref(), offset, length, buf)
+        copy_some(self.selection.inferior().and_then(Inferior::auxv).as_deref(), offset, length, buf)
     }
 }
 
 impl Libraries for State {
     fn get_libraries(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
-        let document = self.inferior().and_then(crate::inferior::Inferior::libraries);
+        let document = self.selection.inferior().and_then(Inferior::libraries);
         copy_some(document.as_deref().map(str::as_bytes), offset, length, buf)
     }
 }
 
 impl LibrariesSvr4 for State {
     fn get_libraries_svr4(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
-        let document = self.inferior().and_then(crate::inferior::Inferior::libraries_svr4);
+        let document = self.selection.inferior().and_then(Inferior::libraries_svr4);
         copy_some(document.as_deref().map(str::as_bytes), offset, length, buf)
     }
 }
@@ -270,7 +273,7 @@ impl LibrariesSvr4 for State {
 impl SectionOffsets for State {
     fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Infallible> {
         // Never `Text=`: it leaves all but three sections behind.
-        let start = self.inferior().and_then(crate::inferior::Inferior::text_segment);
+        let start = self.selection.inferior().and_then(Inferior::text_segment);
         Ok(Offsets::Segments { text_seg: start.unwrap_or_default().0, data_seg: None })
     }
 }
@@ -278,14 +281,15 @@ impl SectionOffsets for State {
 impl MonitorCmd for State {
     fn handle_monitor_cmd(&mut self, cmd: &[u8], out: ConsoleOutput<'_>) -> Result<(), Infallible> {
         let line = String::from_utf8_lossy(cmd);
-        let (inferior, thread) = match &self.selected {
+        let (inferior, thread) = match self.selection.selected() {
             Some(selected) => (selected.inferior(), selected.tid),
-            None => (self.main.inferior(), None),
+            None => (self.selection.main().inferior(), None),
         };
         self.link.borrow_mut().live = true;
         let output = RefCell::new(Output { out, pending: 0, since: Instant::now(), link: self.link.clone() });
         let cancelled = || output.borrow_mut().cancelled();
-        let context = CommandContext { thread, last_fault: self.last_fault, cancelled: &cancelled };
+        let context =
+            CommandContext { thread, last_fault: self.selection.last_fault(), cancelled: &cancelled };
         let mut writer = Writer(&output);
         let outcome = inferior.monitor(&context, &line, &mut writer);
         let mut output = output.into_inner();

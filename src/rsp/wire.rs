@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
 use super::frame::Framer;
-use super::line::{Line, Reaction};
+use super::line::{self, Line, Reaction};
 use super::pulse::Pulse;
 
 /// A client that takes nothing for twice this long has lost its session (a write
@@ -101,7 +101,8 @@ impl Wire {
             }
             // Copies may have come with it, or word that it is no longer waited for.
             if let Some(packet) = self.line.next() {
-                self.output.begin(self.line.acks());
+                let command = packet.as_deref().is_some_and(line::is_command);
+                self.output.begin(self.line.acks(), command);
                 return Ok(packet);
             }
         }
@@ -125,7 +126,8 @@ impl Wire {
     }
 
     /// Sends a frame before the reply.
-    pub(crate) fn part(&self, payload: &[u8]) -> io::Result<()> {
+    pub(crate) fn part(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.line.sent();
         self.output.frame(payload)
     }
 
@@ -211,6 +213,11 @@ impl Wire {
             match self.line.take(event) {
                 Reaction::None => {}
                 Reaction::Refuse => self.output.refuse()?,
+                Reaction::Again if self.output.may_come_by_halves() => {
+                    self.line.sent_again();
+                    self.output.again()?;
+                }
+                Reaction::Again => {}
                 Reaction::Lost => {
                     return Err(io::Error::other(
                         "the client no longer knows which reply belongs to which packet; it must connect again",

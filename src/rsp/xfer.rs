@@ -4,11 +4,9 @@
 //! exec-file, auxv and the libraries go through gdbstub once their arguments
 //! are known to be well formed.
 
-use std::sync::Arc;
-
 use super::answer::{Answer, PIECE, split};
+use super::frame;
 use super::state::State;
-use super::{frame, served};
 
 /// The part of `document` that starts at `offset`, as far as `length`.
 pub(crate) fn slice(document: &[u8], offset: u64, length: usize) -> &[u8] {
@@ -44,16 +42,19 @@ impl State {
             return self.refuse("this is a post-mortem dump; it cannot be changed");
         }
         match object {
-            b"threads" => piece(&self.threads_document(), offset, length),
-            b"osdata" => match self.osdata_document(annex, offset) {
+            b"threads" => {
+                let document = self.documents.threads(&self.selection, self.client.multiprocess);
+                piece(&document, offset, length)
+            }
+            b"osdata" => match self.documents.osdata(&self.selection, annex, offset) {
                 Some(document) => piece(document.as_bytes(), offset, length),
                 None => Answer::error(),
             },
-            b"siginfo" => match self.thread().and_then(|(s, tid)| s.inferior().siginfo(tid)) {
+            b"siginfo" => match self.selection.thread().and_then(|(s, tid)| s.inferior().siginfo(tid)) {
                 Some(siginfo) => piece(&siginfo, offset, length),
                 None => Answer::error(),
             },
-            b"vmcoreinfo" => match self.main.inferior().vmcoreinfo() {
+            b"vmcoreinfo" => match self.selection.main().inferior().vmcoreinfo() {
                 Some(text) => piece(text.as_bytes(), offset, length),
                 None => Answer::error(),
             },
@@ -62,7 +63,7 @@ impl State {
             b"exec-file" => {
                 // gdb names a process; the selected one is meant without.
                 let pid = if annex.is_empty() { Some(0) } else { frame::number(annex) };
-                match pid.filter(|pid| *pid == 0 || self.inferior_of(*pid).is_some()) {
+                match pid.filter(|pid| *pid == 0 || self.selection.process(*pid).is_some()) {
                     Some(0) => self.pass_transfer(object, b"", offset, length),
                     Some(pid) => self.pass_transfer(object, format!("{pid:x}").as_bytes(), offset, length),
                     None => Answer::error(),
@@ -76,39 +77,12 @@ impl State {
         }
     }
 
-    /// The process with this id among the attached ones.
-    pub(crate) fn inferior_of(&self, pid: u64) -> Option<&dyn crate::inferior::Inferior> {
-        self.inferiors.iter().map(|s| s.inferior()).find(|inferior| u64::from(inferior.pid()) == pid)
-    }
-
     fn pass_transfer(&self, object: &[u8], annex: &[u8], offset: u64, length: usize) -> Answer {
-        if self.selected.is_none() {
+        if self.selection.selected().is_none() {
             return Answer::error();
         }
         let mut packet = [b"qXfer:", object, b":read:", annex].concat();
         packet.extend_from_slice(format!(":{offset:x},{length:x}").as_bytes());
         Answer::pass(packet, length)
-    }
-
-    fn threads_document(&mut self) -> Arc<[u8]> {
-        // gdb reads 4 KiB at a time: the whole is put together once.
-        let make = || served::threads_document(&self.inferiors, self.client.multiprocess);
-        Arc::clone(self.documents.threads.get_or_insert_with(make))
-    }
-
-    /// A table is made anew when it is read from its start, and kept for the
-    /// slices behind it.
-    fn osdata_document(&mut self, annex: &[u8], offset: u64) -> Option<Arc<str>> {
-        if let Some((name, document)) = &self.documents.osdata
-            && offset > 0
-            && name == annex
-        {
-            return Some(Arc::clone(document));
-        }
-        let table = std::str::from_utf8(annex).ok()?;
-        let main = self.main.inferior();
-        let document = self.inferior().and_then(|i| i.osdata(table)).or_else(|| main.osdata(table))?;
-        self.documents.osdata = Some((annex.to_vec(), Arc::clone(&document)));
-        Some(document)
     }
 }

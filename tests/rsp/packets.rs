@@ -78,13 +78,29 @@ fn nothing_is_sent_twice_and_a_damaged_frame_is_asked_for() {
     client.send("qC");
     assert_eq!(client.byte(), b'+');
     assert_eq!(client.frame(), b"QC3");
-    // The line loses nothing: what is asked for again is on its way.
+    // The line loses nothing: what is asked for again is on its way whole.
     client.raw(&[b'-'; 2]);
     client.send("qC");
     assert!(client.silent());
     client.raw(b"+$qC#00");
     assert_eq!(client.byte(), b'-');
     assert_eq!(client.ask("qC"), "QC3");
+}
+
+#[test]
+fn a_long_reply_that_came_by_halves_is_sent_again() {
+    let mut client = client(3);
+    client.raw(b"+");
+    client.send(&format!("m{:x},1000", MEMORY.start));
+    let reply = client.reply();
+    client.send(&format!("m{:x},2000", MEMORY.start));
+    assert_eq!(client.byte(), b'+');
+    let whole = client.frame();
+    assert!(whole.starts_with(&reply));
+    client.raw(b"-");
+    assert_eq!(client.frame(), whole);
+    client.raw(b"+");
+    assert_eq!(client.ask("?"), "T00thread:3;");
 }
 
 #[test]
