@@ -21,8 +21,8 @@ fn record(m: &mut Machine, id: u64, state: u64, block: (u64, u64), text: &str) {
     m.set(desc, "prb_desc", "text_blk_lpos.next", block.1);
     m.set(info, "printk_info", "ts_nsec", id * 1000);
     m.set(info, "printk_info", "text_len", text.len() as u64);
-    m.set(info, "printk_info", "caller_id", if id % 2 == 0 { 0x8000_0003 } else { 42 });
-    let at = if block.0 % 64 > block.1 % 64 && block.1 % 64 != 0 { 0 } else { block.0 % 64 };
+    m.set(info, "printk_info", "caller_id", if id.is_multiple_of(2) { 0x8000_0003 } else { 42 });
+    let at = if block.0 % 64 > block.1 % 64 && !block.1.is_multiple_of(64) { 0 } else { block.0 % 64 };
     m.write(DATA + at + 8, text.as_bytes());
 }
 
