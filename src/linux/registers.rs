@@ -8,13 +8,12 @@
 //! What is not known is absent, never zero. Sources: `arch/x86/include/asm/switch_to.h`,
 //! `arch/x86/include/asm/ptrace.h`, `include/linux/elfcore.h`, `kernel/crash_core.c`.
 
-use super::{Kernel, Task, object};
+use super::{Kernel, Task, View, object};
 use crate::addr::VirtAddr;
 use crate::arch::{Register, Registers, pt_regs};
 use crate::bytes::u64_at;
 use crate::dump::notes::{NT_PRSTATUS, PrStatus};
 use crate::elf;
-use crate::memory::AddressSpace;
 
 /// Where a set of registers was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,44 +102,44 @@ pub fn user(kernel: &Kernel, task: &Task) -> Option<TaskRegisters> {
 }
 
 /// The user's fs and gs bases, as the last context switch saved them.
-fn saved_bases(kernel: &Kernel, task: &Task) -> impl Iterator<Item = (Register, u64)> {
-    let layout = &kernel.layout().task;
+fn saved_bases(view: &View, task: &Task) -> impl Iterator<Item = (Register, u64)> {
+    let layout = &view.layout().task;
     let bases = [(Register::FsBase, layout.fsbase), (Register::GsBase, layout.gsbase)];
     bases.into_iter().filter_map(|(register, field)| {
         let field = field?;
-        Some((register, object::number(kernel, task.addr.checked_add(field.offset)?, field)?))
+        Some((register, object::number(view, task.addr.checked_add(field.offset)?, field)?))
     })
 }
 
 /// Where the `pt_regs` of the entry from user mode lie.
 #[must_use]
-pub fn user_pt_regs(kernel: &Kernel, task: &Task) -> Option<VirtAddr> {
-    let below = kernel.layout().stack_padding.checked_add(kernel.layout().pt_regs_size)?;
+pub fn user_pt_regs(view: &View, task: &Task) -> Option<VirtAddr> {
+    let below = view.layout().stack_padding.checked_add(view.layout().pt_regs_size)?;
     (task.stack.0 != 0).then_some(())?;
-    task.stack.checked_add(kernel.thread_size().checked_sub(below)?)
+    task.stack.checked_add(view.thread_size().checked_sub(below)?)
 }
 
 /// The registers that were saved as a `struct pt_regs` at `at`.
 #[must_use]
-pub fn saved(kernel: &Kernel, at: VirtAddr) -> Option<TaskRegisters> {
+pub fn saved(view: &View, at: VirtAddr) -> Option<TaskRegisters> {
     let mut bytes = [0; pt_regs::SIZE];
-    kernel.space().read_exact(at, &mut bytes).ok()?;
+    view.space().read_exact(at, &mut bytes).ok()?;
     Some(TaskRegisters { values: pt_regs::parse(&bytes)?, source: Source::SwitchFrame })
 }
 
-fn switched_out(kernel: &Kernel, task: &Task) -> TaskRegisters {
+pub(super) fn switched_out(view: &View, task: &Task) -> TaskRegisters {
     if task.stack.0 == 0 {
         return TaskRegisters::nowhere("its stack was freed");
     }
-    let end = task.stack.0.saturating_add(kernel.thread_size());
+    let end = task.stack.0.saturating_add(view.thread_size());
     if !(task.stack.0..end).contains(&task.sp) {
         return TaskRegisters::nowhere("its saved stack pointer is not in its stack");
     }
     let sp = VirtAddr(task.sp);
     let mut values = Registers::default();
     let mut source = Source::SwitchFrame;
-    if let Some(frame) = kernel.layout().switch_frame {
-        let Ok(bytes) = kernel.space().read_vec(sp, usize::try_from(frame.size.min(256)).unwrap_or_default())
+    if let Some(frame) = view.layout().switch_frame {
+        let Ok(bytes) = view.space().read_vec(sp, usize::try_from(frame.size.min(256)).unwrap_or_default())
         else {
             return TaskRegisters::nowhere("its stack is not in the dump");
         };
@@ -151,17 +150,17 @@ fn switched_out(kernel: &Kernel, task: &Task) -> TaskRegisters {
     } else {
         // Before 4.9 the macro switch_to() pushed flags and rbp and went on at
         // the label thread_return.
-        let (Ok(rbp), Some(rip)) = (kernel.space().read_u64(sp), kernel.symbol("thread_return")) else {
+        let (Ok(rbp), Some(rip)) = (view.space().read_u64(sp), view.symbol("thread_return")) else {
             return TaskRegisters::nowhere("this kernel's context switch is not known");
         };
         let sp = task.sp.wrapping_add(16);
         values.extend([(Register::Rbp, rbp), (Register::Rip, rip.0), (Register::Rsp, sp)]);
     }
     let rip = VirtAddr(values.get(Register::Rip).unwrap_or(0));
-    if ["ret_from_fork", "ret_from_fork_asm"].iter().any(|n| kernel.symbol(n) == Some(rip)) {
+    if ["ret_from_fork", "ret_from_fork_asm"].iter().any(|n| view.symbol(n) == Some(rip)) {
         source = Source::NewBorn;
     }
-    values.extend(saved_bases(kernel, task));
+    values.extend(saved_bases(view, task));
     TaskRegisters { values, source }
 }
 
@@ -189,9 +188,9 @@ fn on_cpu(kernel: &Kernel, cpu: u32) -> TaskRegisters {
 }
 
 /// The PRSTATUS note in `crash_notes` of one CPU.
-fn crash_note(kernel: &Kernel, cpu: u32) -> Option<Registers> {
-    let notes = VirtAddr(kernel.space().read_u64(kernel.symbol("crash_notes")?).ok()?);
-    let bytes = kernel.space().read_vec(kernel.percpu().address(notes, cpu)?, 512).ok()?;
+fn crash_note(view: &View, cpu: u32) -> Option<Registers> {
+    let notes = VirtAddr(view.space().read_u64(view.symbol("crash_notes")?).ok()?);
+    let bytes = view.space().read_vec(view.percpu().address(notes, cpu)?, 512).ok()?;
     elf::notes(&bytes, 4)
         .find(|note| note.kind == NT_PRSTATUS)
         .and_then(|note| PrStatus::parse(note.desc))

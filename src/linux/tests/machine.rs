@@ -40,6 +40,13 @@ const MEMBERS: &[(&str, &str, u64, u64)] = &[
     ("task_struct", "mm", 0xb8, 8),
     ("task_struct", "signal", 0xc0, 8),
     ("task_struct", "thread.sp", 0xc8, 8),
+    ("inactive_task_frame", "r15", 0x00, 8),
+    ("inactive_task_frame", "r14", 0x08, 8),
+    ("inactive_task_frame", "r13", 0x10, 8),
+    ("inactive_task_frame", "r12", 0x18, 8),
+    ("inactive_task_frame", "bx", 0x28, 8),
+    ("inactive_task_frame", "bp", 0x20, 8),
+    ("inactive_task_frame", "ret_addr", 0x30, 8),
     ("signal_struct", "thread_head", 0x18, 16),
     ("mm_struct", "pgd", 0x10, 8),
     ("rq", "curr", 0x30, 8),
@@ -70,8 +77,9 @@ const MEMBERS: &[(&str, &str, u64, u64)] = &[
     ("printk_log", "text_len", 0x0a, 2),
 ];
 
-/// Types of which there are arrays.
-const SIZES: [(&str, u64); 3] = [("prb_desc", 0x18), ("printk_info", 0x18), ("printk_log", 0x10)];
+/// Types whose size matters.
+const SIZES: [(&str, u64); 4] =
+    [("inactive_task_frame", 0x38), ("prb_desc", 0x18), ("printk_info", 0x18), ("printk_log", 0x10)];
 
 impl Machine {
     pub(crate) fn new() -> Self {

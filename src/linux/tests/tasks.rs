@@ -2,6 +2,8 @@
 
 use super::machine::Machine;
 use crate::addr::VirtAddr;
+use crate::arch::Register;
+use crate::linux::registers::{self, Source};
 use crate::linux::{TaskList, tasks};
 
 const INIT: u64 = 0xffff_ffff_8200_0000;
@@ -96,4 +98,35 @@ fn threads_are_found_by_their_group() {
     });
     assert_eq!(pids(&list), [0, 1, 2, 70, 71]);
     assert_eq!(list.by_pid(71).next().unwrap().tgid, 70);
+}
+
+#[test]
+fn a_task_that_was_switched_out_has_the_registers_of_its_frame() {
+    let stack = task_at(1) + 0x10_0000;
+    let frame = stack + 0x3f00;
+    let registers = |sp: u64, return_address: u64, whole: bool| {
+        let mut m = machine();
+        m.symbol("ret_from_fork", 0xffff_ffff_8100_0100);
+        m.set(task_at(1), "task_struct", "thread.sp", sp);
+        for (word, value) in
+            (0u64..).zip([15, 14, 13, 12, 5, 3, return_address]).take(if whole { 7 } else { 5 })
+        {
+            m.word(frame + word * 8, value);
+        }
+        let view = m.view();
+        registers::switched_out(&view, &tasks::read(&view, VirtAddr(task_at(1))).unwrap())
+    };
+    let regs = registers(frame, 0xffff_ffff_8100_0200, true);
+    assert_eq!(regs.source, Source::SwitchFrame);
+    for (register, value) in
+        [(Register::R12, 12), (Register::Rbx, 3), (Register::Rbp, 5), (Register::Rsp, frame + 0x38)]
+    {
+        assert_eq!(regs.get(register), Some(value), "{register:?}");
+    }
+    assert_eq!(regs.get(Register::Rax), None);
+    assert_eq!(registers(frame, 0xffff_ffff_8100_0100, true).source, Source::NewBorn);
+    // Not whole in the dump; not in its stack.
+    for regs in [registers(frame, 0, false), registers(stack - 8, 0, true)] {
+        assert!(matches!(regs.source, Source::Nowhere(_)) && regs.get(Register::Rip).is_none(), "{regs:?}");
+    }
 }
