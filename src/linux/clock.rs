@@ -9,7 +9,7 @@ use super::object::Object;
 
 /// Date and uptime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// Seconds since 1970.
     pub date: i64,
     /// Whole seconds since boot, time in suspend included.
@@ -18,7 +18,7 @@ pub struct Clock {
 
 /// Reads the clock, by the timekeeper.
 #[must_use]
-pub fn read(view: &View) -> Option<Clock> {
+pub(crate) fn read(view: &View) -> Option<Clock> {
     // `tk_core` has had a named type since 6.13 (`struct tk_data`); before, the
     // timekeeper lay behind a sequence counter of 4 bytes, or more with lockdep.
     let named = view.types().field("tk_data", "timekeeper").map(|f| f.offset);
@@ -54,7 +54,7 @@ pub fn read(view: &View) -> Option<Clock> {
 /// The three load averages, in 1/2048ths (`FIXED_1`), rounded as the kernel
 /// shows them (`kernel/sched/loadavg.c`).
 #[must_use]
-pub fn load(view: &View) -> Option<String> {
+pub(crate) fn load(view: &View) -> Option<String> {
     let at = view.symbol("avenrun")?;
     let one = |i: u64| {
         let raw = view.space().read_u64(at.checked_add(i * 8)?).ok()?.checked_add(2048 / 200)?;
@@ -65,7 +65,7 @@ pub fn load(view: &View) -> Option<String> {
 
 /// `Fri Nov 20 18:35:20 UTC 2026`, as crash prints dates, in UTC.
 #[must_use]
-pub fn date(seconds: i64) -> String {
+pub(crate) fn date(seconds: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -96,7 +96,7 @@ pub fn date(seconds: i64) -> String {
 
 /// `1 days, 02:03:04`, as crash prints uptimes.
 #[must_use]
-pub fn uptime(seconds: i64) -> String {
+pub(crate) fn uptime(seconds: i64) -> String {
     let time = format!("{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
     match seconds / 86_400 {
         0 => time,

@@ -16,10 +16,10 @@ use crate::memory::AddressSpace;
 use crate::memory::paging::{PageTables, Paging};
 
 /// `__START_KERNEL_map`: the kernel image is mapped from here.
-pub const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+pub(crate) const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// Address of `_text` in a kernel that KASLR did not move
 /// (`CONFIG_PHYSICAL_START`'s default, 16 MiB).
-pub const LINK_TEXT: u64 = KERNEL_MAP + 0x100_0000;
+pub(crate) const LINK_TEXT: u64 = KERNEL_MAP + 0x100_0000;
 
 /// Pages looked at for a lost VMCOREINFO: 4 TiB of them.
 const SEARCH_PAGES: u64 = 1 << 30;

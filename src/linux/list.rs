@@ -14,7 +14,7 @@ use crate::error::ReadFault;
 
 /// Why a list is not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broken {
+pub(crate) enum Broken {
     /// The link at this address cannot be read.
     Unreadable(VirtAddr, ReadFault),
     /// The link at the first address points to the second, where no kernel memory is.
@@ -37,7 +37,7 @@ impl fmt::Display for Broken {
 }
 
 /// The elements of one list, from the first on.
-pub struct List<'a> {
+pub(crate) struct List<'a> {
     view: &'a View,
     /// The link to be followed next; `None` at the end.
     at: Option<VirtAddr>,
@@ -54,25 +54,25 @@ impl<'a> List<'a> {
     /// The elements on the circle through the `struct list_head` at `head` by their
     /// member at `offset`; at most so many `steps`.
     #[must_use]
-    pub fn circular(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
+    pub(crate) fn circular(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
         Self { view, at: Some(head), last: head.0, offset, seen: HashSet::new(), steps, broken: None }
     }
 
     /// The elements of the `struct hlist_head` at `head`.
     #[must_use]
-    pub fn chain(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
+    pub(crate) fn chain(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
         Self { last: 0, ..Self::circular(view, head, offset, steps) }
     }
 
     /// What ended the walk too early.
     #[must_use]
-    pub fn broken(&self) -> Option<Broken> {
+    pub(crate) fn broken(&self) -> Option<Broken> {
         self.broken
     }
 
     /// How many of the steps are left.
     #[must_use]
-    pub fn steps_left(&self) -> usize {
+    pub(crate) fn steps_left(&self) -> usize {
         self.steps
     }
 

@@ -46,7 +46,7 @@ pub struct Log {
 }
 
 /// Reads the log. `Err` says what is missing.
-pub fn read(view: &View) -> Result<Log, String> {
+pub(crate) fn read(view: &View) -> Result<Log, String> {
     if view.symbol("prb").is_some() {
         return lockless(view).ok_or_else(|| "the printk ring (prb) cannot be read".to_owned());
     }
@@ -253,7 +253,7 @@ const PANIC: [&str; 17] = [
 
 /// The line of the log that says why the kernel died.
 #[must_use]
-pub fn panic_message(log: &Log) -> Option<&str> {
+pub(crate) fn panic_message(log: &Log) -> Option<&str> {
     let lines = || log.records.iter().flat_map(|r| r.text.lines());
     PANIC.iter().find_map(|words| lines().find(|line| line.contains(words)))
 }

@@ -6,26 +6,26 @@
 //! [`Kernel`] is an opened dump above it, which keeps what was read once.
 //! [`layout`] alone knows what differs between versions.
 
-pub mod clock;
-pub mod debug_files;
-pub mod kaslr;
+pub(crate) mod clock;
+pub(crate) mod debug_files;
+pub(crate) mod kaslr;
 mod kernel;
-pub mod layout;
-pub mod list;
-pub mod log;
-pub mod modules;
-pub mod object;
+pub(crate) mod layout;
+pub(crate) mod list;
+pub(crate) mod log;
+pub(crate) mod modules;
+pub(crate) mod object;
 mod open;
-pub mod orc;
-pub mod percpu;
+pub(crate) mod orc;
+pub(crate) mod percpu;
 pub mod registers;
-pub mod stacks;
-pub mod taint;
+pub(crate) mod stacks;
+pub(crate) mod taint;
 pub mod tasks;
-pub mod usage;
-pub mod utsname;
+pub(crate) mod usage;
+pub(crate) mod utsname;
 mod view;
-pub mod xarray;
+pub(crate) mod xarray;
 
 #[cfg(test)]
 mod tests;

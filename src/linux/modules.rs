@@ -283,7 +283,7 @@ pub(super) fn all_symbols(view: &View, modules: &[Module]) -> Vec<SymbolTable> {
 /// The symbols of a module by its own kallsyms (`struct mod_kallsyms`; before
 /// 4.5 members of `struct module`).
 #[must_use]
-pub fn symbols(view: &View, module: &Module) -> SymbolTable {
+pub(crate) fn symbols(view: &View, module: &Module) -> SymbolTable {
     let mut table = Builder::new(format!("kallsyms of module {}", module.name));
     let object = Object::new(view, "module", module.addr);
     let object = match object.number("kallsyms").filter(|&p| p >= view.user_limit()) {

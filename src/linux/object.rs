@@ -6,7 +6,7 @@ use crate::debuginfo::Field;
 
 /// A structure of type `ty` at `base`.
 #[derive(Clone, Copy)]
-pub struct Object<'a> {
+pub(crate) struct Object<'a> {
     view: &'a View,
     ty: &'a str,
     /// Where it lies.
@@ -16,44 +16,44 @@ pub struct Object<'a> {
 impl<'a> Object<'a> {
     /// The structure of type `ty` at `base`.
     #[must_use]
-    pub fn new(view: &'a View, ty: &'a str, base: VirtAddr) -> Self {
+    pub(crate) fn new(view: &'a View, ty: &'a str, base: VirtAddr) -> Self {
         Self { view, ty, base }
     }
 
     /// The variable `symbol` as a structure of type `ty`.
     #[must_use]
-    pub fn of_symbol(view: &'a View, symbol: &str, ty: &'a str) -> Option<Self> {
+    pub(crate) fn of_symbol(view: &'a View, symbol: &str, ty: &'a str) -> Option<Self> {
         Some(Self::new(view, ty, view.symbol(symbol)?))
     }
 
     /// CPU `cpu`'s copy of the per-CPU variable `symbol`.
     #[must_use]
-    pub fn of_cpu(view: &'a View, symbol: &str, cpu: u32, ty: &'a str) -> Option<Self> {
+    pub(crate) fn of_cpu(view: &'a View, symbol: &str, cpu: u32, ty: &'a str) -> Option<Self> {
         Some(Self::new(view, ty, view.percpu().address(view.symbol(symbol)?, cpu)?))
     }
 
     /// Where a member is, in the types.
     #[must_use]
-    pub fn field(&self, path: &str) -> Option<Field> {
+    pub(crate) fn field(&self, path: &str) -> Option<Field> {
         self.view.types().field(self.ty, path)
     }
 
     /// Address of a member.
     #[must_use]
-    pub fn address(&self, path: &str) -> Option<VirtAddr> {
+    pub(crate) fn address(&self, path: &str) -> Option<VirtAddr> {
         self.base.checked_add(self.field(path)?.offset)
     }
 
     /// A number of up to 8 bytes, not sign-extended; bit-fields included.
     #[must_use]
-    pub fn number(&self, path: &str) -> Option<u64> {
+    pub(crate) fn number(&self, path: &str) -> Option<u64> {
         let field = self.field(path)?;
         number(self.view, self.base.checked_add(field.offset)?, field)
     }
 
     /// A signed number of 4 or 8 bytes.
     #[must_use]
-    pub fn signed(&self, path: &str) -> Option<i64> {
+    pub(crate) fn signed(&self, path: &str) -> Option<i64> {
         let size = self.field(path)?.size;
         let raw = self.number(path)?;
         Some(match size {
@@ -64,28 +64,20 @@ impl<'a> Object<'a> {
 
     /// A pointer into the kernel's half; `None` for null.
     #[must_use]
-    pub fn pointer(&self, path: &str) -> Option<VirtAddr> {
+    pub(crate) fn pointer(&self, path: &str) -> Option<VirtAddr> {
         self.number(path).filter(|&p| p >= self.view.user_limit()).map(VirtAddr)
     }
 
     /// What a pointer member points to, as a structure of type `ty`.
     #[must_use]
-    pub fn follow(&self, path: &str, ty: &'a str) -> Option<Self> {
+    pub(crate) fn follow(&self, path: &str, ty: &'a str) -> Option<Self> {
         Some(Self::new(self.view, ty, self.pointer(path)?))
-    }
-
-    /// A character array member.
-    #[must_use]
-    pub fn text(&self, path: &str) -> Option<String> {
-        let field = self.field(path)?;
-        let len = usize::try_from(field.size.min(4096)).ok()?;
-        self.view.space().read_cstr(self.base.checked_add(field.offset)?, len).ok()
     }
 }
 
 /// The number in `field` of what lies at `at` (the member's own address).
 #[must_use]
-pub fn number(view: &View, at: VirtAddr, field: Field) -> Option<u64> {
+pub(crate) fn number(view: &View, at: VirtAddr, field: Field) -> Option<u64> {
     let mut raw = [0; 8];
     let len = usize::try_from(field.size).ok()?.min(8);
     view.space().read_exact(at, raw.get_mut(..len)?).ok()?;

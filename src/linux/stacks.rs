@@ -104,7 +104,7 @@ impl Stacks {
 
 /// A task's own stack.
 #[must_use]
-pub fn of_task(view: &View, task: &Task) -> Option<Stack> {
+pub(crate) fn of_task(view: &View, task: &Task) -> Option<Stack> {
     let start = task.stack.0;
     let range = start..start.checked_add(view.thread_size())?;
     (start != 0).then_some(Stack { kind: Kind::Task, cpu: None, range })
@@ -176,6 +176,6 @@ fn of_tss(view: &View, cpu: u32, list: &mut Vec<Stack>) {
 
 /// The address range as people write it.
 #[must_use]
-pub fn bounds(stack: &Stack) -> String {
+pub(crate) fn bounds(stack: &Stack) -> String {
     format!("{}-{}", VirtAddr(stack.range.start), VirtAddr(stack.range.end))
 }

@@ -32,7 +32,7 @@ const FLAGS: [(char, &str); 20] = [
 
 /// The kernel's taint bits.
 #[must_use]
-pub fn of_kernel(view: &View) -> Option<u64> {
+pub(crate) fn of_kernel(view: &View) -> Option<u64> {
     if let Some(at) = view.symbol("tainted_mask") {
         return view.space().read_u64(at).ok();
     }
@@ -41,12 +41,12 @@ pub fn of_kernel(view: &View) -> Option<u64> {
 
 /// The letters of the bits that are set.
 #[must_use]
-pub fn letters(taints: u64) -> String {
+pub(crate) fn letters(taints: u64) -> String {
     set(taints).map(|(letter, _)| letter).collect()
 }
 
 /// Letter and meaning of each bit that is set.
-pub fn set(taints: u64) -> impl Iterator<Item = (char, &'static str)> {
+pub(crate) fn set(taints: u64) -> impl Iterator<Item = (char, &'static str)> {
     (0u32..64).filter(move |bit| taints >> bit & 1 != 0).map(|bit| {
         FLAGS.get(bit as usize).copied().unwrap_or(('?', "a taint that is newer than this program"))
     })

@@ -17,7 +17,7 @@ const MAX_NODES: u64 = 1024;
 
 /// Pages that the machine's nodes have (`node_present_pages`).
 #[must_use]
-pub fn present_pages(view: &View) -> Option<u64> {
+pub(crate) fn present_pages(view: &View) -> Option<u64> {
     if let Some(node) = Object::of_symbol(view, "contig_page_data", "pglist_data") {
         return node.number("node_present_pages");
     }
@@ -38,7 +38,7 @@ pub fn present_pages(view: &View) -> Option<u64> {
 /// Bytes as crash writes them: `767.5 MB`, `1 GB`.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "one decimal place is shown")]
-pub fn size_text(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     const MB: u64 = 1 << 20;
     const GB: u64 = 1 << 30;
     let text = match bytes {
@@ -52,7 +52,7 @@ pub fn size_text(bytes: u64) -> String {
 /// crash's `MEMORY`: a machine that lacks less than 64 MB to a whole GB (the
 /// firmware's share) counts as having it.
 #[must_use]
-pub fn memory_text(view: &View) -> Option<String> {
+pub(crate) fn memory_text(view: &View) -> Option<String> {
     let bytes = present_pages(view)?.checked_mul(PAGE_SIZE)?;
     let next = bytes.checked_next_multiple_of(1 << 30)?;
     Some(size_text(if next - bytes <= 64 << 20 { next } else { bytes }))
@@ -60,7 +60,7 @@ pub fn memory_text(view: &View) -> Option<String> {
 
 /// Size and resident set of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// KiB of address space (`total_vm`).
     pub vsz: u64,
     /// KiB in memory.
@@ -68,7 +68,7 @@ pub struct Usage {
 }
 
 /// What each process uses; one reading for all its threads.
-pub struct Usages<'a> {
+pub(crate) struct Usages<'a> {
     kernel: &'a Kernel,
     /// `MM_FILEPAGES`, `MM_ANONPAGES`, `MM_SHMEMPAGES`.
     counters: Vec<u64>,
@@ -80,7 +80,7 @@ pub struct Usages<'a> {
 impl<'a> Usages<'a> {
     /// For the tasks of `kernel`.
     #[must_use]
-    pub fn new(kernel: &'a Kernel) -> Self {
+    pub(crate) fn new(kernel: &'a Kernel) -> Self {
         let counter = |name, old| kernel.types().enumerator(name).map_or(old, |n| Some(n.cast_unsigned()));
         let counters = [("MM_FILEPAGES", Some(0)), ("MM_ANONPAGES", Some(1)), ("MM_SHMEMPAGES", None)]
             .into_iter()
@@ -101,7 +101,7 @@ impl<'a> Usages<'a> {
     }
 
     /// What the process of `task` uses.
-    pub fn of(&mut self, task: &Task) -> Usage {
+    pub(crate) fn of(&mut self, task: &Task) -> Usage {
         let Some(mm) = task.mm.filter(|_| !matches!(task.state, 'Z' | 'X' | 'x')) else {
             return Usage::default();
         };
@@ -146,6 +146,6 @@ impl<'a> Usages<'a> {
 /// A task's share of the machine's memory, in percent.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "one decimal place is shown")]
-pub fn percent(usage: Usage, present: u64) -> f64 {
+pub(crate) fn percent(usage: Usage, present: u64) -> f64 {
     if present == 0 { 0.0 } else { usage.rss as f64 / 4.0 * 100.0 / present as f64 }
 }

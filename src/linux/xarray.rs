@@ -20,7 +20,7 @@ const FIRST_NODE: u64 = 4096;
 const MAX_AGAIN: usize = 64;
 
 /// The entries of one tree with their indexes, in the order of these.
-pub struct XArray<'a> {
+pub(crate) struct XArray<'a> {
     view: &'a View,
     layout: XArrayLayout,
     /// Entries yet to be looked at, the next one last.
@@ -42,7 +42,7 @@ struct Waiting {
 impl<'a> XArray<'a> {
     /// The tree whose root (`xa_head`, before 4.20 `rnode`) holds `root`.
     #[must_use]
-    pub fn new(view: &'a View, layout: XArrayLayout, root: u64) -> Self {
+    pub(crate) fn new(view: &'a View, layout: XArrayLayout, root: u64) -> Self {
         let waiting = vec![Waiting { entry: root, index: 0, above: 64 }];
         Self { view, layout, waiting, visited: HashSet::new(), unread: 0, again: Vec::new() }
     }

@@ -11,7 +11,7 @@ use crate::debuginfo::{Field, Types};
 mod states;
 mod version;
 
-pub use states::crash_state;
+pub(crate) use states::crash_state;
 pub use version::KernelVersion;
 
 /// `struct task_struct` and what hangs off it.

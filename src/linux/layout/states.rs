@@ -58,7 +58,7 @@ impl KernelVersion {
 
 /// crash's two letters for a state character.
 #[must_use]
-pub fn crash_state(c: char) -> &'static str {
+pub(crate) fn crash_state(c: char) -> &'static str {
     match c {
         'R' => "RU",
         'S' => "IN",
