@@ -149,7 +149,7 @@ impl Folder {
     /// Makes gdb find `file` by its build-id. Without the link it asks the
     /// server, so a failure costs time only.
     fn link(&self, build_id: &BuildId, file: &Path) {
-        let link = self.path.join(".build-id").join(build_id.debug_path());
+        let link = self.path.join(build_id.path(".debug"));
         let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         let made = link.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink(target, &link));
         if let Err(e) = made {

@@ -68,7 +68,13 @@ impl Snapshot {
                 std::thread::spawn(move || drop(early.libraries()));
                 inferior
             }
-            Self::Process(process) => Arc::new(ProcessInferior::new(process.clone())),
+            Self::Process(process) => {
+                if process.places().locator.may_be_slow() {
+                    let early = Arc::clone(process);
+                    std::thread::spawn(move || early.find_files());
+                }
+                Arc::new(ProcessInferior::new(process.clone()))
+            }
         }
     }
 }

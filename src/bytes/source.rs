@@ -85,6 +85,10 @@ pub trait Source: Send + Sync {
         if offset.checked_add(len as u64).is_none_or(|end| end > self.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        // What a header merely claims is not allocated before its end is seen.
+        if len > 4096 {
+            self.read_exact_at(offset + len as u64 - 1, &mut [0])?;
+        }
         let mut buf = vec![0; len];
         self.read_exact_at(offset, &mut buf)?;
         Ok(Cow::Owned(buf))
@@ -118,9 +122,16 @@ pub fn from_file(path: &Path, file: File) -> Result<Arc<dyn Source>> {
         Ok(map) => Arc::new(Mapped { path, map, file }),
         Err(error) => {
             tracing::debug!("cannot map {}, reading it by pread: {error}", path.display());
-            Arc::new(Plain { path, len: meta.len(), file })
+            Arc::new(Plain { path, len: meta.len(), file: Arc::new(file) })
         }
     })
+}
+
+/// The open `file` without mapping it: another program may cut it short while we run
+/// (a library at an upgrade), and a read of what was mapped of it would end us.
+#[must_use]
+pub fn unmapped(path: &Path, file: Arc<File>, len: u64) -> Arc<dyn Source> {
+    Arc::new(Plain { path: path.to_owned(), len, file })
 }
 
 /// Only files: a directory gives EISDIR at a later and odder place, a pipe blocks.
@@ -180,7 +191,7 @@ impl Source for Mapped {
 struct Plain {
     path: PathBuf,
     len: u64,
-    file: File,
+    file: Arc<File>,
 }
 
 impl Source for Plain {
@@ -266,7 +277,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         std::fs::write(&path, b"0123456789").unwrap();
-        let plain = Plain { path: path.clone(), len: 10, file: File::open(&path).unwrap() };
+        let plain = Plain { path: path.clone(), len: 10, file: Arc::new(File::open(&path).unwrap()) };
         let mapped = open(&path).unwrap();
         assert_eq!(mapped.slice(8, 2), Some(&b"89"[..]));
         assert_eq!(mapped.slice(8, 3), None);

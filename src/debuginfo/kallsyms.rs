@@ -14,10 +14,13 @@
 //! VMCOREINFO names these tables since 6.0 (5fd8fea935a1, f09bddbd8661). For older
 //! kernels [`super::kallsyms_scan`] finds them by content.
 
-use super::symbols::{ARENA_MAX, Builder, NAME_MAX, SymbolTable};
+use super::symbols::{ARENA_MAX, Builder, SymbolTable};
 use crate::addr::VirtAddr;
 use crate::bytes;
 use crate::memory::AddressSpace;
+
+/// Longest name that is believed; the kernel's own limit is 512 (`KSYM_NAME_LEN`).
+const NAME_MAX: usize = 1024;
 
 /// More symbols than any kernel has; all modules built in make about 400,000.
 const SYMBOLS_MAX: u32 = 4 << 20;

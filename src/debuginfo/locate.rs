@@ -1,4 +1,4 @@
-//! Finds the real vmlinux and the debug files of modules.
+//! Finds the real files: vmlinux, debug files of modules and programs, programs.
 //!
 //! By build-id where a package made the links (`.build-id/xx/yyyy.debug`), else by
 //! release at the places that distributions use. A file counts only if its
@@ -21,11 +21,10 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::elf::Vmlinux;
-use crate::elf::BuildId;
+use crate::elf::{BuildId, File};
 
 /// Where debug files lie unless told otherwise.
 pub const DEFAULT_DEBUG_DIR: &str = "/usr/lib/debug";
@@ -56,7 +55,7 @@ pub struct Locator {
     root: PathBuf,
     cache: Option<PathBuf>,
     debuginfod: Option<Debuginfod>,
-    found: Mutex<HashMap<BuildId, Option<PathBuf>>>,
+    found: Mutex<HashMap<(Kind, BuildId), Found>>,
     walked: Mutex<HashMap<PathBuf, Arc<Modules>>>,
     log: Mutex<Vec<String>>,
 }
@@ -64,6 +63,18 @@ pub struct Locator {
 struct Debuginfod {
     program: PathBuf,
     timeout: Duration,
+}
+
+/// Filled by the first who asks; the others wait, as a download is made once.
+type Found = Arc<OnceLock<Option<PathBuf>>>;
+
+/// What is wanted of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// What has the DWARF.
+    Debug,
+    /// What ran.
+    Executable,
 }
 
 /// A file that was looked at.
@@ -113,16 +124,22 @@ impl Locator {
         &self.debug_dirs
     }
 
+    /// Whether an answer may have to come over the network.
+    #[must_use]
+    pub fn may_be_slow(&self) -> bool {
+        self.debuginfod.is_some()
+    }
+
     /// The vmlinux of that release with that build-id: one with DWARF, or else
     /// one with symbols only.
     #[must_use]
     pub fn vmlinux(&self, release: &str, id: &BuildId) -> Option<PathBuf> {
-        self.remembered(id, || {
-            let mut candidates = self.by_id(id);
+        self.remembered(Kind::Debug, id, || {
+            let mut candidates = self.by_id(Kind::Debug, id);
             if is_plain_name(release) {
                 candidates.extend(self.vmlinux_candidates(release));
             }
-            self.choose(&format!("vmlinux {release}"), id, candidates)
+            self.choose(Kind::Debug, &format!("vmlinux {release}"), id, candidates)
         })
     }
 
@@ -134,22 +151,32 @@ impl Locator {
             self.say(format!("{name}: not looked for, because its build-id is not known"));
             return None;
         };
-        self.remembered(id, || {
-            let mut candidates = self.by_id(id);
+        self.remembered(Kind::Debug, id, || {
+            let mut candidates = self.by_id(Kind::Debug, id);
             if is_plain_name(name) && is_plain_name(release) {
                 let key = name.replace('-', "_");
                 for (folder, depth) in self.module_folders(release) {
                     candidates.extend(self.walk(&folder, depth).get(&key).into_iter().flatten().cloned());
                 }
             }
-            self.choose(&format!("module {name}"), id, candidates)
+            self.choose(Kind::Debug, &format!("module {name}"), id, candidates)
         })
     }
 
     /// The debug file of any image, by build-id alone.
     #[must_use]
     pub fn debug_file(&self, id: &BuildId) -> Option<PathBuf> {
-        self.remembered(id, || self.choose("debug file", id, self.by_id(id)))
+        self.remembered(Kind::Debug, id, || {
+            self.choose(Kind::Debug, "debug file", id, self.by_id(Kind::Debug, id))
+        })
+    }
+
+    /// The program or library itself, by build-id alone.
+    #[must_use]
+    pub fn executable(&self, id: &BuildId) -> Option<PathBuf> {
+        self.remembered(Kind::Executable, id, || {
+            self.choose(Kind::Executable, "executable", id, self.by_id(Kind::Executable, id))
+        })
     }
 
     /// What was found and what was not, and why, a line each.
@@ -166,32 +193,34 @@ impl Locator {
         }
     }
 
-    fn remembered(&self, id: &BuildId, find: impl FnOnce() -> Option<PathBuf>) -> Option<PathBuf> {
-        if let Some(known) = lock(&self.found).get(id) {
-            return known.clone();
-        }
-        let found = find();
-        lock(&self.found).insert(id.clone(), found.clone());
-        found
+    fn remembered(
+        &self,
+        kind: Kind,
+        id: &BuildId,
+        find: impl FnOnce() -> Option<PathBuf>,
+    ) -> Option<PathBuf> {
+        let found = Arc::clone(lock(&self.found).entry((kind, id.clone())).or_default());
+        found.get_or_init(find).clone()
     }
 
-    /// The first candidate with the right id and DWARF, else the first with the right id.
-    fn choose(&self, what: &str, id: &BuildId, candidates: Vec<PathBuf>) -> Option<PathBuf> {
+    /// The first candidate with the right id and DWARF (if that is wanted), else the
+    /// first with the right id.
+    fn choose(&self, kind: Kind, what: &str, id: &BuildId, candidates: Vec<PathBuf>) -> Option<PathBuf> {
         let mut without_dwarf = None;
         let looked = candidates.len();
         for path in candidates {
             let (path, verdict) = self.check(path, id);
             match verdict {
-                Verdict::Match { dwarf: true } => {
+                Verdict::Match { dwarf } if dwarf || kind == Kind::Executable => {
                     self.say(format!("{what}: {}", path.display()));
                     return Some(path);
                 }
-                Verdict::Match { dwarf: false } => without_dwarf = without_dwarf.or(Some(path)),
+                Verdict::Match { .. } => without_dwarf = without_dwarf.or(Some(path)),
                 Verdict::Absent => {}
                 Verdict::Refused(why) => self.say(format!("{what}: {}: {why}", path.display())),
             }
         }
-        if let Some(path) = self.ask_debuginfod(what, id) {
+        if let Some(path) = self.ask_debuginfod(kind, what, id) {
             return Some(path);
         }
         match &without_dwarf {
@@ -218,7 +247,7 @@ impl Locator {
                 Err(why) => (path, Verdict::Refused(why)),
             };
         }
-        let verdict = match Vmlinux::open(&path) {
+        let verdict = match File::open(&path) {
             Ok(file) => verdict(&file, id),
             Err(error) => Verdict::Refused(error.to_string()),
         };
@@ -230,8 +259,8 @@ impl Locator {
     fn unpack(&self, path: &Path, codec: Codec, id: &BuildId) -> Result<(PathBuf, bool), String> {
         let folder =
             self.cache.as_ref().ok_or("compressed, and there is no cache folder (XDG_CACHE_HOME)")?;
-        let copy = folder.join(".build-id").join(id.debug_path());
-        if let Ok(file) = Vmlinux::open(&copy)
+        let copy = folder.join(id.path(".debug"));
+        if let Ok(file) = File::open(&copy)
             && let Verdict::Match { dwarf } = verdict(&file, id)
         {
             return Ok((copy, dwarf));
@@ -239,7 +268,7 @@ impl Locator {
         let part = copy.with_extension(format!("part{}", std::process::id()));
         let unpack = || {
             codec.decompress(path, &part)?;
-            let file = Vmlinux::open(&part).map_err(|error| error.to_string())?;
+            let file = File::open(&part).map_err(|error| error.to_string())?;
             match verdict(&file, id) {
                 Verdict::Match { dwarf } => {
                     fs::rename(&part, &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
@@ -257,8 +286,8 @@ impl Locator {
     }
 
     /// Where a file lies by its build-id alone.
-    fn by_id(&self, id: &BuildId) -> Vec<PathBuf> {
-        let below = Path::new(".build-id").join(id.debug_path());
+    fn by_id(&self, kind: Kind, id: &BuildId) -> Vec<PathBuf> {
+        let below = id.path(if kind == Kind::Debug { ".debug" } else { "" });
         self.debug_dirs
             .iter()
             .flat_map(|dir| [dir.join(&below), dir.join("usr/lib/debug").join(&below)])
@@ -327,9 +356,9 @@ impl Locator {
         modules
     }
 
-    fn ask_debuginfod(&self, what: &str, id: &BuildId) -> Option<PathBuf> {
+    fn ask_debuginfod(&self, kind: Kind, what: &str, id: &BuildId) -> Option<PathBuf> {
         let client = self.debuginfod.as_ref()?;
-        match client.find(what, id) {
+        match client.find(kind, what, id) {
             Ok(path) => match self.check(path, id) {
                 (path, Verdict::Match { .. }) => {
                     self.say(format!("{what}: {} (debuginfod)", path.display()));
@@ -349,11 +378,15 @@ impl Locator {
 }
 
 impl Debuginfod {
-    /// Runs `debuginfod-find debuginfo ID`; it keeps its own cache, and prints the path.
-    fn find(&self, what: &str, id: &BuildId) -> Result<PathBuf, String> {
+    /// Runs `debuginfod-find KIND ID`; it keeps its own cache, and prints the path.
+    fn find(&self, kind: Kind, what: &str, id: &BuildId) -> Result<PathBuf, String> {
+        let (kind, noun) = match kind {
+            Kind::Debug => ("debuginfo", "debug file"),
+            Kind::Executable => ("executable", "executable"),
+        };
         let began = Instant::now();
         let mut child = Command::new(&self.program)
-            .args(["debuginfo", &id.to_string()])
+            .args([kind, &id.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -383,7 +416,7 @@ impl Debuginfod {
             std::thread::sleep(Duration::from_millis(20));
         };
         if !status.success() {
-            return Err(format!("debuginfod has no debug file for {id}"));
+            return Err(format!("debuginfod has no {noun} for {id}"));
         }
         let mut path = String::new();
         if let Some(out) = child.stdout.take() {
@@ -396,7 +429,7 @@ impl Debuginfod {
     }
 }
 
-fn verdict(file: &Vmlinux, id: &BuildId) -> Verdict {
+fn verdict(file: &File, id: &BuildId) -> Verdict {
     match file.build_id() {
         Some(found) if found == id => Verdict::Match { dwarf: file.has_dwarf() },
         Some(found) => Verdict::Refused(format!("build-id {found} is not {id}")),

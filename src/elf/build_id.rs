@@ -4,13 +4,13 @@
 //! image, debug file and dump of one build carry the same one.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use object::elf::{ELF_NOTE_GNU, NT_GNU_BUILD_ID};
 use serde::{Serialize, Serializer};
 
 use super::notes::notes;
+use crate::bytes::hex;
 
 /// Longest id that is believed: `ld --build-id=0x...` allows any, hashes give 20.
 const LEN_MAX: usize = 64;
@@ -40,18 +40,19 @@ impl BuildId {
         &self.0
     }
 
-    /// `xx/yyyy.debug`: where debug files lie below a `.build-id` folder.
+    /// `.build-id/xx/yyyy` and the ending: none for the file itself, `.debug` for its
+    /// debug file.
     #[must_use]
-    pub fn debug_path(&self) -> PathBuf {
+    pub fn path(&self, ending: &str) -> String {
         let hex = self.to_string();
         let (head, tail) = hex.split_at_checked(2).unwrap_or_default();
-        PathBuf::from(head).join(format!("{tail}.debug"))
+        format!(".build-id/{head}/{tail}{ending}")
     }
 }
 
 impl fmt::Display for BuildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -91,7 +92,7 @@ mod tests {
     fn text_and_back() {
         let id: BuildId = "3b43fad5034874490492495d552c0af6a5fab235".parse().unwrap();
         assert_eq!(id.to_string(), "3b43fad5034874490492495d552c0af6a5fab235");
-        assert_eq!(id.debug_path(), PathBuf::from("3b/43fad5034874490492495d552c0af6a5fab235.debug"));
+        assert_eq!(id.path(".debug"), ".build-id/3b/43fad5034874490492495d552c0af6a5fab235.debug");
         for bad in ["", "3b", "3b4", "3b4g", "../../etc/passwd", "é3b43"] {
             assert_eq!(bad.parse::<BuildId>(), Err(NotABuildId), "{bad}");
         }

@@ -235,6 +235,12 @@ impl Header {
 }
 
 impl ProgramHeader {
+    /// Loaded writable.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.flags & 2 != 0
+    }
+
     /// Decodes a table of program headers.
     #[must_use]
     pub fn parse_all(table: &[u8]) -> Vec<Self> {

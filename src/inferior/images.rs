@@ -106,8 +106,7 @@ impl Images {
     fn disk_file(&mut self, build_id: &BuildId, path: &Path) {
         match std::fs::File::open(path).and_then(|f| Ok((f.metadata()?.len(), f))) {
             Ok((len, file)) => {
-                let name = format!(".build-id/{}", build_id.debug_path().display());
-                self.debug.insert(name, VirtualFile::Disk(Arc::new(file), len));
+                self.debug.insert(build_id.path(".debug"), VirtualFile::Disk(Arc::new(file), len));
             }
             Err(why) => tracing::warn!("cannot serve {}: {why}", path.display()),
         }

@@ -13,14 +13,15 @@ use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
 use crate::commands::{self, Subject};
+use crate::elf::{BuildId, PT_LOAD};
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 use crate::inferior::core_registers;
 use crate::inferior::description::{Description, OsAbi};
 use crate::inferior::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 use crate::memory::AddressSpace;
-use crate::process::files::{self, FoundFile, MappedFile};
-use crate::process::{Process, elf, link_map, procfs, signal};
+use crate::process::files::{FoundFile, MappedFile};
+use crate::process::{Process, link_map, procfs, signal};
 
 /// A process of a core, for gdb.
 pub struct ProcessInferior {
@@ -30,7 +31,7 @@ pub struct ProcessInferior {
     threads: OnceLock<Vec<ThreadInfo>>,
     index: OnceLock<HashMap<Tid, usize>>,
     names: OnceLock<HashMap<String, Arc<MappedFile>>>,
-    build_ids: OnceLock<HashMap<String, Vec<u8>>>,
+    build_ids: OnceLock<HashSet<BuildId>>,
     debug_links: OnceLock<HashSet<String>>,
 }
 
@@ -88,34 +89,28 @@ impl ProcessInferior {
         })
     }
 
-    /// Build-ids whose debug files may be asked for: those of the mapped files and,
-    /// in hexadecimal, of what their debug files share (dwz).
-    fn build_ids(&self) -> &HashMap<String, Vec<u8>> {
+    /// Build-ids whose files may be asked for: those of the mapped files and of what
+    /// their debug files share (dwz).
+    fn build_ids(&self) -> &HashSet<BuildId> {
         self.build_ids.get_or_init(|| {
-            let own: Vec<_> = self.process.files().iter().filter_map(|f| f.expected()).collect();
-            let mut ids: HashMap<_, _> = own.iter().map(|id| (elf::hex(id), id.to_vec())).collect();
-            for id in own {
-                let shared = self.debug_file(id, ".debug").and_then(|f| elf::alt_debug_build_id(&*f.file));
-                if let Some(shared) = shared {
-                    ids.insert(elf::hex(&shared), shared);
-                }
-            }
-            ids
+            let own = self.process.files().iter().filter_map(|f| f.expected());
+            own.flat_map(|id| {
+                let shared = self.process.debug_file(id).and_then(|f| f.elf.shared_debug_build_id());
+                std::iter::once(id.clone()).chain(shared)
+            })
+            .collect()
         })
-    }
-
-    fn debug_file(&self, id: &[u8], suffix: &str) -> Option<FoundFile> {
-        let dirs = self.process.options().debug_dirs.iter();
-        dirs.filter_map(|dir| files::open_regular(&files::build_id_path(dir, id, suffix)?).ok())
-            .find(|found| elf::build_id(&*found.file).as_deref() == Some(id))
     }
 
     /// `ANYWHERE/.build-id/xx/yyyy.debug`, of a build-id of ours.
     fn open_by_build_id(&self, path: &str) -> Option<FoundFile> {
         let (_, id) = path.rsplit_once("/.build-id/")?;
-        let (id, suffix) = id.strip_suffix(".debug").map_or((id, ""), |id| (id, ".debug"));
-        let id = self.build_ids().get(&id.replacen('/', "", 1))?;
-        self.debug_file(id, suffix)
+        let (id, debug) = id.strip_suffix(".debug").map_or((id, false), |id| (id, true));
+        let id = self.build_ids().get(&id.replacen('/', "", 1).parse::<BuildId>().ok()?)?;
+        if debug {
+            return self.process.debug_file(id);
+        }
+        FoundFile::open(&self.process.places().locator.executable(id)?).ok()
     }
 
     /// The names that gdb makes of `.gnu_debuglink`: beside the file, in `.debug`
@@ -132,8 +127,8 @@ impl ProcessInferior {
                 continue;
             }
             let candidates = self.debug_link_places(own, base);
-            let found = candidates.iter().filter_map(|p| files::open_regular(p).ok());
-            let mut proven = found.filter(|f| elf::build_id(&*f.file).as_deref() == Some(id));
+            let found = candidates.iter().filter_map(|p| FoundFile::open(p).ok());
+            let mut proven = found.filter(|f| f.elf.build_id() == Some(id));
             if let Some(found) = proven.next() {
                 return Some(found);
             }
@@ -146,16 +141,16 @@ impl ProcessInferior {
     fn debug_links(&self) -> &HashSet<String> {
         self.debug_links.get_or_init(|| {
             let served = self.process.files().iter().filter_map(|f| f.served());
-            served.filter_map(|f| elf::debug_link(&*f.file)).collect()
+            served.filter_map(|f| f.elf.debug_link()).collect()
         })
     }
 
     fn debug_link_places(&self, dir: &str, base: &str) -> Vec<PathBuf> {
-        let options = self.process.options();
-        let root = options.sysroot.as_deref().unwrap_or(Path::new("/"));
+        let places = self.process.places();
+        let root = places.sysroot.as_deref().unwrap_or(Path::new("/"));
         let relative = dir.trim_start_matches('/');
         let beside = [root.join(relative).join(base), root.join(relative).join(".debug").join(base)];
-        let below = options.debug_dirs.iter().map(|d| d.join(relative).join(base));
+        let below = places.locator.debug_dirs().iter().map(|d| d.join(relative).join(base));
         beside.into_iter().chain(below).collect()
     }
 
@@ -259,7 +254,7 @@ impl Inferior for ProcessInferior {
 
     fn text_segment(&self) -> Option<VirtAddr> {
         let program = self.process.program()?;
-        let first = program.phdrs.iter().find(|p| p.kind == elf::PT_LOAD)?;
+        let first = program.phdrs.iter().find(|p| p.kind == PT_LOAD)?;
         Some(VirtAddr(program.at(first.vaddr)))
     }
 

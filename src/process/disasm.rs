@@ -3,7 +3,6 @@
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
 
 use super::Process;
-use super::elf::Bytes;
 
 /// Longest instruction of the architecture.
 const LONGEST: usize = 15;
@@ -53,10 +52,9 @@ pub fn text(code: &[u8], at: u64) -> Option<(String, usize)> {
 
 fn from_file(process: &Process, addr: u64, len: usize) -> Option<Vec<u8>> {
     let (file, range) = process.file_at(addr)?;
-    let found = file.served()?;
-    let offset = range.offset + (addr - range.start);
-    let len = found.len.saturating_sub(offset).min(len as u64);
-    found.file.vec(offset, len).filter(|code| !code.is_empty())
+    let bytes = file.served()?.elf.source();
+    let code = bytes.bytes_up_to(range.offset + (addr - range.start), len).ok()?;
+    Some(code.into_owned()).filter(|code| !code.is_empty())
 }
 
 /// Where the file's instruction that covers `addr` starts: decoded from the start of

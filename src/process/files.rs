@@ -9,15 +9,16 @@
 //! core's, but its bytes are not presented as the process's memory.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
-use super::Options;
-use super::elf::{self, Bytes, Header};
+use super::Places;
 use super::notes::FileNote;
 use crate::addr::PAGE_SIZE;
+use crate::bytes::source::{self, Source};
+use crate::elf::{self, BuildId, PT_LOAD};
 use crate::memory::segments::{Backing, Stored};
 
 /// `O_NONBLOCK` and `O_NOCTTY` (`include/uapi/asm-generic/fcntl.h`): no wait for the writer of a
@@ -36,7 +37,7 @@ pub enum Refusal {
     /// It is there and cannot be opened.
     Unreadable(PathBuf, io::ErrorKind),
     /// Its build-id is another.
-    OtherBuildId(PathBuf, Vec<u8>),
+    OtherBuildId(PathBuf, BuildId),
     /// It has no build-id, the core's mapping has.
     NoBuildId(PathBuf),
     /// The core does not hold the build-id of the mapping, so nothing is proof.
@@ -55,10 +56,12 @@ pub enum Lookup {
     Refused(Refusal),
 }
 
-/// An opened file.
+/// An opened ELF file.
 pub struct FoundFile {
     /// The file.
     pub file: Arc<File>,
+    /// Its tables.
+    pub elf: elf::File,
     /// Where it was found.
     pub path: PathBuf,
     /// Its length when it was opened.
@@ -72,12 +75,11 @@ pub struct MappedFile {
     /// Its mappings, in the order of their addresses.
     pub ranges: Vec<FileNote>,
     stored: Arc<Stored>,
-    options: Arc<Options>,
+    places: Arc<Places>,
     private_memory: bool,
     raw_name: Vec<u8>,
-    expected: OnceLock<Option<Vec<u8>>>,
+    image: OnceLock<Option<elf::File>>,
     lookup: OnceLock<Lookup>,
-    phdrs: OnceLock<Vec<elf::Phdr>>,
 }
 
 impl MappedFile {
@@ -87,23 +89,13 @@ impl MappedFile {
     pub fn new(
         ranges: Vec<FileNote>,
         stored: Arc<Stored>,
-        options: Arc<Options>,
+        places: Arc<Places>,
         private_memory: bool,
     ) -> Self {
         let raw_name = ranges.first().map(|r| r.name.clone()).unwrap_or_default();
         let name = printable(&String::from_utf8_lossy(&raw_name));
-        let (expected, lookup) = (OnceLock::new(), OnceLock::new());
-        Self {
-            name,
-            ranges,
-            stored,
-            options,
-            private_memory,
-            raw_name,
-            expected,
-            lookup,
-            phdrs: OnceLock::new(),
-        }
+        let (image, lookup) = (OnceLock::new(), OnceLock::new());
+        Self { name, ranges, stored, places, private_memory, raw_name, image, lookup }
     }
 
     /// The lowest mapping of the file's start.
@@ -112,36 +104,28 @@ impl MappedFile {
         self.ranges.iter().find(|r| r.offset == 0)
     }
 
-    /// Fills `buf` with the file's content as far as the core itself holds it.
+    /// The ELF headers at the file's start, if the core shows them.
     #[must_use]
-    pub fn read_stored(&self, offset: u64, buf: &mut [u8]) -> bool {
-        // The same place may be mapped twice and be written to: prefer the read-only view.
-        let mut views: Vec<_> = self
-            .ranges
-            .iter()
-            .filter(|r| offset >= r.offset && offset - r.offset < r.end - r.start)
-            .map(|r| r.start + (offset - r.offset))
-            .collect();
-        views.sort_by_key(|&at| self.stored.segment(at).is_some_and(|s| s.writable()));
-        views.into_iter().any(|at| self.stored.read(at, buf))
+    pub fn image(&self) -> Option<&elf::File> {
+        self.image.get_or_init(|| elf::File::read_image(Arc::new(self.in_core())).ok()).as_ref()
     }
 
-    /// The mapping as the core holds it, readable by file offset.
-    #[must_use]
-    pub fn in_core(&self) -> impl Bytes {
-        |offset: u64, buf: &mut [u8]| self.read_stored(offset, buf)
+    fn in_core(&self) -> InCore {
+        let len = self.ranges.iter().map(|r| r.offset.saturating_add(r.end - r.start)).max().unwrap_or(0);
+        let (name, ranges) = (PathBuf::from(&self.name), self.ranges.clone());
+        InCore { name, ranges, stored: Arc::clone(&self.stored), len }
     }
 
     /// Whether the core shows an ELF header at the file's start.
     #[must_use]
     pub fn is_elf(&self) -> bool {
-        Header::read(&self.in_core()).is_some()
+        self.image().is_some()
     }
 
     /// The build-id in the core.
     #[must_use]
-    pub fn expected(&self) -> Option<&[u8]> {
-        self.expected.get_or_init(|| elf::build_id(&self.in_core())).as_deref()
+    pub fn expected(&self) -> Option<&BuildId> {
+        self.image()?.build_id()
     }
 
     /// Finds the file; the search is made once.
@@ -173,11 +157,10 @@ impl MappedFile {
             let hostile = clean_name(&self.raw_name).err();
             return Lookup::Refused(hostile.map_or(Refusal::NotElf, Refusal::Name));
         }
-        let expected = self.expected();
         let mut refusal = None;
         match clean_name(&self.raw_name) {
             Ok(name) => {
-                let candidate = match &self.options.sysroot {
+                let candidate = match &self.places.sysroot {
                     Some(root) => resolve_within(root, &name),
                     None => Some(name),
                 };
@@ -190,25 +173,21 @@ impl MappedFile {
             }
             Err(why) => refusal = Some(Refusal::Name(why)),
         }
-        if let Some(id) = expected {
-            for path in self.options.debug_dirs.iter().filter_map(|dir| build_id_path(dir, id, "")) {
-                if let found @ Lookup::Proven(_) = self.examine(&path) {
-                    return found;
-                }
-            }
+        let by_id = || Some(self.examine(&self.places.locator.executable(self.expected()?)?));
+        if let Some(found @ Lookup::Proven(_)) = by_id() {
+            return found;
         }
         Lookup::Refused(refusal.unwrap_or(Refusal::Missing))
     }
 
     fn examine(&self, path: &Path) -> Lookup {
-        let found = match open_regular(path) {
+        let found = match FoundFile::open(path) {
             Ok(found) => found,
             Err(refusal) => return Lookup::Refused(refusal),
         };
-        let id = elf::build_id(&*found.file);
-        match (self.expected(), id) {
+        match (self.expected(), found.elf.build_id()) {
             (Some(wanted), Some(id)) if wanted == id => Lookup::Proven(found),
-            (Some(_), Some(id)) => Lookup::Refused(Refusal::OtherBuildId(found.path, id)),
+            (Some(_), Some(id)) => Lookup::Refused(Refusal::OtherBuildId(found.path, id.clone())),
             (Some(_), None) => Lookup::Refused(Refusal::NoBuildId(found.path)),
             (None, None) if self.same_header(&found) => Lookup::HeaderOnly(found),
             (None, _) => Lookup::Refused(Refusal::Unproven(found.path)),
@@ -218,12 +197,9 @@ impl MappedFile {
     /// Whether `offset` lies in a part of the file that the linker loads writable:
     /// the process may have changed it (relocations at least).
     fn maybe_written(&self, found: &FoundFile, offset: u64) -> bool {
-        let phdrs = self
-            .phdrs
-            .get_or_init(|| Header::read(&*found.file).map(|h| h.phdrs(&*found.file)).unwrap_or_default());
         let page = offset & !(PAGE_SIZE - 1);
-        let writable = phdrs.iter().filter(|p| p.kind == elf::PT_LOAD && p.flags & 2 != 0);
-        writable.into_iter().any(|p| {
+        let loads = found.elf.program_headers().iter().filter(|p| p.kind == PT_LOAD);
+        loads.filter(|p| p.is_writable()).any(|p| {
             page.saturating_add(PAGE_SIZE) > p.offset
                 && p.offset.checked_add(p.filesz).is_none_or(|end| page < end)
         })
@@ -233,7 +209,44 @@ impl MappedFile {
     fn same_header(&self, found: &FoundFile) -> bool {
         let len = usize::try_from(found.len.min(PAGE_SIZE)).unwrap_or(0);
         let (mut ours, mut theirs) = (vec![0; len], vec![0; len]);
-        len >= 64 && self.read_stored(0, &mut ours) && found.file.fill(0, &mut theirs) && ours == theirs
+        len >= 64 && self.in_core().fill(0, &mut ours) && found.fill(0, &mut theirs) && ours == theirs
+    }
+}
+
+/// A mapped file by its own offsets, as far as the core itself holds it.
+struct InCore {
+    name: PathBuf,
+    ranges: Vec<FileNote>,
+    stored: Arc<Stored>,
+    len: u64,
+}
+
+impl InCore {
+    /// Fills `buf`; false when any byte of it is not in the core.
+    fn fill(&self, offset: u64, buf: &mut [u8]) -> bool {
+        // The same place may be mapped twice and be written to: prefer the read-only view.
+        let mut views: Vec<_> = self
+            .ranges
+            .iter()
+            .filter(|r| offset >= r.offset && offset - r.offset < r.end - r.start)
+            .map(|r| r.start + (offset - r.offset))
+            .collect();
+        views.sort_by_key(|&at| self.stored.segment(at).is_some_and(|s| s.writable()));
+        views.into_iter().any(|at| self.stored.read(at, buf))
+    }
+}
+
+impl Source for InCore {
+    fn path(&self) -> &Path {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(if self.fill(offset, buf) { buf.len() } else { 0 })
     }
 }
 
@@ -252,7 +265,7 @@ impl Backing for MappedFile {
 fn read_page_padded(found: &FoundFile, offset: u64, buf: &mut [u8]) -> Option<usize> {
     let in_file = usize::try_from(found.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
     if in_file > 0 {
-        return found.file.fill(offset, buf.get_mut(..in_file)?).then_some(in_file);
+        return found.fill(offset, buf.get_mut(..in_file)?).then_some(in_file);
     }
     let end = found.len.checked_next_multiple_of(PAGE_SIZE)?;
     let pad = usize::try_from(end.saturating_sub(offset)).unwrap_or(0).min(buf.len());
@@ -319,9 +332,28 @@ fn resolve_within(root: &Path, path: &Path) -> Option<PathBuf> {
     Some(root.join(inside.iter().collect::<PathBuf>()))
 }
 
+impl FoundFile {
+    /// Opens the ELF file at `path`. It is not mapped: an upgrade may replace it.
+    pub fn open(path: &Path) -> Result<Self, Refusal> {
+        let (file, len) = open_regular(path)?;
+        let file = Arc::new(file);
+        let bytes = source::unmapped(path, Arc::clone(&file), len);
+        // Without section headers (some packers) it is still what was mapped.
+        let elf = elf::File::read(Arc::clone(&bytes)).or_else(|_| elf::File::read_image(bytes));
+        let elf = elf.map_err(|_| Refusal::NoBuildId(path.to_owned()))?;
+        Ok(Self { file, elf, path: path.to_owned(), len })
+    }
+
+    /// Fills `buf` from `offset`; false when any byte of it is not there.
+    #[must_use]
+    pub fn fill(&self, offset: u64, buf: &mut [u8]) -> bool {
+        self.file.read_exact_at(buf, offset).is_ok()
+    }
+}
+
 /// Opens a regular file and nothing else: looked at before it is opened, since
 /// opening a device may already do something, and again after.
-pub fn open_regular(path: &Path) -> Result<FoundFile, Refusal> {
+fn open_regular(path: &Path) -> Result<(File, u64), Refusal> {
     let refused = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Refusal::Missing,
         kind => Refusal::Unreadable(path.to_owned(), kind),
@@ -346,14 +378,7 @@ pub fn open_regular(path: &Path) -> Result<FoundFile, Refusal> {
     if kind(&after).is_some() || (before.dev(), before.ino()) != (after.dev(), after.ino()) {
         return Err(Refusal::NotRegular(path.to_owned(), "a file that changed while it was opened"));
     }
-    Ok(FoundFile { file: Arc::new(file), path: path.to_owned(), len: after.len() })
-}
-
-/// `DIR/.build-id/xx/yyyySUFFIX`.
-#[must_use]
-pub fn build_id_path(dir: &Path, id: &[u8], suffix: &str) -> Option<PathBuf> {
-    let (first, rest) = id.split_first()?;
-    Some(dir.join(format!(".build-id/{first:02x}/{}{suffix}", elf::hex(rest))))
+    Ok((file, after.len()))
 }
 
 /// `text` with control characters replaced: a name in a core may try to talk to
@@ -370,7 +395,7 @@ impl fmt::Display for Refusal {
             Self::Missing => write!(f, "the file is not found"),
             Self::NotRegular(path, what) => write!(f, "{} is {what}", path.display()),
             Self::Unreadable(path, kind) => write!(f, "{} cannot be opened: {kind}", path.display()),
-            Self::OtherBuildId(path, id) => write!(f, "{} has build-id {}", path.display(), elf::hex(id)),
+            Self::OtherBuildId(path, id) => write!(f, "{} has build-id {id}", path.display()),
             Self::NoBuildId(path) => write!(f, "{} has no build-id", path.display()),
             Self::Unproven(path) => {
                 write!(f, "{} is not proven: the core does not hold the mapping's build-id", path.display())

@@ -3,12 +3,22 @@
 
 use std::sync::{Arc, OnceLock};
 
+use object::elf::{
+    ProgramType, SHN_LORESERVE, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC,
+    STT_NOTYPE, SectionType,
+};
+
 use super::Process;
-use super::elf::{self, Header, Phdr, Symbols};
-use super::files::{self, MappedFile};
+use super::files::MappedFile;
 use super::rules::Rules;
 use crate::addr::{PAGE_SIZE, VirtAddr};
+use crate::bytes::source::InMemory;
+use crate::debuginfo::symbols::{Builder, SymbolTable};
+use crate::elf::{self, PT_LOAD, ProgramHeader};
 use crate::memory::AddressSpace;
+
+/// No vdso is larger (two to four pages).
+const VDSO_MAX: u64 = 1 << 20;
 
 /// One ELF image.
 pub struct Image {
@@ -16,6 +26,7 @@ pub struct Image {
     pub name: String,
     /// The file; none for the vdso.
     pub file: Option<Arc<MappedFile>>,
+    vdso: Option<elf::File>,
     /// Lowest address.
     pub start: u64,
     /// One past the highest address.
@@ -23,8 +34,8 @@ pub struct Image {
     /// What is added to a link-time address (wrapping).
     pub bias: u64,
     /// The program headers.
-    pub phdrs: Vec<Phdr>,
-    symbols: OnceLock<Vec<Symbols>>,
+    pub phdrs: Vec<ProgramHeader>,
+    symbols: OnceLock<Vec<SymbolTable>>,
     rules: OnceLock<Rules>,
 }
 
@@ -44,7 +55,7 @@ impl Image {
 
     /// The first program header of a kind.
     #[must_use]
-    pub fn phdr(&self, kind: u32) -> Option<&Phdr> {
+    pub fn phdr(&self, kind: ProgramType) -> Option<&ProgramHeader> {
         self.phdrs.iter().find(|p| p.kind == kind)
     }
 
@@ -60,30 +71,35 @@ impl Image {
     #[must_use]
     pub fn symbol(&self, process: &Process, addr: u64) -> Option<(String, u64)> {
         let link_time = addr.wrapping_sub(self.bias);
-        self.symbols.get_or_init(|| self.read_symbols(process)).iter().find_map(|s| s.lookup(link_time))
+        let tables = self.symbols.get_or_init(|| self.read_symbols(process));
+        let (symbol, offset) = tables.iter().find_map(|table| table.covering(link_time))?;
+        // `clock_nanosleep@@GLIBC_2.17`: the version is the linker's business.
+        let plain = symbol.name.split('@').next().filter(|n| !n.is_empty()).unwrap_or(symbol.name);
+        Some((plain.to_owned(), offset))
     }
 
     /// The file's own symbols, those of its debug file, those for the linker.
-    fn read_symbols(&self, process: &Process) -> Vec<Symbols> {
+    fn read_symbols(&self, process: &Process) -> Vec<SymbolTable> {
         let Some(mapped) = &self.file else {
-            let memory = |offset: u64, buf: &mut [u8]| {
-                self.start
-                    .checked_add(offset)
-                    .is_some_and(|at| process.memory().read_exact(VirtAddr(at), buf).is_ok())
-            };
-            return Symbols::read(&memory, elf::SHT_DYNSYM).into_iter().collect();
+            return self.vdso.iter().filter_map(|vdso| functions(vdso, SHT_DYNSYM)).collect();
         };
         let Some(found) = mapped.served() else { return Vec::new() };
-        let debug = || {
-            let id = mapped.expected()?;
-            let dirs = &process.options().debug_dirs;
-            let open = |dir| files::open_regular(&files::build_id_path(dir, id, ".debug")?).ok();
-            let file = dirs.iter().find_map(|dir| open(dir))?.file;
-            (elf::build_id(&*file).as_deref() == Some(id)).then(|| Symbols::read(&*file, elf::SHT_SYMTAB))?
-        };
-        let own = Symbols::read(&*found.file, elf::SHT_SYMTAB).or_else(debug);
-        own.into_iter().chain(Symbols::read(&*found.file, elf::SHT_DYNSYM)).collect()
+        let debug = || functions(&process.debug_file(mapped.expected()?)?.elf, SHT_SYMTAB);
+        let own = functions(&found.elf, SHT_SYMTAB).or_else(debug);
+        own.into_iter().chain(functions(&found.elf, SHT_DYNSYM)).collect()
     }
+}
+
+/// The code symbols of one of the file's tables, if it has that table.
+fn functions(file: &elf::File, kind: SectionType) -> Option<SymbolTable> {
+    let symbols = file.symbols(kind).ok()??;
+    let mut table = Builder::new(file.path().display().to_string());
+    // STT_NOTYPE: assembly.
+    let code = |s: &elf::Symbol<'_>| matches!(s.kind, STT_NOTYPE | STT_FUNC | STT_GNU_IFUNC);
+    for s in symbols.iter().filter(code).filter(|s| s.section != SHN_UNDEF && s.section.0 < SHN_LORESERVE) {
+        table.push(s.value, s.size, if s.binding == STB_LOCAL { b't' } else { b'T' }, s.name);
+    }
+    Some(table.finish_as_told())
 }
 
 /// All images of the process.
@@ -96,29 +112,31 @@ pub fn find(process: &Process) -> Vec<Image> {
 }
 
 fn of_file(file: &Arc<MappedFile>) -> Option<Image> {
-    let in_core = file.in_core();
-    let phdrs = match Header::read(&in_core) {
-        Some(header) => Some(header.phdrs(&in_core)).filter(|p| !p.is_empty()),
-        None => None,
-    };
-    let phdrs = phdrs.or_else(|| {
-        let found = &*file.served()?.file;
-        Some(Header::read(found)?.phdrs(found))
-    })?;
+    let in_core = file.image().map(elf::File::program_headers).filter(|p| !p.is_empty());
+    let phdrs = in_core.or_else(|| Some(file.served()?.elf.program_headers()))?.to_vec();
     let first = file.first()?;
     let bias = first.start.wrapping_sub(start_of(&phdrs)?);
     // A file may be mapped twice: its image is what the program headers span.
     let span =
-        phdrs.iter().filter(|p| p.kind == elf::PT_LOAD).filter_map(|p| p.vaddr.checked_add(p.memsz)).max()?;
+        phdrs.iter().filter(|p| p.kind == PT_LOAD).filter_map(|p| p.vaddr.checked_add(p.memsz)).max()?;
     let end = bias.wrapping_add(span).max(first.end);
     let (name, start) = (file.name.clone(), first.start);
-    let file = Some(Arc::clone(file));
-    Some(Image { name, file, start, end, bias, phdrs, symbols: OnceLock::new(), rules: OnceLock::new() })
+    Some(Image {
+        name,
+        file: Some(Arc::clone(file)),
+        vdso: None,
+        start,
+        end,
+        bias,
+        phdrs,
+        symbols: OnceLock::new(),
+        rules: OnceLock::new(),
+    })
 }
 
 /// The link-time address of file offset 0.
-fn start_of(phdrs: &[Phdr]) -> Option<u64> {
-    let first = phdrs.iter().filter(|p| p.kind == elf::PT_LOAD).min_by_key(|p| p.offset)?;
+fn start_of(phdrs: &[ProgramHeader]) -> Option<u64> {
+    let first = phdrs.iter().filter(|p| p.kind == PT_LOAD).min_by_key(|p| p.offset)?;
     Some((first.vaddr & !(PAGE_SIZE - 1)).wrapping_sub(first.offset & !(PAGE_SIZE - 1)))
 }
 
@@ -129,14 +147,16 @@ fn vdso(process: &Process) -> Option<Image> {
         return None;
     }
     let end = process.memory().stored().segment(start)?.end;
-    let memory = |offset: u64, buf: &mut [u8]| {
-        start.checked_add(offset).is_some_and(|at| process.memory().read_exact(VirtAddr(at), buf).is_ok())
-    };
-    let phdrs = Header::read(&memory)?.phdrs(&memory);
+    let mut bytes = vec![0; usize::try_from((end - start).min(VDSO_MAX)).ok()?];
+    let read = process.memory().read(VirtAddr(start), &mut bytes).ok()?;
+    bytes.truncate(read);
+    let vdso = elf::File::read(Arc::new(InMemory::new("[vdso]", bytes))).ok()?;
+    let phdrs = vdso.program_headers().to_vec();
     let bias = start.wrapping_sub(start_of(&phdrs)?);
     Some(Image {
         name: "[vdso]".to_owned(),
         file: None,
+        vdso: Some(vdso),
         start,
         end,
         bias,

@@ -10,12 +10,12 @@
 
 use std::collections::HashSet;
 
-use super::elf::{self, Phdr};
 use super::files::printable;
 use super::{Process, ThreadNotes};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::bytes::u64_at;
+use crate::elf::{PT_DYNAMIC, PT_PHDR, PT_TLS, ProgramHeader};
 use crate::memory::AddressSpace;
 
 const AT_PHDR: u64 = 3;
@@ -64,18 +64,18 @@ pub fn walk(process: &Process) -> Vec<LinkMap> {
 }
 
 /// The main program's headers: as the kernel named them, in memory.
-fn program_headers(process: &Process) -> Option<(u64, Vec<Phdr>)> {
+fn program_headers(process: &Process) -> Option<(u64, Vec<ProgramHeader>)> {
     let at = process.auxv_entry(AT_PHDR)?;
     let count = usize::try_from(process.auxv_entry(AT_PHNUM)?.min(1024)).ok()?;
-    let phdrs = elf::parse_phdrs(&process.memory().read_vec(VirtAddr(at), count * 56).ok()?);
+    let phdrs = ProgramHeader::parse_all(&process.memory().read_vec(VirtAddr(at), count * 56).ok()?);
     Some((at, phdrs))
 }
 
 fn find_r_debug(process: &Process) -> Option<u64> {
     let (at, phdrs) = program_headers(process)?;
-    let own = phdrs.iter().find(|p| p.kind == elf::PT_PHDR).map(|p| p.vaddr);
+    let own = phdrs.iter().find(|p| p.kind == PT_PHDR).map(|p| p.vaddr);
     let bias = own.map_or_else(|| process.program().map_or(0, |i| i.bias), |vaddr| at.wrapping_sub(vaddr));
-    let dynamic = phdrs.iter().find(|p| p.kind == elf::PT_DYNAMIC)?;
+    let dynamic = phdrs.iter().find(|p| p.kind == PT_DYNAMIC)?;
     let mut entry = bias.wrapping_add(dynamic.vaddr);
     for _ in 0..(dynamic.memsz / 16).min(4096) {
         let raw = process.memory().read_vec(VirtAddr(entry), 16).ok()?;
@@ -140,7 +140,7 @@ fn module(process: &Process, link_map: u64) -> Option<Module> {
             &own
         }
     };
-    let tls = phdrs.iter().find(|p| p.kind == elf::PT_TLS)?;
+    let tls = phdrs.iter().find(|p| p.kind == PT_TLS)?;
     let pattern = [map.bias.wrapping_add(tls.vaddr), tls.filesz, tls.memsz, tls.align];
     let mut raw = vec![0; SEARCHED];
     let n = process.memory().read(VirtAddr(link_map), &mut raw).ok()?;

@@ -3,11 +3,10 @@
 //! ```text
 //!  core_file   ELF header, segments, notes      compressed  systemd's .zst and .lz4
 //!  notes       what the notes hold              rules       .eh_frame of one image
-//!  files       mapped files: found, proven      elf         reads ELF from files and from memory
-//!  image       programs and libraries in memory link_map    the dynamic linker's list, TLS
-//!  procfs      /proc/PID as gdb wants it        signal      siginfo in words
-//!  unwind      stacks for a quick look          verify      the core against its files
-//!  disasm      one instruction
+//!  files       mapped files: found, proven      link_map    the dynamic linker's list, TLS
+//!  image       programs and libraries in memory signal      siginfo in words
+//!  procfs      /proc/PID as gdb wants it        verify      the core against its files
+//!  unwind      stacks for a quick look          disasm      one instruction
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -18,7 +17,9 @@ use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
 use crate::arch::{Register, Registers};
+use crate::debuginfo::locate::Locator;
 use crate::dump::notes::PrStatus;
+use crate::elf::BuildId;
 use crate::error::{ReadFault, Result};
 use crate::memory::AddressSpace;
 use crate::memory::segments::{Backing, FileRange, Segments, Stored};
@@ -26,7 +27,6 @@ use crate::memory::segments::{Backing, FileRange, Segments, Stored};
 pub mod compressed;
 pub mod core_file;
 pub mod disasm;
-pub mod elf;
 pub mod files;
 pub mod image;
 pub mod link_map;
@@ -38,7 +38,7 @@ pub mod unwind;
 pub mod verify;
 
 use core_file::{CoreFile, ThreadNotes};
-use files::MappedFile;
+use files::{FoundFile, MappedFile};
 use image::Image;
 use link_map::LinkMap;
 use notes::FileNote;
@@ -52,10 +52,18 @@ pub struct Options {
     pub debug_dirs: Vec<PathBuf>,
 }
 
+/// Where files are looked for, and what was found.
+pub struct Places {
+    /// The root of the dead process's file system; without it, our own.
+    pub sysroot: Option<PathBuf>,
+    /// By build-id, as for a kernel.
+    pub locator: Locator,
+}
+
 /// An opened userspace core.
 pub struct Process {
     core: CoreFile,
-    options: Arc<Options>,
+    places: Arc<Places>,
     memory: Segments,
     private_memory: bool,
     files: Vec<Arc<MappedFile>>,
@@ -74,10 +82,11 @@ impl Process {
     /// The process in an opened core.
     #[must_use]
     pub fn new(core: CoreFile, options: &Options) -> Self {
-        let options = Arc::new(options.clone());
+        let locator = Locator::new(options.debug_dirs.clone());
+        let places = Arc::new(Places { sysroot: options.sysroot.clone(), locator });
         let stored = Arc::new(Stored::new(Arc::clone(&core.source), core.segments.clone()));
         let private_memory = holds_private_memory(&core, &stored);
-        let files = group_by_name(&core.files, &stored, &options, private_memory);
+        let files = group_by_name(&core.files, &stored, &places, private_memory);
         let range = |file: &Arc<MappedFile>, note: &FileNote| FileRange {
             start: note.start,
             end: note.end,
@@ -86,15 +95,15 @@ impl Process {
         };
         let ranges = files.iter().flat_map(|f| f.ranges.iter().map(move |r| range(f, r))).collect();
         let memory = Segments::new(stored, ranges);
-        let places = |(i, file): (usize, &Arc<MappedFile>)| -> Vec<_> {
+        let starts = |(i, file): (usize, &Arc<MappedFile>)| -> Vec<_> {
             file.ranges.iter().enumerate().map(|(j, r)| (r.start, i, j)).collect()
         };
-        let mut by_address: Vec<_> = files.iter().enumerate().flat_map(places).collect();
+        let mut by_address: Vec<_> = files.iter().enumerate().flat_map(starts).collect();
         by_address.sort_unstable();
         Self {
             by_address,
             core,
-            options,
+            places,
             memory,
             private_memory,
             files,
@@ -111,8 +120,22 @@ impl Process {
 
     /// Where files are looked for.
     #[must_use]
-    pub fn options(&self) -> &Options {
-        &self.options
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Looks for the mapped files and their debug files ahead of the questions.
+    pub fn find_files(&self) {
+        for file in &self.files {
+            let _ = file.lookup();
+            file.expected().map(|id| self.places.locator.debug_file(id));
+        }
+    }
+
+    /// The debug file with that build-id.
+    #[must_use]
+    pub fn debug_file(&self, id: &BuildId) -> Option<FoundFile> {
+        FoundFile::open(&self.places.locator.debug_file(id)?).ok()
     }
 
     /// The process's memory.
@@ -235,7 +258,7 @@ impl Process {
             (Ok(_), Some((_, text))) if stored => format!("{text}; the byte is in the core"),
             (Ok(_), Some((file, text))) => {
                 let path = file.proven().map(|f| f.path.display().to_string()).unwrap_or_default();
-                let id = file.expected().map(elf::hex).unwrap_or_default();
+                let id = file.expected().map(BuildId::to_string).unwrap_or_default();
                 format!(
                     "{text}; the core left it out, and {path} supplies it (build-id {id}, as in the core)"
                 )
@@ -244,7 +267,7 @@ impl Process {
             (Err(ReadFault::NotInCore { .. }), Some((file, text))) => {
                 let expected = file.expected().map_or_else(
                     || "the core does not hold its build-id".to_owned(),
-                    |id| format!("expected build-id {}", elf::hex(id)),
+                    |id| format!("expected build-id {id}"),
                 );
                 let why = match file.lookup() {
                     files::Lookup::Refused(why) => why.to_string(),
@@ -280,7 +303,7 @@ fn holds_private_memory(core: &CoreFile, stored: &Stored) -> bool {
 fn group_by_name(
     notes: &[FileNote],
     stored: &Arc<Stored>,
-    options: &Arc<Options>,
+    places: &Arc<Places>,
     private_memory: bool,
 ) -> Vec<Arc<MappedFile>> {
     let mut order: Vec<&[u8]> = Vec::new();
@@ -295,7 +318,7 @@ fn group_by_name(
     let file = |name: &[u8]| {
         let mut ranges = groups.remove(name)?;
         ranges.sort_by_key(|r| r.start);
-        Some(Arc::new(MappedFile::new(ranges, Arc::clone(stored), Arc::clone(options), private_memory)))
+        Some(Arc::new(MappedFile::new(ranges, Arc::clone(stored), Arc::clone(places), private_memory)))
     };
     order.into_iter().filter_map(file).collect()
 }

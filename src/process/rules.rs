@@ -4,9 +4,9 @@
 use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, UnwindSection};
 
 use super::Process;
-use super::elf::{self, Bytes, Header, Phdr};
 use super::files::MappedFile;
 use crate::addr::VirtAddr;
+use crate::elf::{PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader};
 use crate::memory::AddressSpace;
 
 /// No program's unwind rules are larger.
@@ -28,21 +28,21 @@ impl Rules {
     /// addresses are `bias` (wrapping) lower: from memory or, without
     /// `.eh_frame_hdr`, from `file`.
     #[must_use]
-    pub fn read(process: &Process, phdrs: &[Phdr], bias: u64, file: Option<&MappedFile>) -> Self {
+    pub fn read(process: &Process, phdrs: &[ProgramHeader], bias: u64, file: Option<&MappedFile>) -> Self {
         let by_header = Self::by_header(process, phdrs, bias);
         by_header.or_else(|| Self::by_section(file?, bias)).unwrap_or_default()
     }
 
-    fn by_header(process: &Process, phdrs: &[Phdr], bias: u64) -> Option<Self> {
-        let phdr = phdrs.iter().find(|p| p.kind == elf::PT_GNU_EH_FRAME)?;
+    fn by_header(process: &Process, phdrs: &[ProgramHeader], bias: u64) -> Option<Self> {
+        let phdr = phdrs.iter().find(|p| p.kind == PT_GNU_EH_FRAME)?;
         let header_at = bias.wrapping_add(phdr.vaddr);
         let header = read_up_to(process, header_at, phdr.memsz.min(RULES_MAX))?;
         let bases = BaseAddresses::default().set_eh_frame_hdr(header_at);
         let parsed = EhFrameHdr::new(&header, LittleEndian).parse(&bases, 8).ok()?;
         let gimli::Pointer::Direct(frames_at) = parsed.eh_frame_ptr() else { return None };
-        let holds = |p: &&Phdr| {
+        let holds = |p: &&ProgramHeader| {
             let start = bias.wrapping_add(p.vaddr);
-            p.kind == elf::PT_LOAD && start <= frames_at && frames_at - start < p.filesz
+            p.kind == PT_LOAD && start <= frames_at && frames_at - start < p.filesz
         };
         let load = phdrs.iter().find(holds)?;
         let left = load.filesz - (frames_at - bias.wrapping_add(load.vaddr));
@@ -51,11 +51,10 @@ impl Rules {
     }
 
     fn by_section(file: &MappedFile, bias: u64) -> Option<Self> {
-        let file = &*file.served()?.file;
-        let sections = Header::read(file)?.sections(file);
-        let section = sections.iter().find(|s| s.name == ".eh_frame" && s.size <= RULES_MAX)?;
-        let frames = file.vec(section.offset, section.size)?;
-        Some(Self { frames, frames_at: bias.wrapping_add(section.addr), ..Self::default() })
+        let file = &file.served()?.elf;
+        let section = file.section(".eh_frame").filter(|s| s.size <= RULES_MAX)?;
+        let frames = file.data(section).ok()?.into_owned();
+        Some(Self { frames, frames_at: bias.wrapping_add(section.address), ..Self::default() })
     }
 
     pub(super) fn bases(&self) -> BaseAddresses {

@@ -12,15 +12,17 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Process;
-use super::elf::{self, Bytes, Phdr};
 use super::files::{FoundFile, Lookup, MappedFile, Refusal};
 use super::image::Image;
 use crate::addr::PAGE_SIZE;
 use crate::bytes::u64_at;
+use crate::elf::{PT_DYNAMIC, PT_LOAD, ProgramHeader};
 
 const PAGE: usize = 4096;
 /// Bytes of a difference that are shown.
 const SHOWN: usize = 16;
+/// Bytes of relocations that are looked at.
+const RELOCATIONS_MAX: usize = 1 << 28;
 /// Differences of one file that are listed one by one.
 const LISTED: usize = 256;
 
@@ -231,12 +233,12 @@ fn core_page(process: &Process, addr: u64) -> Option<[u8; PAGE]> {
 /// Whether the linker loads `addr` writable: RELRO, when the mapping is read-only.
 fn in_writable_load(image: &Image, addr: u64) -> bool {
     let link_time = addr.wrapping_sub(image.bias);
-    let covers = |p: &&Phdr| {
-        p.kind == elf::PT_LOAD
+    let covers = |p: &&ProgramHeader| {
+        p.kind == PT_LOAD
             && (p.vaddr & !(PAGE_SIZE - 1)) <= link_time
             && p.vaddr.checked_add(p.memsz).is_none_or(|end| link_time < end)
     };
-    image.phdrs.iter().find(covers).is_some_and(|p| p.flags & 2 != 0)
+    image.phdrs.iter().find(covers).is_some_and(ProgramHeader::is_writable)
 }
 
 fn compare_page(
@@ -250,7 +252,7 @@ fn compare_page(
     let mut file = [0; PAGE];
     let in_file = usize::try_from(found.len.saturating_sub(offset)).unwrap_or(PAGE).min(PAGE);
     // Past the end of the file there is nothing to compare with; a page is padded with zeros.
-    if in_file == 0 || !found.file.fill(offset, file.get_mut(..in_file)?) || &file == core {
+    if in_file == 0 || !found.fill(offset, file.get_mut(..in_file)?) || &file == core {
         return None;
     }
     let differing = || (0..PAGE).filter(|&i| core.get(i) != file.get(i));
@@ -275,9 +277,12 @@ fn compare_page(
 /// Link-time addresses that the linker relocates although they lie in text,
 /// sorted; none unless the file says `DT_TEXTREL` or `DF_TEXTREL`.
 fn text_relocations(found: &FoundFile, image: &Image) -> Vec<u64> {
-    let file = &*found.file;
-    let Some(dynamic) = image.phdr(elf::PT_DYNAMIC) else { return Vec::new() };
-    let table = file.vec(dynamic.offset, dynamic.filesz.min(1 << 16)).unwrap_or_default();
+    let bytes = |at: u64, len: u64| {
+        let len = usize::try_from(len).ok().filter(|&len| len <= RELOCATIONS_MAX)?;
+        found.elf.source().bytes(at, len).ok()
+    };
+    let Some(dynamic) = image.phdr(PT_DYNAMIC) else { return Vec::new() };
+    let table = bytes(dynamic.offset, dynamic.filesz.min(1 << 16)).unwrap_or_default();
     let entry = |tag: u64| {
         let mut entries = table.chunks_exact(16);
         entries.find(|e| u64_at(e, 0) == Some(tag)).and_then(|e| u64_at(e, 8))
@@ -286,9 +291,9 @@ fn text_relocations(found: &FoundFile, image: &Image) -> Vec<u64> {
         return Vec::new();
     }
     let (Some(at), Some(size)) = (entry(DT_RELA), entry(DT_RELASZ)) else { return Vec::new() };
-    let load = |p: &&Phdr| p.kind == elf::PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
+    let load = |p: &&ProgramHeader| p.kind == PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
     let Some(load) = image.phdrs.iter().find(load) else { return Vec::new() };
-    let raw = load.offset.checked_add(at - load.vaddr).and_then(|o| file.vec(o, size)).unwrap_or_default();
+    let raw = load.offset.checked_add(at - load.vaddr).and_then(|o| bytes(o, size)).unwrap_or_default();
     let mut offsets: Vec<u64> = raw.chunks_exact(24).filter_map(|r| u64_at(r, 0)).collect();
     offsets.sort_unstable();
     offsets

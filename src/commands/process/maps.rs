@@ -5,9 +5,10 @@ use std::io::Write;
 
 use crate::addr::VirtAddr;
 use crate::commands::{CommandError, Request, check, json};
+use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 use crate::process::files::Lookup;
-use crate::process::{Process, elf, procfs};
+use crate::process::{Process, procfs};
 
 #[derive(serde::Serialize)]
 struct Row {
@@ -94,7 +95,7 @@ fn row(process: &Process, m: &procfs::Mapping) -> Row {
         perms: procfs::permissions(m.flags),
         offset: m.file.then(|| format!("{:#x}", m.offset)),
         name: m.name.clone(),
-        build_id: file.and_then(|f| f.expected()).map(elf::hex),
+        build_id: file.and_then(|f| f.expected()).map(BuildId::to_string),
         in_core,
         from_file,
         missing: size - in_core - from_file,

@@ -7,9 +7,9 @@ pub(super) mod sys;
 pub(super) mod verify;
 pub(super) mod why;
 
+use crate::bytes::hex;
 use crate::process::Process;
 use crate::process::core_file::ThreadNotes;
-use crate::process::elf::hex;
 
 use super::CommandError;
 

@@ -6,11 +6,12 @@ use super::{Place, spaced};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::commands::{CommandError, Request, json};
+use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 use crate::process::files::{Lookup, printable};
 use crate::process::signal::{self, SigInfo};
 use crate::process::verify::{self, How};
-use crate::process::{Process, disasm, elf, procfs};
+use crate::process::{Process, disasm, procfs};
 
 #[derive(serde::Serialize)]
 struct Sys {
@@ -111,7 +112,7 @@ fn collect(process: &Process) -> Sys {
     };
     let why = |f: &std::sync::Arc<crate::process::files::MappedFile>| match f.lookup() {
         Lookup::Refused(why) => {
-            let id = f.expected().map_or_else(|| "not in the core".to_owned(), elf::hex);
+            let id = f.expected().map_or_else(|| "not in the core".to_owned(), BuildId::to_string);
             format!("{}: expected build-id {id}; {why}", f.name)
         }
         _ => f.name.clone(),
@@ -178,6 +179,5 @@ fn page_warning(process: &Process, pc: u64, warnings: &mut Vec<String>) -> Optio
     let (file, range) = process.file_at(pc)?;
     let mut code = [0; CODE];
     let found = file.served()?;
-    elf::Bytes::fill(&*found.file, range.offset + (pc - range.start), &mut code)
-        .then(|| with_instruction(&code, pc, "file"))
+    found.fill(range.offset + (pc - range.start), &mut code).then(|| with_instruction(&code, pc, "file"))
 }

@@ -4,10 +4,12 @@ use std::io::Write;
 
 use super::{Place, spaced};
 use crate::addr::PAGE_SIZE;
+use crate::bytes::hex;
 use crate::commands::{CommandError, Request, json};
+use crate::elf::BuildId;
 use crate::process::files::Lookup;
 use crate::process::verify::{self, How, Page, Report, Verdict};
-use crate::process::{Process, disasm, elf};
+use crate::process::{Process, disasm};
 
 #[derive(serde::Serialize)]
 struct Row {
@@ -97,8 +99,8 @@ fn row(process: &Process, r: &Report) -> Row {
         how: p.how,
         bytes: p.bytes,
         first: format!("{:#x}", p.first),
-        core: elf::hex(&p.core),
-        file: elf::hex(&p.file),
+        core: hex(&p.core),
+        file: hex(&p.file),
         instruction: disasm::beside(process, p.first).map(|b| [format!("{:#x}", b.at), b.core, b.file]),
         place: Place::of(process, p.first, p.first),
     };
@@ -107,7 +109,7 @@ fn row(process: &Process, r: &Report) -> Row {
         host_file: r.file.served().map(|f| f.path.display().to_string()),
         verdict,
         why,
-        build_id: r.file.expected().map(elf::hex),
+        build_id: r.file.expected().map(BuildId::to_string),
         pages: r.pages,
         compared: r.compared,
         relro: r.relro,

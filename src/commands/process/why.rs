@@ -4,7 +4,8 @@ use std::io::Write;
 
 use crate::addr::VirtAddr;
 use crate::commands::{CommandError, Request, json};
-use crate::process::{Process, elf};
+use crate::elf::BuildId;
+use crate::process::Process;
 
 #[derive(serde::Serialize)]
 struct Why {
@@ -24,7 +25,7 @@ pub(in crate::commands) fn run(
     let why = Why {
         addr: addr.to_string(),
         file: file.map(|f| f.name.clone()),
-        expected_build_id: file.and_then(|f| f.expected()).map(elf::hex),
+        expected_build_id: file.and_then(|f| f.expected()).map(BuildId::to_string),
         why: process.explain(addr.0),
     };
     if request.json {

@@ -169,6 +169,35 @@ fn xz(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[test]
+fn programs_by_build_id() {
+    for place in [
+        "usr/lib/debug/.build-id/ab/cdef01",
+        "given/.build-id/ab/cdef01",
+        "given/usr/lib/debug/.build-id/ab/cdef01",
+    ] {
+        let tree = Tree::new();
+        let program = tree.put(place, &image(&ID, false));
+        assert_eq!(tree.locator().debug_file(&id(ID)), None);
+        let debug = tree.put(&format!("{place}.debug"), &image(&ID, true));
+        let locator = tree.locator();
+        assert_eq!(locator.executable(&id(ID)), Some(program));
+        assert_eq!(locator.debug_file(&id(ID)), Some(debug));
+        assert_eq!(locator.executable(&id(OTHER)), None);
+    }
+    // What is nowhere else is asked of debuginfod, by its kind.
+    let tree = Tree::new();
+    let text = format!("#!/bin/sh\necho {}/$1\n", tree.dir.path().display());
+    let program = tree.put("debuginfod-find", text.as_bytes());
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let (executable, debug) =
+        (tree.put("executable", &image(&ID, false)), tree.put("debuginfo", &image(&ID, true)));
+    let locator = tree.locator().debuginfod(Some(Debuginfod { program, timeout: Duration::from_secs(5) }));
+    assert!(locator.may_be_slow());
+    assert_eq!(locator.executable(&id(ID)), Some(executable));
+    assert_eq!(locator.debug_file(&id(ID)), Some(debug));
+}
+
+#[test]
 fn debuginfod_is_asked_last_and_checked() {
     let tree = Tree::new();
     let answer = tree.put("answer", &image(&ID, true));
@@ -196,14 +225,14 @@ fn debuginfod_is_asked_last_and_checked() {
 fn debians_packages() {
     for (release, path) in vmlinux::all() {
         let root = path.ancestors().nth(5).unwrap();
-        let id = Vmlinux::open(&path).unwrap().build_id().unwrap().clone();
+        let id = File::open(&path).unwrap().build_id().unwrap().clone();
         for dir in [root.to_owned(), root.join("usr/lib/debug")] {
             let locator = Locator::with(vec![dir], "/nowhere".into(), None);
             assert_eq!(locator.vmlinux(&release, &id).as_deref(), Some(path.as_path()));
             let modules = locator.walk(&root.join("usr/lib/debug/lib/modules").join(&release), DEPTH_MAX);
             assert!(!modules.is_empty());
             for (name, paths) in modules.iter().take(20) {
-                let id = Vmlinux::open(&paths[0]).unwrap().build_id().unwrap().clone();
+                let id = File::open(&paths[0]).unwrap().build_id().unwrap().clone();
                 assert_eq!(locator.module(&release, name, Some(&id)).as_ref(), Some(&paths[0]));
             }
         }
