@@ -13,6 +13,7 @@ leaves a page out (p_memsz above p_filesz). In an ELF dump by QEMU, whose segmen
 have p_vaddr 0, it reads physical memory at low addresses: written as null here.
 """
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -77,10 +78,8 @@ def processes():
         if not mm or int(mm) in seen or int(task.pid) != int(task.tgid):
             continue
         seen.add(int(mm))
-        try:
+        with contextlib.suppress(FaultError):
             out.append((int(task.pid), mm, [(int(v.vm_start), int(v.vm_end)) for v in for_each_vma(mm)]))
-        except FaultError:
-            pass
         if len(out) == 40:
             break
     return [p for p in out if p[2]]
@@ -93,7 +92,7 @@ struct_page = prog.type("struct page").size
 try:
     areas = [(int(v.va_start), int(v.va_end)) for v in for_each_vmap_area(prog)]
 except Exception as error:  # a list that was filtered out, or is new to this drgn
-    print("drgn: no vmap areas: %s" % error)
+    print(f"drgn: no vmap areas: {error}")
     areas = []
 stacks = [(int(t.stack.value_()), int(t.stack.value_()) + 16384) for t in for_each_task(prog)]
 modules, user = module_ranges(), processes()
@@ -107,7 +106,8 @@ kinds = {
     "percpu": (5, lambda: (0, within(percpu))),
     "user": (15, lambda: (lambda p: (p[0], within(p[2], 64)))(rnd.choice(user))) if user else (0, None),
     "page-edge": (3, lambda: (0, (within([(direct, direct + pages * 4096)]) | 4095) - rnd.randrange(SIZE))),
-    "wild": (2, lambda: (0, rnd.choice([0, 8, 1 << 47, (1 << 63) + 5, (1 << 64) - 4096, rnd.getrandbits(64)]) % ((1 << 64) - SIZE))),
+    "wild": (2, lambda: (0, rnd.choice(
+        [0, 8, 1 << 47, (1 << 63) + 5, (1 << 64) - 4096, rnd.getrandbits(64)]) % ((1 << 64) - SIZE))),
 }
 percpu = percpu_ranges()
 spaces = {pid: mm for pid, mm, _ in user}
@@ -125,8 +125,9 @@ for kind, (weight, pick) in kinds.items():
             data = None
         samples.append([kind, hex(address), pid, data.hex() if data is not None else None])
 with open(args.out + ".part", "w") as f:
-    f.write('{"dump": %s, "size": %d, "samples": [\n' % (json.dumps(os.path.basename(args.dump)), SIZE))
+    f.write(f'{{"dump": {json.dumps(os.path.basename(args.dump))}, "size": {SIZE}, "samples": [\n')
     f.write(",\n".join(json.dumps(s) for s in samples))
     f.write("\n]}\n")
 os.rename(args.out + ".part", args.out)
-print("drgn: %s: %d addresses, %d readable" % (os.path.basename(args.dump), len(samples), sum(s[3] is not None for s in samples)))
+readable = sum(s[3] is not None for s in samples)
+print(f"drgn: {os.path.basename(args.dump)}: {len(samples)} addresses, {readable} readable")

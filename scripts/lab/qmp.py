@@ -45,7 +45,7 @@ class Qmp:
             if "return" in obj:
                 return obj["return"]
             if "error" in obj:
-                raise SystemExit("qmp: %s: %s" % (name, obj["error"]))
+                raise SystemExit("qmp: {}: {}".format(name, obj["error"]))
 
 
 def main():

@@ -55,10 +55,11 @@ def kernel_files():
     with a build-id. Separate debug files go with their owner."""
     main = gdb.current_progspace().filename
     for objfile in gdb.objfiles():
-        if objfile.is_valid() and objfile.owner is None and local(objfile) and objfile.build_id:
-            if os.path.splitext(objfile.filename)[1] in (".ko", ".debug") or "vmlinux" in os.path.basename(
-                    objfile.filename):
-                yield objfile.filename, objfile.build_id, objfile.filename == main
+        if not (objfile.is_valid() and objfile.owner is None and local(objfile) and objfile.build_id):
+            continue
+        name = os.path.basename(objfile.filename)
+        if "vmlinux" in name or os.path.splitext(name)[1] in (".ko", ".debug"):
+            yield objfile.filename, objfile.build_id, objfile.filename == main
 
 
 def hand_over():
@@ -72,7 +73,7 @@ def hand_over():
         if is_main:
             gdb.execute("file", to_string=True)
         else:
-            for command in ('remove-symbol-file "{}"'.format(path), "remove-symbol-file {}".format(path)):
+            for command in (f'remove-symbol-file "{path}"', f"remove-symbol-file {path}"):
                 try:
                     gdb.execute(command, to_string=True)
                     break
@@ -109,7 +110,7 @@ def serve(dump):
     Unix socket costs gdb least; a pipe it polls for every byte."""
     program = os.environ.get("CORESTUB", "corestub")
     if shutil.which(program) is None:
-        raise gdb.GdbError("{} is a file, and no corestub is in PATH to serve it".format(dump))
+        raise gdb.GdbError(f"{dump} is a file, and no corestub is in PATH to serve it")
     folder = tempfile.mkdtemp(prefix="corestub-serve-")
     path = os.path.join(folder, "gdb.sock")
     said = os.path.join(folder, "stderr")
@@ -121,7 +122,7 @@ def serve(dump):
         with open(said, errors="replace") as stderr:
             why = stderr.read().strip()
         shutil.rmtree(folder, ignore_errors=True)
-        raise gdb.GdbError(why or "{} ended without a word".format(program))
+        raise gdb.GdbError(why or f"{program} ended without a word")
     _servers.append((server, folder))
     return path
 
@@ -146,7 +147,7 @@ def reach(where):
             host = host[4:] if host.startswith("tcp:") else host
             socket.create_connection((host.strip("[]") or "localhost", int(port)), 20).close()
     except OSError as e:
-        raise gdb.GdbError("{}: {}; is `corestub serve` running there?".format(where, e.strerror or e))
+        raise gdb.GdbError(f"{where}: {e.strerror or e}; is `corestub serve` running there?") from None
 
 
 class Vmcore(gdb.Command):
@@ -190,8 +191,8 @@ opened leaves the connection that is there as it is."""
             end_servers()
             for path, build_id, _ in given:
                 if not came_back(build_id):
-                    gdb.write("warning: {} (build-id {}) belongs to nothing in this dump; it is not loaded\n"
-                              .format(path, build_id))
+                    gdb.write(f"warning: {path} (build-id {build_id}) belongs to nothing in this dump; "
+                              "it is not loaded\n")
             banner()
 
 
@@ -229,7 +230,7 @@ with the old symbols, are loaded again."""
             main = None
         with stub.unpaged():
             if main is not None:
-                gdb.execute("symbol-file -o {:#x} {}".format(stub.slide(), main), to_string=True)
+                gdb.execute(f"symbol-file -o {stub.slide():#x} {main}", to_string=True)
             if stub.connection() is not None and gdb.objfiles():
                 gdb.execute("sharedlibrary", to_string=True)
 

@@ -68,7 +68,7 @@ selected thread is the register $task.
             raise gdb.GdbError("not connected to a dump (try: vmcore HOST:PORT)")
         address = task_address(wanted)
         if address is None:
-            raise gdb.GdbError("no task has pid {}".format(wanted))
+            raise gdb.GdbError(f"no task has pid {wanted}")
         return pointer_to("task_struct", address)
 
 
@@ -84,7 +84,7 @@ def per_cpu_offset(cpu):
     table = symbol("__per_cpu_offset")
     if table is None:
         raise gdb.GdbError("no symbol __per_cpu_offset: are the kernel's symbols loaded?")
-    none = gdb.GdbError("there is no CPU {}".format(cpu))
+    none = gdb.GdbError(f"there is no CPU {cpu}")
     if not 0 <= cpu < 8192:
         raise none
     try:

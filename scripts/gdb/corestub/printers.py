@@ -31,26 +31,26 @@ class ListHead:
     def to_string(self):
         following, previous = unsigned(self.value["next"]), unsigned(self.value["prev"])
         own = self.value.address
-        ends = "next {:#x}, prev {:#x}".format(following, previous)
+        ends = f"next {following:#x}, prev {previous:#x}"
         if following == 0 and previous == 0:
             return "list_head, never initialised"
         if following == LIST_POISON1:
-            return "list_head, removed ({})".format(ends)
+            return f"list_head, removed ({ends})"
         if own is None:
-            return "list_head ({})".format(ends)
+            return f"list_head ({ends})"
         own = unsigned(own)
         if following == own and previous == own:
             return "list_head, empty"
         count, at, back = 0, following, own
         while at != own:
             if count == COUNTED:
-                return "list_head, more than {} others ({})".format(COUNTED, ends)
+                return f"list_head, more than {COUNTED} others ({ends})"
             try:
                 after, before = words(at, 2)
             except gdb.MemoryError:
-                return "list_head, {} others, then {:#x} cannot be read ({})".format(count, at, ends)
+                return f"list_head, {count} others, then {at:#x} cannot be read ({ends})"
             if before != back:
-                return "list_head, broken: {:#x}->prev is {:#x}, not {:#x} ({})".format(at, before, back, ends)
+                return f"list_head, broken: {at:#x}->prev is {before:#x}, not {back:#x} ({ends})"
             count, back, at = count + 1, at, after
         return "list_head, {} other{} ({})".format(count, "" if count == 1 else "s", ends)
 
@@ -69,11 +69,11 @@ class HlistHead:
         # Bit 0 ends the nulls variant of the list.
         while at and not at & 1:
             if count == COUNTED:
-                return "hlist_head, more than {} nodes (first {:#x})".format(COUNTED, first)
+                return f"hlist_head, more than {COUNTED} nodes (first {first:#x})"
             try:
                 at = words(at, 1)[0]
             except gdb.MemoryError:
-                return "hlist_head, {} nodes, then {:#x} cannot be read (first {:#x})".format(count, at, first)
+                return f"hlist_head, {count} nodes, then {at:#x} cannot be read (first {first:#x})"
             count += 1
         return "hlist_head, {} node{} (first {:#x})".format(count, "" if count == 1 else "s", first)
 
@@ -106,10 +106,10 @@ class Xarray:
                 shift = int(node["shift"])
                 slots = [unsigned(node["slots"][i]) for i in range(node["slots"].type.range()[1] + 1)]
             except gdb.MemoryError:
-                yield index, "<node {:#x} cannot be read>".format(entry - 2)
+                yield index, f"<node {entry - 2:#x} cannot be read>"
                 return
             if shift > 60:
-                yield index, "<node {:#x} is damaged: shift {}>".format(entry - 2, shift)
+                yield index, f"<node {entry - 2:#x} is damaged: shift {shift}>"
                 return
             for i, slot in enumerate(slots):
                 yield from self.entries(slot, index + (i << shift), deepest - 1)
@@ -151,7 +151,7 @@ class RbRoot:
                 try:
                     _, right, left = words(at, 3)
                 except gdb.MemoryError:
-                    yield str(count), "<node {:#x} cannot be read>".format(at)
+                    yield str(count), f"<node {at:#x} cannot be read>"
                     return
                 stack.append((at, right))
                 at = left
@@ -170,26 +170,27 @@ class RbRootCached(RbRoot):
         super().__init__(value["rb_root"])
 
 
+SHAPES = {
+    "list_head": (ListHead, ["next", "prev"]),
+    "hlist_head": (HlistHead, ["first"]),
+    "xarray": (Xarray, ["xa_lock", "xa_flags", "xa_head"]),
+    "rb_root": (RbRoot, ["rb_node"]),
+    "rb_root_cached": (RbRootCached, ["rb_root", "rb_leftmost"]),
+}
+
+
 class Containers(gdb.printing.PrettyPrinter):
     """Chosen by struct tag and members, so that a program's own `list_head`
     of another shape stays as it is."""
 
-    SHAPES = {
-        "list_head": (ListHead, ["next", "prev"]),
-        "hlist_head": (HlistHead, ["first"]),
-        "xarray": (Xarray, ["xa_lock", "xa_flags", "xa_head"]),
-        "rb_root": (RbRoot, ["rb_node"]),
-        "rb_root_cached": (RbRootCached, ["rb_root", "rb_leftmost"]),
-    }
-
     def __init__(self):
-        super().__init__("corestub", [gdb.printing.SubPrettyPrinter(n) for n in self.SHAPES])
+        super().__init__("corestub", [gdb.printing.SubPrettyPrinter(n) for n in SHAPES])
 
     def __call__(self, value):
         kind = value.type.strip_typedefs()
-        if kind.code != gdb.TYPE_CODE_STRUCT or kind.tag not in self.SHAPES:
+        if kind.code != gdb.TYPE_CODE_STRUCT or kind.tag not in SHAPES:
             return None
-        printer, members = self.SHAPES[kind.tag]
+        printer, members = SHAPES[kind.tag]
         enabled = next((s.enabled for s in self.subprinters if s.name == kind.tag), True)
         if not enabled or [f.name for f in kind.fields()] != members:
             return None

@@ -1,10 +1,12 @@
 """The user-mode side of a task: its registers and its stack."""
 
+import contextlib
+
 import gdb
 
 from . import stub
 
-GENERAL = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"] + ["r%d" % i for i in range(8, 16)] + ["rip"]
+GENERAL = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"] + [f"r{i}" for i in range(8, 16)] + ["rip"]
 REST = ["eflags", "cs", "ss", "orig_rax", "fs_base", "gs_base"]
 
 
@@ -33,18 +35,16 @@ class select:
 
     def __enter__(self):
         self.before, self.frame = thread_or_complain(), None
-        try:
+        with contextlib.suppress(gdb.error):
             self.frame = gdb.selected_frame()
-        except gdb.error:
-            pass
         if self.pid is None:
             return self.before
         for thread in gdb.selected_inferior().threads():
-            if self.pid in (thread.ptid[1], thread.ptid[2]) and thread.ptid[1] != thread.inferior.pid or \
+            if (self.pid in (thread.ptid[1], thread.ptid[2]) and thread.ptid[1] != thread.inferior.pid) or \
                     self.pid == thread.ptid[2] or (thread.ptid[2] == 0 and thread.ptid[1] == self.pid):
                 thread.switch()
                 return thread
-        raise gdb.GdbError("no thread has pid {}".format(self.pid))
+        raise gdb.GdbError(f"no thread has pid {self.pid}")
 
     def __exit__(self, *_):
         if self.before.is_valid():
@@ -60,7 +60,7 @@ def pid_argument(argument):
     try:
         return int(gdb.parse_and_eval(text))
     except gdb.error:
-        raise gdb.GdbError("the argument is a pid, not {}".format(text)) from None
+        raise gdb.GdbError(f"the argument is a pid, not {text}") from None
 
 
 def pid_of(thread):
@@ -84,19 +84,18 @@ Each is also a register of gdb's: $user_rip, $user_rsp and so on, and
         with select(pid_argument(argument)) as thread:
             values = [(name, user_register(name)) for name in GENERAL + REST]
             if user_register("rip") is None and user_register("rsp") is None:
-                gdb.write("thread {} has no user mode (a kernel thread, or its stack is not in the dump)\n"
-                          .format(thread.num))
+                gdb.write(f"thread {thread.num} has no user mode (a kernel thread, or its stack is not in the dump)\n")
                 return
             for name, value in values:
                 if value is None:
-                    gdb.write("{:<15}<unavailable>\n".format(name))
+                    gdb.write(f"{name:<15}<unavailable>\n")
                     continue
                 raw = int(value) & ((1 << (8 * value.type.sizeof)) - 1)
                 text = str(value) if name in ("eflags", "rip") else ""
                 if name == "orig_rax":
                     signed = raw - (1 << 64) if raw >> 63 else raw
-                    text = "system call {}".format(signed) if signed >= 0 else "not in a system call"
-                gdb.write("{:<15}{:<#19x}{}\n".format(name, raw, text).rstrip() + "\n")
+                    text = f"system call {signed}" if signed >= 0 else "not in a system call"
+                gdb.write(f"{name:<15}{raw:<#19x}{text}\n".rstrip() + "\n")
 
 
 class UserBt(gdb.Command):
@@ -122,12 +121,12 @@ backtrace ends where the stack does."""
             pid = pid_of(thread)
             rip, rsp = user_register("rip"), user_register("rsp")
             if rip is None:
-                gdb.write("pid {} has no user mode (a kernel thread, or its stack is not in the dump)\n".format(pid))
+                gdb.write(f"pid {pid} has no user mode (a kernel thread, or its stack is not in the dump)\n")
                 return
             where = stub.connection()
             if where is None or where.type != "extended-remote":
-                gdb.write("user rip {:#x}, rsp {:#x}; for the stack connect with target extended-remote "
-                          "(or: vmcore HOST:PORT)\n".format(int(rip), int(rsp)))
+                gdb.write(f"user rip {int(rip):#x}, rsp {int(rsp):#x}; for the stack connect "
+                          "with target extended-remote (or: vmcore HOST:PORT)\n")
                 return
             self.attached(pid, int(rip), int(rsp))
 
@@ -138,11 +137,11 @@ backtrace ends where the stack does."""
             gdb.execute("add-inferior", to_string=True)
             new = next((i for i in gdb.inferiors() if i.num not in known), None)
             try:
-                gdb.execute("inferior {}".format(new.num), to_string=True)
+                gdb.execute(f"inferior {new.num}", to_string=True)
                 try:
-                    gdb.execute("attach {}".format(pid), to_string=True)
+                    gdb.execute(f"attach {pid}", to_string=True)
                 except gdb.error as why:
-                    gdb.write("user rip {:#x}, rsp {:#x}; the process cannot be shown: {}\n".format(rip, rsp, why))
+                    gdb.write(f"user rip {rip:#x}, rsp {rsp:#x}; the process cannot be shown: {why}\n")
                     return
                 try:
                     for one in new.threads():
@@ -152,9 +151,9 @@ backtrace ends where the stack does."""
                 finally:
                     gdb.execute("detach", to_string=True)
             finally:
-                gdb.execute("inferior {}".format(home.num), to_string=True)
+                gdb.execute(f"inferior {home.num}", to_string=True)
                 if new is not None:
-                    gdb.execute("remove-inferiors {}".format(new.num), to_string=True)
+                    gdb.execute(f"remove-inferiors {new.num}", to_string=True)
 
 
 def load():
