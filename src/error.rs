@@ -129,6 +129,11 @@ pub enum ReadFault {
         /// Physical address of the entry.
         phys: u64,
     },
+    /// More is mapped than any machine has: the tables are damaged.
+    Endless {
+        /// The first virtual address that was not looked at.
+        addr: u64,
+    },
     /// The machine has no memory at this physical address.
     NoMemory {
         /// The physical address.
@@ -188,6 +193,10 @@ impl fmt::Display for ReadFault {
             Self::Swapped { addr, pte } => {
                 write!(f, "the page of {addr:#x} was swapped out (page-table entry {pte:#x})")
             }
+            Self::Endless { addr } => write!(
+                f,
+                "{addr:#x} was not looked at: the page tables below it map more than any machine has"
+            ),
             Self::PageTable { addr, level, phys } => write!(
                 f,
                 "the {} (level {level}) table for {addr:#x} at physical {phys:#x} is not in the dump",

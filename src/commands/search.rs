@@ -5,14 +5,16 @@
 //! people know them by (vmalloc, modules, the kernel image). A user's is what
 //! its page tables map; physical memory is what the dump has.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use memchr::memmem;
+
 use super::{Command, CommandError, Request, Subject, json, only_kernel};
-use crate::addr::{PAGE_SIZE, PhysAddr};
-use crate::bytes::u64_at;
+use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::arch::map;
 use crate::dump::PhysicalMemory;
+use crate::error::ReadFault;
 use crate::linux::Kernel;
 use crate::memory::AddressSpace;
 use crate::memory::paging::PageTables;
@@ -35,15 +37,13 @@ pub(super) const COMMAND: Command = Command {
 
 /// Bytes of text in front of a match across two pages.
 const TEXT_MAX: usize = 256;
-/// `MODULES_END` without the fixmap's largest extent.
-const MODULES_END: u64 = 0xffff_ffff_ff00_0000;
 /// How often the way so far is shown.
 const PROGRESS: Duration = Duration::from_secs(3);
 
 #[derive(Default)]
 struct What {
     values: Vec<u64>,
-    texts: Vec<Vec<u8>>,
+    texts: Vec<memmem::Finder<'static>>,
     mask: u64,
     width: usize,
 }
@@ -68,6 +68,9 @@ struct Finder<'a> {
     /// The end of the page before, for texts across pages.
     tail: Vec<u8>,
     next: u64,
+    /// Bytes gone through, of how many.
+    done: u64,
+    all: u64,
     shown: Instant,
 }
 
@@ -110,7 +113,7 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
             if text.is_empty() || text.len() > TEXT_MAX {
                 return Err(CommandError::Failed(format!("a text has 1 to {TEXT_MAX} bytes")));
             }
-            what.texts.push(text.to_vec());
+            what.texts.push(memmem::Finder::new(text).into_owned());
         } else {
             what.values.push(super::address(kernel, word)?.0 & !what.mask);
         }
@@ -128,10 +131,12 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
         physical,
         tail: Vec::new(),
         next: 0,
+        done: 0,
+        all: 0,
         shown: Instant::now(),
     };
     let done = if physical {
-        finder.physical(request, out)
+        finder.ram(0, request, out)
     } else if user || end <= kernel.user_limit() {
         let task = super::select::current(kernel, request)?;
         let space = kernel.task_space(task).ok_or_else(|| {
@@ -180,15 +185,13 @@ impl Finder<'_> {
         joined.extend_from_slice(bytes);
         let mut found = Vec::new();
         for text in &self.what.texts {
-            let first = text.first().copied().unwrap_or(0);
             let mut from = 0;
-            while let Some(at) = joined.get(from..).and_then(|rest| rest.iter().position(|&b| b == first)) {
-                let at = from + at;
+            while let Some(at) = joined.get(from..).and_then(|rest| text.find(rest)) {
                 // What lies whole in the page before was found there.
-                if at + text.len() > before && joined.get(at..at + text.len()) == Some(text.as_slice()) {
-                    found.push(at);
+                if from + at + text.needle().len() > before {
+                    found.push(from + at);
                 }
-                from = at + 1;
+                from += at + 1;
             }
         }
         found.sort_unstable();
@@ -201,7 +204,7 @@ impl Finder<'_> {
                 .collect();
             self.hit(addr.wrapping_add(at as u64).wrapping_sub(before as u64), &line, out)?;
         }
-        let longest = self.what.texts.iter().map(Vec::len).max().unwrap_or(1);
+        let longest = self.what.texts.iter().map(|text| text.needle().len()).max().unwrap_or(1);
         joined.drain(..joined.len().saturating_sub(longest.saturating_sub(1)));
         self.tail = joined;
         self.next = addr.wrapping_add(bytes.len() as u64);
@@ -226,69 +229,71 @@ impl Finder<'_> {
         Ok(writeln!(out)?)
     }
 
-    fn progress(&mut self, done: u64, all: u64, out: &mut dyn Write) -> Result<(), CommandError> {
+    fn progress(&mut self, out: &mut dyn Write) -> Result<(), CommandError> {
         if self.json || self.shown.elapsed() < PROGRESS {
             return Ok(());
         }
         self.shown = Instant::now();
-        writeln!(out, "({}% searched)", done.saturating_mul(100) / all.max(1))?;
+        writeln!(out, "({}% searched)", self.done.saturating_mul(100) / self.all.max(1))?;
         Ok(out.flush()?)
+    }
+
+    /// Searches the pages from `phys` up to and with `last`; `base` is what is
+    /// added to make addresses.
+    fn pages(
+        &mut self,
+        phys: u64,
+        last: u64,
+        base: u64,
+        request: &Request<'_>,
+        out: &mut dyn Write,
+    ) -> Result<(), CommandError> {
+        let mut page = [0; 4096];
+        for at in (phys & !(PAGE_SIZE - 1)..=last).step_by(4096) {
+            if self.count >= self.max {
+                break;
+            }
+            let addr = base.wrapping_add(at);
+            if addr < self.end && addr.saturating_add(PAGE_SIZE) > self.start {
+                super::check(request)?;
+                if self.kernel.dump().read_phys(PhysAddr(at), &mut page) == Ok(4096) {
+                    self.page(addr, &page, out)?;
+                }
+            }
+            self.done = self.done.saturating_add(PAGE_SIZE);
+            self.progress(out)?;
+        }
+        Ok(())
     }
 
     /// All RAM; `base` is what is added to make addresses.
     fn ram(&mut self, base: u64, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
         let ranges = self.kernel.dump().physical_ranges();
-        let all = ranges.iter().fold(0u64, |all, r| all.saturating_add(r.1));
-        let mut done = 0u64;
-        let mut page = [0; 4096];
-        for (start, len) in ranges {
-            let mut at = start.0 & !(PAGE_SIZE - 1);
-            let end = start.0.saturating_add(len);
-            while at < end && self.count < self.max {
-                let addr = base.wrapping_add(at);
-                if addr < self.end && addr.saturating_add(PAGE_SIZE) > self.start {
-                    super::check(request)?;
-                    if self.kernel.dump().read_phys(PhysAddr(at), &mut page) == Ok(4096) {
-                        self.page(addr, &page, out)?;
-                    }
-                }
-                at = at.saturating_add(PAGE_SIZE);
-                done = done.saturating_add(PAGE_SIZE);
-                self.progress(done, all, out)?;
-            }
+        (self.done, self.all) = (0, ranges.iter().fold(0u64, |all, r| all.saturating_add(r.1)));
+        for (start, len) in ranges.into_iter().filter(|r| r.1 > 0) {
+            self.pages(start.0, start.0.saturating_add(len - 1), base, request, out)?;
         }
         Ok(())
     }
 
-    fn physical(&mut self, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-        self.ram(0, request, out)
-    }
-
     fn of_kernel(&mut self, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-        let levels = self.kernel.space().paging().levels;
-        // Where RAM is mapped as a whole: a variable where KASLR moves it.
-        let direct = self
-            .kernel
-            .symbol("page_offset_base")
-            .and_then(|a| self.kernel.space().read_u64(a).ok())
-            .unwrap_or_else(|| self.kernel.layout().version.direct_map(levels));
+        let kernel = self.kernel;
+        let space = kernel.space();
+        let levels = space.paging().levels;
+        let variable = |name| space.read_u64(kernel.symbol(name)?).ok();
+        // Where RAM is mapped as a whole.
+        let direct =
+            variable("page_offset_base").unwrap_or_else(|| kernel.layout().version.direct_map(levels));
         self.ram(direct, request, out)?;
-        let space = self.kernel.space().clone();
-        let vmalloc = self
-            .kernel
-            .symbol("vmalloc_base")
-            .and_then(|a| self.kernel.space().read_u64(a).ok())
-            .unwrap_or(if levels == 5 { 0xffa0_0000_0000_0000 } else { 0xffff_c900_0000_0000 });
-        // VMALLOC_SIZE_TB is 32 with 4 levels and 12800 with 5.
-        let size = if levels == 5 { 12_800 << 40 } else { 32 << 40 };
-        self.mapped(&space, vmalloc, vmalloc.saturating_add(size), request, out)?;
+        let vmalloc = levels.vmalloc(variable("vmalloc_base"));
+        self.mapped(space, vmalloc.start, vmalloc.end, request, out)?;
         // The image's mapping goes on behind its end, over other people's pages.
-        let end = self.kernel.symbol("_end").map_or(u64::MAX, |a| a.0);
-        self.mapped(&space, self.kernel.text_start().0, end, request, out)?;
+        let end = kernel.symbol("_end").map_or(u64::MAX, |a| a.0);
+        self.mapped(space, kernel.text_start().0, end, request, out)?;
         // MODULES_VADDR: behind the room that KASLR may put the image in.
-        let room = self.kernel.vmcoreinfo().number("KERNEL_IMAGE_SIZE").unwrap_or(1 << 30);
-        let modules = crate::linux::kaslr::KERNEL_MAP.saturating_add_signed(room).max(end.min(MODULES_END));
-        self.mapped(&space, modules, MODULES_END, request, out)
+        let room = kernel.vmcoreinfo().number("KERNEL_IMAGE_SIZE").map(i64::cast_unsigned);
+        let modules = map::KERNEL_MAP.saturating_add(room.unwrap_or(map::KERNEL_IMAGE_SIZE));
+        self.mapped(space, modules.max(end.min(map::FIXMAP)), map::FIXMAP, request, out)
     }
 
     /// What `space` maps of `start..end`.
@@ -301,69 +306,23 @@ impl Finder<'_> {
         out: &mut dyn Write,
     ) -> Result<(), CommandError> {
         let (start, end) = (start.max(self.start & !(PAGE_SIZE - 1)), end.min(self.end));
-        let mut tables = Tables { space, pages: HashMap::new() };
-        let mut at = start;
-        let mut page = [0; 4096];
-        while at < end && self.count < self.max {
+        (self.done, self.all) = (0, end.saturating_sub(start));
+        for run in space.runs(VirtAddr(start), VirtAddr(end.saturating_sub(1))) {
             super::check(request)?;
-            match tables.leaf(at) {
-                Ok((phys, size)) => {
-                    let rest = size - (at & (size - 1));
-                    let stop = at.saturating_add(rest).min(end);
-                    let mut phys = phys;
-                    while at < stop && self.count < self.max {
-                        super::check(request)?;
-                        if self.kernel.dump().read_phys(PhysAddr(phys), &mut page) == Ok(4096) {
-                            self.page(at, &page, out)?;
-                        }
-                        (at, phys) = (at.saturating_add(PAGE_SIZE), phys.saturating_add(PAGE_SIZE));
-                    }
+            match run.to {
+                Ok(to) => {
+                    let base = run.start.0.wrapping_sub(to.phys.0);
+                    self.pages(to.phys.0, run.last.0.wrapping_sub(base), base, request, out)?;
                 }
-                // Nothing below this entry: on to the next one.
-                Err(size) => at = (at & !(size - 1)).saturating_add(size),
+                Err(fault @ ReadFault::Endless { .. }) if !self.json => writeln!(out, "({fault})")?,
+                Err(_) => {}
             }
-            self.progress(at.saturating_sub(start), end.saturating_sub(start), out)?;
+            if self.count >= self.max {
+                break;
+            }
+            self.done = run.last.0 - start;
+            self.progress(out)?;
         }
         Ok(())
-    }
-}
-
-/// Page tables walked in order, each table read once in a row.
-struct Tables<'a> {
-    space: &'a PageTables,
-    /// By level: the last table and its bytes.
-    pages: HashMap<u8, (u64, Option<Vec<u8>>)>,
-}
-
-impl Tables<'_> {
-    /// Physical address and page size of the page at `at`; `Err` says how many
-    /// bytes from there on are not mapped.
-    fn leaf(&mut self, at: u64) -> Result<(u64, u64), u64> {
-        const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-        let paging = self.space.paging();
-        let mut table = self.space.root().0;
-        for level in (1..=paging.levels).rev() {
-            let shift = 12 + 9 * u32::from(level - 1);
-            let size = 1u64 << shift;
-            let index = usize::try_from(at >> shift & 0x1ff).unwrap_or(0);
-            let cached = self.pages.entry(level).or_insert((1, None));
-            if cached.0 != table {
-                let mut bytes = vec![0; 4096];
-                let read = self.space.memory().read_phys(PhysAddr(table), &mut bytes) == Ok(4096);
-                *cached = (table, read.then_some(bytes));
-            }
-            // A table that is not in the dump: nothing below it can be found.
-            let entry = cached.1.as_ref().and_then(|b| u64_at(b, index * 8)).unwrap_or(0);
-            if entry & 1 == 0 {
-                return Err(size);
-            }
-            let target = entry & ADDRESS & !paging.sme_mask;
-            if level == 1 || (level <= 3 && entry & 0x80 != 0) {
-                let base = target & !(size - 1);
-                return Ok((base | (at & (size - 1) & !(PAGE_SIZE - 1)), size));
-            }
-            table = target;
-        }
-        Err(PAGE_SIZE)
     }
 }

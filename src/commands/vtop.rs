@@ -4,12 +4,13 @@ use std::io::Write;
 
 use super::{Command, CommandError, Request, Subject, json, only_kernel};
 use crate::addr::{PAGE_SIZE, VirtAddr};
+use crate::arch::paging::Mapping;
 use crate::dump::PhysicalMemory;
 use crate::error::ReadFault;
 use crate::linux::object::Object;
 use crate::linux::{Kernel, Task};
 use crate::memory::AddressSpace;
-use crate::memory::paging::{Mapping, PageTables, Step};
+use crate::memory::paging::{PageTables, Step};
 
 pub(super) const COMMAND: Command = Command {
     name: "vtop",
@@ -41,42 +42,6 @@ struct Level {
     level: &'static str,
     entry: String,
     value: String,
-}
-
-/// Names of the tables, by level and their number.
-fn level_name(level: u8, levels: u8) -> &'static str {
-    match level {
-        1 => "PTE",
-        2 => "PMD",
-        3 => "PUD",
-        4 if levels == 5 => "P4D",
-        _ => "PGD",
-    }
-}
-
-/// Flags of an entry (`arch/x86/include/asm/pgtable_types.h`), crash's words.
-fn flags(entry: u64, leaf_is_large: bool) -> Vec<&'static str> {
-    let present = entry & 1 != 0;
-    let mut out = Vec::new();
-    let mut add = |on: bool, word| {
-        if on {
-            out.push(word);
-        }
-    };
-    let bit = |n: u32| entry >> n & 1 != 0;
-    add(present, "PRESENT");
-    add(bit(1), "RW");
-    add(bit(2), "USER");
-    add(bit(3), "PWT");
-    add(bit(4), "PCD");
-    add(bit(5), "ACCESSED");
-    add(bit(6), "DIRTY");
-    add(bit(7) && present && leaf_is_large, "PSE");
-    add(bit(7) && present && !leaf_is_large, "PAT");
-    add(bit(8) && !present, "PROTNONE");
-    add(bit(8) && present, "GLOBAL");
-    add(bit(63), "NX");
-    out
 }
 
 fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
@@ -145,15 +110,15 @@ fn walk(kernel: &Kernel, space: &PageTables, addr: VirtAddr) -> Walk {
         address: addr.to_string(),
         physical: mapping.map(|m| m.phys.to_string()),
         page_size: mapping.map(|m| m.page_size),
-        flags: mapping.map(|m| flags(m.entry, m.page_size > PAGE_SIZE)).unwrap_or_default(),
+        flags: mapping.map(|m| m.entry.flags(m.page_size > PAGE_SIZE)).unwrap_or_default(),
         in_dump: there.is_ok(),
         fault: there.err().map(|f| f.to_string()),
         levels: steps
             .iter()
             .map(|s| Level {
-                level: level_name(s.level, levels),
-                entry: format!("{:#x}", s.entry.0),
-                value: format!("{:#x}", s.value),
+                level: levels.name(s.level),
+                entry: s.at.to_string(),
+                value: format!("{:#x}", s.entry.0),
             })
             .collect(),
     }
@@ -177,16 +142,16 @@ fn text(
     writeln!(out, "{:<title$}  {:<16}", "VIRTUAL", "PHYSICAL")?;
     writeln!(out, "{:<width$x}  {physical:<16}\n", addr.0)?;
     for step in &steps {
-        let name = level_name(step.level, levels);
-        if step.level == levels && !user {
+        let name = levels.name(step.level);
+        if step.level == levels.count() && !user {
             // crash's words for the kernel's own top table.
             let base = ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"];
             if let Some(top) = base.iter().find_map(|n| kernel.symbol(n)) {
                 writeln!(out, "PGD DIRECTORY: {:016x}", top.0)?;
             }
-            writeln!(out, "PAGE DIRECTORY: {:x}", step.value)?;
+            writeln!(out, "PAGE DIRECTORY: {:x}", step.entry.0)?;
         } else {
-            writeln!(out, "   {name}: {:x} => {:x}", step.entry.0, step.value)?;
+            writeln!(out, "   {name}: {:x} => {:x}", step.at.0, step.entry.0)?;
         }
     }
     let last = steps.last();
@@ -199,11 +164,11 @@ fn text(
             };
             let page = mapping.phys.0 & !(mapping.page_size - 1);
             writeln!(out, "  PAGE: {page:x}{large}\n")?;
-            let pte = format!("{:x}", mapping.entry);
+            let pte = format!("{:x}", mapping.entry.0);
             let phys = format!("{page:x}");
             let (a, b) = (pte.len().max(3), phys.len().max(8));
             writeln!(out, "{:^a$}  {:^b$}  FLAGS", "PTE", "PHYSICAL")?;
-            let words = flags(mapping.entry, mapping.page_size > PAGE_SIZE).join("|");
+            let words = mapping.entry.flags(mapping.page_size > PAGE_SIZE).join("|");
             writeln!(out, "{pte:>a$}  {phys:>b$}  ({words})")?;
             match presence(kernel, mapping) {
                 Ok(()) => writeln!(out, "\nthe page is in the dump")?,
@@ -212,8 +177,8 @@ fn text(
         }
         Err(fault) => {
             if let (ReadFault::Swapped { .. }, Some(step)) = (fault, last) {
-                let (area, offset) = swap(step.value);
-                let pte = format!("{:x}", step.value);
+                let (area, offset) = step.entry.swap();
+                let pte = format!("{:x}", step.entry.0);
                 let name = swap_name(kernel, area).unwrap_or_else(|| format!("swap area {area}"));
                 let (a, b) = (pte.len().max(3), name.len().max(4));
                 writeln!(out, "\n{:^a$}  {:^b$}  OFFSET", "PTE", "SWAP")?;
@@ -226,12 +191,6 @@ fn text(
         }
     }
     Ok(())
-}
-
-/// Area and offset of a swap entry. Since 4.18 (6b28baca9b1f) the offset is kept
-/// inverted, against L1TF (`arch/x86/include/asm/pgtable_64.h`).
-fn swap(pte: u64) -> (u64, u64) {
-    (pte >> 59, (!pte << 5) >> 14)
 }
 
 /// Path of the file or device of a swap area: `swap_info[area]->swap_file`.
@@ -268,13 +227,4 @@ fn swap_name(kernel: &Kernel, area: u64) -> Option<String> {
         dentry = parent;
     }
     Some(names.iter().rev().map(|n| format!("/{n}")).collect()).filter(|p: &String| !p.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_swap_entry_is_crashs() {
-        // k6.1-oops, mtprog: /dev/zram0, 512.
-        assert_eq!(super::swap(0x07ff_ffff_fffb_fe02), (0, 512));
-    }
 }

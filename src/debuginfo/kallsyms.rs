@@ -16,6 +16,7 @@
 
 use super::symbols::{ARENA_MAX, Builder, SymbolTable};
 use crate::addr::VirtAddr;
+use crate::arch::map;
 use crate::bytes;
 use crate::memory::AddressSpace;
 
@@ -413,7 +414,7 @@ impl Raw {
 
 /// Where the x86-64 kernel can start: the image area, page-aligned.
 pub(super) fn is_text_start(address: u64) -> bool {
-    (0xffff_ffff_8000_0000..0xffff_ffff_c000_0000).contains(&address) && address & 0xfff == 0
+    address.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE && address & 0xfff == 0
 }
 
 /// As much of a table as is readable. An earlier trouble is kept.

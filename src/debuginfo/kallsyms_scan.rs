@@ -19,6 +19,7 @@
 use super::kallsyms::{Tables, Tokens, name_length, read};
 use super::symbols::SymbolTable;
 use crate::addr::{PAGE_SIZE, VirtAddr};
+use crate::arch::map;
 use crate::bytes;
 use crate::memory::AddressSpace;
 
@@ -285,10 +286,8 @@ fn address_places(num_syms: u64, token_index: u64, count: usize) -> Vec<Tables> 
 
 /// The table is whole, and real symbols lie where a kernel has them.
 fn ascends(table: &SymbolTable, count: usize) -> bool {
-    let placed = table
-        .iter()
-        .filter(|symbol| symbol.address < 1 << 31 || symbol.address >= 0xffff_ffff_8000_0000)
-        .count();
+    let placed =
+        table.iter().filter(|symbol| symbol.address < 1 << 31 || symbol.address >= map::KERNEL_MAP).count();
     table.len() == count && placed * 100 >= count * 99
 }
 

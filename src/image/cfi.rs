@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use super::fallback;
 use super::leb::{Put, len32};
-use crate::arch::{Register, pt_regs};
+use crate::arch::{Register, map, pt_regs};
 use crate::debuginfo::orc::{Base, Kind, OrcEntry, OrcTable, Row};
 use crate::debuginfo::symbols::SymbolTable;
 
@@ -203,7 +203,7 @@ pub fn frame_by_caller(
     for (i, word) in stack.chunks_exact(8).take(512).enumerate() {
         let to = u64::from_le_bytes(word.try_into().ok()?);
         // Kernel text is in the top 2 GiB: do not read everywhere.
-        let Some(at) = to.checked_sub(5).filter(|a| *a >= 0xffff_ffff_8000_0000) else { continue };
+        let Some(at) = to.checked_sub(5).filter(|a| *a >= map::KERNEL_MAP) else { continue };
         if let Some([0xe8, a, b, c, d]) = code(at)
             && to.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d]))) == function
         {

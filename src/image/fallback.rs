@@ -7,10 +7,11 @@
 use std::ops::Range;
 
 use super::cfi::Writer;
+use crate::arch::{Levels, map};
 
 /// Where the library itself stands: in the last page, which the kernel keeps free
 /// for error numbers in pointers.
-pub(super) const ADDRESS: u64 = 0xffff_ffff_ffff_f000;
+pub(super) const ADDRESS: u64 = map::LAST_PAGE;
 
 /// `kernel` is the kernel's text. The rules:
 ///
@@ -20,13 +21,12 @@ pub(super) const ADDRESS: u64 = 0xffff_ffff_ffff_f000;
 /// * above the kernel up to the fixmap, modules' and BPF's area: frame pointers
 ///   (`orc_fp_entry`). Modules' own rules come first in gdb's order.
 pub(super) fn add(writer: &mut Writer, kernel: &Range<u64>) {
-    const USER_END: u64 = 1 << 56;
-    const KERNEL_HALF: u64 = 0xff00_0000_0000_0000;
-    const FIXMAP: u64 = 0xffff_ffff_ff00_0000;
+    // Of five levels, whatever the machine has: the hole of four is nobody's.
+    let levels = Levels::Five;
     writer.call(0..1, 8);
-    writer.end(1..USER_END);
+    writer.end(1..levels.user_end());
     if kernel.start < kernel.end {
-        writer.call(KERNEL_HALF..kernel.start, 8);
-        writer.frame_pointer(kernel.end..FIXMAP);
+        writer.call(levels.kernel_start().0..kernel.start, 8);
+        writer.frame_pointer(kernel.end..map::FIXMAP);
     }
 }

@@ -26,6 +26,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
+use crate::arch::map;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::orc::OrcTable;
 use crate::debuginfo::symbols::SymbolTable;
@@ -100,7 +101,7 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
     let text = text_range(sections);
     let whole = sections
         .iter()
-        .fold(text.clone(), |r, s| r.start.min(s.range.start)..r.end.max(s.range.end.min(FIXMAP)));
+        .fold(text.clone(), |r, s| r.start.min(s.range.start)..r.end.max(s.range.end.min(map::FIXMAP)));
     let (symbols, (frames, dwarf)) = thread::scope(|scope| {
         let symbols = scope.spawn(|| skeleton::symbol_table(parts.symbols, sections));
         let frames = cfi::world(parts.orc, parts.symbols, parts.overrides, &whole);
@@ -162,8 +163,6 @@ fn checksum(bytes: &[u8]) -> u32 {
     crc.update(bytes);
     crc.sum()
 }
-
-const FIXMAP: u64 = 0xffff_ffff_ff00_0000;
 
 /// What a module's image is made from.
 #[derive(Debug, Clone, Copy)]

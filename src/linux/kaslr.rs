@@ -9,17 +9,13 @@ use std::sync::Arc;
 
 use super::Options;
 use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
+use crate::arch::paging::Paging;
+use crate::arch::{Levels, map};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
 use crate::error::{Error, Result};
 use crate::memory::AddressSpace;
-use crate::memory::paging::{PageTables, Paging};
-
-/// `__START_KERNEL_map`: the kernel image is mapped from here.
-pub(crate) const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
-/// Address of `_text` in a kernel that KASLR did not move
-/// (`CONFIG_PHYSICAL_START`'s default, 16 MiB).
-pub(crate) const LINK_TEXT: u64 = KERNEL_MAP + 0x100_0000;
+use crate::memory::paging::PageTables;
 
 /// Pages looked at for a lost VMCOREINFO: 4 TiB of them.
 const SEARCH_PAGES: u64 = 1 << 30;
@@ -50,15 +46,7 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
         .ok_or_else(|| {
             missing("its VMCOREINFO names no page tables (SYMBOL(swapper_pg_dir))", "give --vmcoreinfo FILE")
         })?;
-    let paging = Paging {
-        levels: if vmcoreinfo.number("pgtable_l5_enabled").unwrap_or(0) != 0 { 5 } else { 4 },
-        sme_mask: vmcoreinfo.number("sme_mask").map_or(0, i64::cast_unsigned),
-    };
-    let memory: Arc<dyn PhysicalMemory> = dump.clone();
-    let tables = |phys_base: i64| {
-        let root = top.wrapping_sub(KERNEL_MAP).wrapping_add_signed(phys_base);
-        PageTables::new(memory.clone(), PhysAddr(root), paging)
-    };
+    let tables = |phys_base| tables(dump, &vmcoreinfo, top, phys_base);
     // The kernel's own name tells whether the tables are the right ones.
     let proof = |tables: &PageTables| {
         let Some(at) = vmcoreinfo.symbol("init_uts_ns") else { return true };
@@ -154,11 +142,19 @@ fn translates(dump: &Arc<Vmcore>, info: &VmcoreInfo) -> bool {
     let (Some(top), Some(base)) = (info.symbol("swapper_pg_dir"), info.number("phys_base")) else {
         return false;
     };
-    let levels = if info.number("pgtable_l5_enabled").unwrap_or(0) != 0 { 5 } else { 4 };
-    let root = PhysAddr(top.wrapping_sub(KERNEL_MAP).wrapping_add_signed(base));
-    let sme_mask = info.number("sme_mask").map_or(0, i64::cast_unsigned);
-    let tables = PageTables::new(dump.clone(), root, Paging { levels, sme_mask });
-    tables.translate(VirtAddr(top)).is_ok_and(|phys| phys == root)
+    let tables = tables(dump, info, top, base);
+    tables.translate(VirtAddr(top)).is_ok_and(|phys| phys == tables.root())
+}
+
+/// The page tables at `top` in the image of a kernel that lies at `phys_base`.
+fn tables(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64, phys_base: i64) -> PageTables {
+    let five = info.number("pgtable_l5_enabled").unwrap_or(0) != 0;
+    let paging = Paging {
+        levels: if five { Levels::Five } else { Levels::Four },
+        sme_mask: info.number("sme_mask").map_or(0, i64::cast_unsigned),
+    };
+    let root = PhysAddr(top.wrapping_sub(map::KERNEL_MAP).wrapping_add_signed(phys_base));
+    PageTables::new(dump.clone(), root, paging)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::log::Log;
 use super::open::{Opened, open};
 use super::{Module, Options, Task, TaskList, Utsname, View};
-use super::{debug_files, kaslr, log, modules, orc, stacks, tasks, utsname};
+use super::{debug_files, log, modules, orc, stacks, tasks, utsname};
 use crate::addr::{PhysAddr, VirtAddr};
+use crate::arch::map;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
@@ -199,7 +200,7 @@ impl Kernel {
     pub fn text_start(&self) -> VirtAddr {
         self.symbol("_text")
             .or_else(|| self.opened.vmcoreinfo.symbol("_stext").map(|a| VirtAddr(a & !0xfff)))
-            .unwrap_or(VirtAddr(kaslr::LINK_TEXT.wrapping_add(self.opened.kaslr_offset)))
+            .unwrap_or(VirtAddr(map::LINK_TEXT.wrapping_add(self.opened.kaslr_offset)))
     }
 
     /// The address space of a task's process: `mm->pgd`, the kernel half of the

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::layout::KernelVersion;
 use super::{View, kaslr};
 use crate::addr::VirtAddr;
+use crate::arch::map;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
@@ -17,9 +18,6 @@ use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::error::{Error, Result};
 use crate::memory::paging::PageTables;
 use crate::memory::{self, AddressSpace};
-
-/// `KERNEL_IMAGE_SIZE`: the kernel image lies within so many bytes.
-const KERNEL_IMAGE: u64 = 1 << 30;
 
 /// Largest BTF that is believed (today's kernels have 5 to 10 MB).
 const BTF_MAX: u64 = 256 << 20;
@@ -69,7 +67,7 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     let (types, btf) = types(&dump, &place.tables, &symbols, vmlinux.as_ref())?;
     tracing::debug!(origin = types.origin(), "types read");
     let tables = Arc::new(place.tables);
-    let user_limit = if tables.paging().levels == 5 { 1 << 56 } else { 1 << 47 };
+    let user_limit = tables.paging().levels.user_end();
     let view = View::new(tables.clone(), user_limit, symbols, types, version)
         .map_err(|what| Error::Missing { path: dump.path().to_owned(), what, hint: NO_TYPES })?;
     tracing::debug!("layout resolved");
@@ -110,7 +108,7 @@ fn symbols(
         .or_else(|why| {
             // Found by what they look like, and proven by `_stext`.
             tracing::info!("{why}; looking for kallsyms in the kernel image");
-            let image = (VirtAddr(stext.unwrap_or(kaslr::KERNEL_MAP)), KERNEL_IMAGE);
+            let image = (VirtAddr(stext.unwrap_or(map::KERNEL_MAP)), map::KERNEL_IMAGE_SIZE);
             kallsyms_scan::find_and_read(tables, &[image], stext, long_names)
                 .map_err(|scan| format!("{why}; {scan}"))
         });

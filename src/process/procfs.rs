@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::Process;
 use crate::addr::{PAGE_SIZE, VirtAddr};
-use crate::arch::Register;
+use crate::arch::{Register, map};
 use crate::bytes::u64_at;
 use crate::memory::AddressSpace;
 
@@ -42,7 +42,7 @@ pub fn mappings(process: &Process) -> Vec<Mapping> {
         match () {
             () if holds(vdso) => "[vdso]",
             () if holds(stack) => "[stack]",
-            () if start == 0xffff_ffff_ff60_0000 => "[vsyscall]",
+            () if start == map::VSYSCALL => "[vsyscall]",
             () => "",
         }
     };

@@ -5,6 +5,7 @@
 //! packed, is asked here, by meaning: nobody else sees the numbers, and each
 //! answer names the commit or version that changed it.
 
+use crate::arch::{Levels, map};
 use crate::debuginfo::orc;
 use crate::dump::vmcoreinfo::VmcoreInfo;
 
@@ -64,11 +65,10 @@ impl KernelVersion {
     /// Where all of RAM is mapped if KASLR does not move it
     /// (`Documentation/arch/x86/x86_64/mm.rst`; until 4.20 it began lower).
     #[must_use]
-    pub fn direct_map(&self, paging_levels: u8) -> u64 {
-        match paging_levels {
-            5 => 0xff11_0000_0000_0000,
-            _ if self.before(4, 20) => 0xffff_8800_0000_0000,
-            _ => 0xffff_8880_0000_0000,
+    pub fn direct_map(&self, levels: Levels) -> u64 {
+        match levels {
+            Levels::Four if self.before(4, 20) => map::DIRECT_MAP_BEFORE_4_20,
+            _ => levels.direct_map(),
         }
     }
 
