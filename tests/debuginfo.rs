@@ -57,7 +57,6 @@ fn debug_files_by_build_id() {
         let own = lab.join(format!("build-{release}/debug"));
         let locator = Locator::new(vec![root.join("usr/lib/debug"), own]);
         let id = kernel.vmcoreinfo().build_id().unwrap();
-        let id: corestub::elf::BuildId = id.parse().unwrap();
         let vmlinux = locator.vmlinux(&release, &id).unwrap();
         let file = Vmlinux::open(&vmlinux).unwrap();
         assert!(file.has_dwarf());

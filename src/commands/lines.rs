@@ -12,7 +12,6 @@ use addr2line::Context;
 use gimli::{Dwarf, EndianSlice, LittleEndian};
 
 use crate::addr::VirtAddr;
-use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::debuginfo::elf::Vmlinux;
 use crate::linux::{Kernel, Module};
 
@@ -132,41 +131,9 @@ fn lines(context: &Context<Slice<'_>>, probe: u64) -> Option<Vec<String>> {
 
 /// A debug section of a module's file, with its relocations done.
 fn relocated(file: &Vmlinux, module: &Module, name: &str) -> Option<Vec<u8>> {
-    const R_X86_64_64: u32 = 1;
-    const R_X86_64_32: u32 = 10;
     let Some(section) = file.section(name) else { return Some(Vec::new()) };
     if section.size > RELOCATED_MAX {
         return None;
     }
-    let mut bytes = file.data(section).ok()?.into_owned();
-    if file.kind() != object::elf::ET_REL {
-        return Some(bytes);
-    }
-    let Some(rela) = file.section_data(&format!(".rela{name}")).ok()? else { return Some(bytes) };
-    let symbols = file.section_data(".symtab").ok()??;
-    for entry in rela.chunks_exact(24) {
-        let (offset, info, addend) = (u64_at(entry, 0)?, u64_at(entry, 8)?, u64_at(entry, 16)?);
-        let symbol = usize::try_from(info >> 32).ok()?.checked_mul(24)?;
-        let (Some(shndx), Some(value)) = (u16_at(&symbols, symbol + 6), u64_at(&symbols, symbol + 8)) else {
-            continue;
-        };
-        // A section of the module lies where it was loaded, a debug section at 0.
-        let base = file
-            .sections()
-            .get(usize::from(shndx))
-            .filter(|s| s.is_alloc())
-            .and_then(|s| module.section(&s.name))
-            .map_or(0, |a| a.0);
-        let target = base.wrapping_add(value).wrapping_add(addend).to_le_bytes();
-        let len = match u32_at(entry, 8)? {
-            R_X86_64_64 => 8,
-            R_X86_64_32 => 4,
-            _ => continue,
-        };
-        let at = usize::try_from(offset).ok()?;
-        if let Some(to) = bytes.get_mut(at..at.checked_add(len)?) {
-            to.copy_from_slice(target.get(..len)?);
-        }
-    }
-    Some(bytes)
+    file.relocated(section, &|section| module.section(&section.name).map_or(0, |at| at.0))
 }

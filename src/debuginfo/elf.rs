@@ -108,7 +108,7 @@ impl Vmlinux {
     /// The letter that `nm` prints, and the section; `None` for what is no symbol
     /// of this file (undefined, file and section names).
     fn letter(&self, symbol: &Symbol<'_>) -> Option<(u8, Option<&Section>)> {
-        if !matches!(symbol.kind, STT_NOTYPE | STT_OBJECT | STT_FUNC | STT_COMMON | STT_GNU_IFUNC) {
+        if !matches!(symbol.info.st_type(), STT_NOTYPE | STT_OBJECT | STT_FUNC | STT_COMMON | STT_GNU_IFUNC) {
             return None;
         }
         let (letter, section) = match symbol.section {
@@ -116,15 +116,15 @@ impl Vmlinux {
             SHN_ABS => (b'a', None),
             // Beyond 65,279 sections the number is in a table of its own; the
             // letter then follows from the type alone.
-            SHN_XINDEX => (if symbol.kind == STT_FUNC { b't' } else { b'd' }, None),
+            SHN_XINDEX => (if symbol.info.st_type() == STT_FUNC { b't' } else { b'd' }, None),
             index => {
                 let section = self.sections().get(usize::from(index.0))?;
                 (letter(section), Some(section))
             }
         };
-        Some(match symbol.binding {
+        Some(match symbol.info.st_bind() {
             STB_LOCAL => (letter, section),
-            STB_WEAK if symbol.kind == STT_OBJECT => (b'V', section),
+            STB_WEAK if symbol.info.st_type() == STT_OBJECT => (b'V', section),
             STB_WEAK => (b'W', section),
             _ => (letter.to_ascii_uppercase(), section),
         })

@@ -18,6 +18,7 @@ use std::path::Path;
 use super::notes::Notes;
 use crate::bytes;
 use crate::bytes::source;
+use crate::elf::BuildId;
 use crate::error::{Error, Result};
 
 /// The parsed text.
@@ -129,15 +130,10 @@ impl VmcoreInfo {
         self.get("CRASHTIME")?.parse().ok()
     }
 
-    /// `BUILD-ID` (since 5.9) in lower-case hexadecimal. Some kernels write garbage
-    /// here, which looks like any other.
+    /// `BUILD-ID` (since 5.9). Some kernels write garbage here, which looks like any other.
     #[must_use]
-    pub fn build_id(&self) -> Option<String> {
-        let id = self.get("BUILD-ID")?;
-        let sound = (2..=128).contains(&id.len())
-            && id.len().is_multiple_of(2)
-            && id.bytes().all(|b| b.is_ascii_hexdigit());
-        sound.then(|| id.to_ascii_lowercase())
+    pub fn build_id(&self) -> Option<BuildId> {
+        self.get("BUILD-ID")?.parse().ok()
     }
 }
 
@@ -161,7 +157,7 @@ mod tests {
     fn each_kind_is_read_in_its_base() {
         let v = VmcoreInfo::parse(TEXT);
         assert_eq!(v.release(), Some("6.1.0-56-cloud-amd64"));
-        assert_eq!(v.build_id().as_deref(), Some("0aff"));
+        assert_eq!(v.build_id().unwrap().to_string(), "0aff");
         assert_eq!(v.symbol("_stext"), Some(0xffff_ffff_9540_0000));
         assert_eq!(v.offset("uts_namespace.name"), Some(0));
         assert_eq!((v.size("page"), v.length("node_data")), (Some(64), Some(1024)));

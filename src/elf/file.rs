@@ -7,10 +7,10 @@ use std::sync::Arc;
 use object::LittleEndian as LE;
 use object::elf::{
     FileType, SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_WRITE, SHN_XINDEX, SHT_NOBITS, SHT_NOTE,
-    SectionFlags, SectionHeader64, SectionType, Sym64,
+    SectionFlags, SectionHeader64, SectionType,
 };
 
-use super::{BuildId, Header, PT_NOTE, ProgramHeader, compressed, malformed, rows};
+use super::{BuildId, Header, PT_NOTE, ProgramHeader, Symbols, compressed, malformed, rows};
 use crate::bytes::cstr;
 use crate::bytes::source::{self, Source};
 use crate::error::Result;
@@ -222,7 +222,7 @@ impl File {
             self.sections.get(table.link as usize).filter(|s| !s.is_nobits()).ok_or_else(|| {
                 self.malformed(table.offset, "a symbol table with names", "no .strtab".into())
             })?;
-        Ok(Some(Symbols { table: self.data(table)?, names: self.data(names)? }))
+        Ok(Some(Symbols::new(self.data(table)?, self.data(names)?)))
     }
 
     /// Base name of the debug file that `.gnu_debuglink` names.
@@ -313,56 +313,4 @@ fn sections(header: &Header, source: &dyn Source) -> Result<Vec<Section>> {
         }
     };
     Ok(table.iter().enumerate().map(section).collect())
-}
-
-/// A symbol table as the file has it.
-pub struct Symbols<'a> {
-    table: Cow<'a, [u8]>,
-    names: Cow<'a, [u8]>,
-}
-
-/// One symbol of a file.
-#[derive(Debug, Clone, Copy)]
-pub struct Symbol<'a> {
-    /// Its name, which may be empty.
-    pub name: &'a [u8],
-    /// `STT_FUNC` and so on.
-    pub kind: object::elf::SymbolType,
-    /// `STB_GLOBAL` and so on.
-    pub binding: object::elf::SymbolBind,
-    /// Number of its section, or what `SHN_ABS` and its like say.
-    pub section: object::elf::SymbolSection,
-    /// Link-time address; in a module an offset into the section.
-    pub value: u64,
-    /// Bytes; 0 when not told.
-    pub size: u64,
-}
-
-impl Symbols<'_> {
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        rows::<Sym64<LE>>(&self.table).len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All of them in file order.
-    pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
-        rows::<Sym64<LE>>(&self.table).iter().map(|raw| {
-            let name = self.names.get(raw.st_name.get(LE) as usize..).unwrap_or_default();
-            Symbol {
-                name: name.split(|&b| b == 0).next().unwrap_or_default(),
-                kind: raw.st_type(),
-                binding: raw.st_bind(),
-                section: raw.st_shndx.get(LE),
-                value: raw.st_value.get(LE),
-                size: raw.st_size.get(LE),
-            }
-        })
-    }
 }

@@ -34,11 +34,15 @@ mod build_id;
 mod compressed;
 mod file;
 mod notes;
+mod relocations;
+mod symbols;
 
 pub use build_id::BuildId;
-pub use file::{File, Section, Symbol, Symbols};
+pub use file::{File, Section};
 pub use notes::{Note, notes};
 pub use object::elf::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, PT_TLS};
+pub use relocations::relocated_places;
+pub use symbols::{Symbol, Symbols};
 
 /// More program headers than this (900 MB of them) are not believed.
 const PROGRAM_HEADERS_MAX: u64 = 1 << 24;

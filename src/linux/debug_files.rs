@@ -44,8 +44,7 @@ impl DebugFiles {
 
 /// By VMCOREINFO where that is to be trusted, else by the kernel's own notes.
 fn build_id(kernel: &Kernel) -> Option<BuildId> {
-    let told = kernel.layout().version.build_id(kernel.vmcoreinfo());
-    if let Some(id) = told.and_then(|id| id.parse().ok()) {
+    if let Some(id) = kernel.layout().version.build_id(kernel.vmcoreinfo()) {
         return Some(id);
     }
     let (start, stop) = (kernel.symbol("__start_notes")?, kernel.symbol("__stop_notes")?);

@@ -13,13 +13,15 @@
 //! known by its memory ranges alone. Sources: `include/linux/module.h`,
 //! `kernel/module/sysfs.c`, `kernel/module/internal.h`.
 
+use object::elf::SHN_UNDEF;
+
 use super::View;
 use super::list::List;
 use super::object::Object;
 use crate::addr::VirtAddr;
-use crate::bytes::{array_at, cstr, u32_at, u64_at};
+use crate::bytes::{array_at, cstr};
 use crate::debuginfo::symbols::{Builder, SymbolTable};
-use crate::elf::BuildId;
+use crate::elf::{BuildId, Symbols};
 
 /// More modules than this are not believed.
 const MAX_MODULES: usize = 10_000;
@@ -296,30 +298,21 @@ pub(crate) fn symbols(view: &View, module: &Module) -> SymbolTable {
         return table.finish();
     };
     let count = usize::try_from(count.min(MAX_SYMBOLS)).unwrap_or(0);
-    // Elf64_Sym: name u32, info u8, other u8, shndx u16, value u64, size u64.
     let mut entries = vec![0; count * 24];
     let Ok(got) = view.space().read(VirtAddr(symtab), &mut entries) else { return table.finish() };
+    entries.truncate(got);
     // The type letters, since 5.2; before, `st_info` was overwritten with them.
     let letters = object.number("typetab").and_then(|at| view.space().read_vec(VirtAddr(at), count).ok());
     let mut strings = vec![0; usize::try_from(end_of_range(module, strtab)).unwrap_or(0)];
     let read = view.space().read(VirtAddr(strtab), &mut strings).unwrap_or(0);
     strings.truncate(read);
-    for (i, entry) in entries.get(..got).unwrap_or_default().chunks_exact(24).enumerate() {
-        let (Some(name), Some(shndx), Some(value), Some(size)) =
-            (u32_at(entry, 0), entry.get(6..8), u64_at(entry, 8), u64_at(entry, 16))
-        else {
-            continue;
-        };
-        let name = strings.get(name as usize..).unwrap_or_default();
-        let name = name.get(..name.iter().position(|&b| b == 0).unwrap_or(0)).unwrap_or_default();
-        if name.is_empty() || shndx == [0, 0] || !module.contains(VirtAddr(value)) {
+    for (i, symbol) in Symbols::new(entries, strings).iter().enumerate() {
+        if symbol.name.is_empty() || symbol.section == SHN_UNDEF || !module.contains(VirtAddr(symbol.value)) {
             continue;
         }
-        let letter = match &letters {
-            Some(letters) => letters.get(i).copied(),
-            None => entry.get(4).copied(),
-        };
-        table.push(value, size, letter.filter(u8::is_ascii_alphabetic).unwrap_or(b't'), name);
+        let letter = letters.as_ref().map_or(Some(symbol.info.0), |letters| letters.get(i).copied());
+        let letter = letter.filter(u8::is_ascii_alphabetic).unwrap_or(b't');
+        table.push(symbol.value, symbol.size, letter, symbol.name);
     }
     table.finish()
 }

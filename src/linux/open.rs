@@ -15,6 +15,7 @@ use crate::debuginfo::symbols::SymbolTable;
 use crate::debuginfo::{Types, kallsyms, kallsyms_scan};
 use crate::dump::Vmcore;
 use crate::dump::vmcoreinfo::VmcoreInfo;
+use crate::elf::BuildId;
 use crate::error::{Error, Result};
 use crate::memory::paging::PageTables;
 use crate::memory::{self, AddressSpace};
@@ -84,13 +85,15 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     })
 }
 
-fn check_build_id(vmlinux: &Vmlinux, wanted: Option<String>) -> Result<()> {
-    let (Some(found), Some(wanted)) = (vmlinux.build_id(), wanted) else { return Ok(()) };
-    let found = found.to_string();
-    if found.eq_ignore_ascii_case(&wanted) {
-        return Ok(());
+fn check_build_id(vmlinux: &Vmlinux, wanted: Option<BuildId>) -> Result<()> {
+    match (vmlinux.build_id(), wanted) {
+        (Some(found), Some(wanted)) if *found != wanted => Err(Error::WrongBuildId {
+            path: vmlinux.path().to_owned(),
+            wanted: wanted.to_string(),
+            found: found.to_string(),
+        }),
+        _ => Ok(()),
     }
-    Err(Error::WrongBuildId { path: vmlinux.path().to_owned(), wanted, found })
 }
 
 fn symbols(

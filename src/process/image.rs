@@ -95,9 +95,9 @@ fn functions(file: &elf::File, kind: SectionType) -> Option<SymbolTable> {
     let symbols = file.symbols(kind).ok()??;
     let mut table = Builder::new(file.path().display().to_string());
     // STT_NOTYPE: assembly.
-    let code = |s: &elf::Symbol<'_>| matches!(s.kind, STT_NOTYPE | STT_FUNC | STT_GNU_IFUNC);
+    let code = |s: &elf::Symbol<'_>| matches!(s.info.st_type(), STT_NOTYPE | STT_FUNC | STT_GNU_IFUNC);
     for s in symbols.iter().filter(code).filter(|s| s.section != SHN_UNDEF && s.section.0 < SHN_LORESERVE) {
-        table.push(s.value, s.size, if s.binding == STB_LOCAL { b't' } else { b'T' }, s.name);
+        table.push(s.value, s.size, if s.info.st_bind() == STB_LOCAL { b't' } else { b'T' }, s.name);
     }
     Some(table.finish_as_told())
 }

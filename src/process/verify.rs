@@ -16,7 +16,7 @@ use super::files::{FoundFile, Lookup, MappedFile, Refusal};
 use super::image::Image;
 use crate::addr::PAGE_SIZE;
 use crate::bytes::u64_at;
-use crate::elf::{PT_DYNAMIC, PT_LOAD, ProgramHeader};
+use crate::elf::{PT_DYNAMIC, PT_LOAD, ProgramHeader, relocated_places};
 
 const PAGE: usize = 4096;
 /// Bytes of a difference that are shown.
@@ -294,7 +294,7 @@ fn text_relocations(found: &FoundFile, image: &Image) -> Vec<u64> {
     let load = |p: &&ProgramHeader| p.kind == PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
     let Some(load) = image.phdrs.iter().find(load) else { return Vec::new() };
     let raw = load.offset.checked_add(at - load.vaddr).and_then(|o| bytes(o, size)).unwrap_or_default();
-    let mut offsets: Vec<u64> = raw.chunks_exact(24).filter_map(|r| u64_at(r, 0)).collect();
+    let mut offsets: Vec<u64> = relocated_places(&raw).collect();
     offsets.sort_unstable();
     offsets
 }

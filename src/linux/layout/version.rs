@@ -8,6 +8,7 @@
 use crate::arch::{Levels, map};
 use crate::debuginfo::orc;
 use crate::dump::vmcoreinfo::VmcoreInfo;
+use crate::elf::BuildId;
 
 /// A kernel's version, as its release names it.
 #[derive(Debug, Clone)]
@@ -78,7 +79,7 @@ impl KernelVersion {
     /// for 6.12, was backported to stable branches without the commits that make
     /// it work at boot, and these kernels write garbage there.
     #[must_use]
-    pub fn build_id(&self, info: &VmcoreInfo) -> Option<String> {
+    pub fn build_id(&self, info: &VmcoreInfo) -> Option<BuildId> {
         // Debian's `6.1.0-ABI` hides the stable version: ABI 26 is 6.1.112, 27 is
         // 6.1.115, 28 is 6.1.119.
         let garbage = self.release.starts_with("6.1.0-27-")
@@ -147,7 +148,7 @@ mod tests {
             "5.14.0-503.el9",
             "",
         ] {
-            assert_eq!(build_id(good).as_deref(), Some("00ff"), "{good}");
+            assert_eq!(build_id(good).unwrap().to_string(), "00ff", "{good}");
         }
     }
 
