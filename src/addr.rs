@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 /// log2 of the x86-64 base page.
 pub const PAGE_SHIFT: u32 = 12;
 /// Bytes of the x86-64 base page.
@@ -73,5 +75,19 @@ impl fmt::Display for VirtAddr {
 impl fmt::Display for PhysAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)
+    }
+}
+
+/// As a `"0x..."` string: JSON's numbers end at 2^53 for many readers.
+impl Serialize for VirtAddr {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// As a `"0x..."` string.
+impl Serialize for PhysAddr {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }

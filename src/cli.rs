@@ -1,13 +1,20 @@
-//! The command line: clap types and nothing else.
+//! The command line: the program's own verbs, and the commands of the table as
+//! they are run once, from a shell.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap_lex::{ParsedArg, RawArgs};
+
+use crate::commands::COMMANDS;
+use crate::dump::{self, Kind};
+use crate::number;
 
 /// Serve Linux kernel and process crash dumps to stock gdb
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 100, after_help = EXAMPLES)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// Say more on stderr (repeat: -v info, -vv debug, -vvv packets)
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -23,19 +30,35 @@ Examples:
   corestub serve vmcore                 serve it; then in any gdb: target remote :1234
   corestub serve --vmlinux vmlinux -l 127.0.0.1:0 vmcore
   corestub ps vmcore                    any `monitor` command works from the shell, too
-  corestub bt --all --json vmcore | jq ...";
+  corestub bt vmcore --all --json | jq ...
 
-/// The two verbs that clap derives; the commands of the table join them.
+A command's dump comes first: one file, or the pieces of a split dump one behind the other. Then
+come the command's own arguments; `--` ends the dumps. Options may stand anywhere.";
+
+/// The verbs that are no commands of the table.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a dump to gdb (`target remote :1234`)
     Serve(Serve),
     /// Start gdb on a dump, connected, with debug files and scripts found
     Gdb(Gdb),
+    /// Write completions for a shell to stdout
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder; without one, the first page to stdout
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: Option<PathBuf>,
+    },
 }
 
 /// What a dump needs beside itself.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "What a dump may lack")]
 pub struct Input {
     /// Kernel image with symbols or DWARF (optional: the dump itself often suffices)
     #[arg(long, value_name = "PATH")]
@@ -50,10 +73,10 @@ pub struct Input {
     #[arg(long, value_name = "FILE")]
     pub vmcoreinfo: Option<PathBuf>,
     /// How far KASLR moved the kernel, when VMCOREINFO does not say it
-    #[arg(long, value_name = "N", value_parser = number)]
+    #[arg(long, value_name = "N", value_parser = number::unsigned)]
     pub kaslr_offset: Option<u64>,
     /// Physical base of the kernel, when VMCOREINFO does not say it; may be negative
-    #[arg(long, value_name = "N", value_parser = signed, allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", value_parser = number::signed, allow_hyphen_values = true)]
     pub phys_base: Option<i64>,
 }
 
@@ -100,32 +123,119 @@ pub struct Gdb {
     pub input: Input,
     /// Arguments for gdb
     #[arg(last = true, value_name = "GDB-ARGS")]
-    pub gdb_args: Vec<String>,
+    pub gdb_args: Vec<OsString>,
 }
 
-// A command of the table, run once: `corestub COMMAND [OPTIONS] DUMP... [ARGS]`. No
-// doc comment: clap would take it for the command's summary.
+// A command of the table, run once: `corestub COMMAND DUMP... [ARGS]`. No doc comment:
+// clap would take it for the command's summary.
 #[allow(missing_docs, reason = "see above")]
 #[derive(Debug, Args)]
-pub struct Once {
-    /// JSON for machines
-    #[arg(long)]
-    pub json: bool,
+pub struct OnDump {
+    /// The dump; files directly behind it that are dumps too are further pieces of it
+    #[arg(value_name = "DUMP...")]
+    pub dump: PathBuf,
+    /// A further piece: see [`mark_pieces`]
+    #[arg(long = PIECE, hide = true)]
+    pub pieces: Vec<PathBuf>,
     /// The dump's companions
     #[command(flatten)]
     pub input: Input,
-    /// The dump (all pieces of a split one), then the command's own arguments
-    #[arg(value_name = "DUMP... [ARGS]")]
-    pub words: Vec<String>,
 }
 
-fn number(text: &str) -> Result<u64, String> {
-    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
-    u64::from_str_radix(digits, radix).map_err(|e| e.to_string())
+/// The option by which the pieces of a split dump reach the parser.
+const PIECE: &str = "piece";
+
+/// The whole command line, the commands of the table included.
+#[must_use]
+pub fn program() -> clap::Command {
+    // clap has a `help` of its own.
+    let commands = COMMANDS.iter().filter(|c| c.name() != "help");
+    let once = commands.map(|c| c.declare(OnDump::augment_args(clap::Command::new(c.name()))));
+    Cli::command().subcommands(once)
 }
 
-fn signed(text: &str) -> Result<i64, String> {
-    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |d| (true, d));
-    let n = i64::try_from(number(digits)?).map_err(|e| e.to_string())?;
-    Ok(if negative { -n } else { n })
+/// Tells the pieces of a split dump from the arguments behind them, which no
+/// grammar can: `corestub rd part.1 part.2 jiffies`. A command's first word is its
+/// dump; the files directly behind it that are dumps of a machine, too, are marked.
+#[must_use]
+pub fn mark_pieces(program: &clap::Command, argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut argv: Vec<OsString> = argv.into_iter().collect();
+    let is_vmcore = |word: &&OsString| matches!(dump::sniff(Path::new(word)), Ok(Kind::Vmcore));
+    if let Some(dump) = first_word(program, &argv)
+        && argv.get(dump).as_ref().is_some_and(is_vmcore)
+    {
+        let pieces = argv.iter().skip(dump + 1).take_while(is_vmcore).count();
+        for at in (dump + 1..=dump + pieces).rev() {
+            argv.insert(at, format!("--{PIECE}").into());
+        }
+    }
+    argv
+}
+
+/// Where the first word of a command that takes pieces stands.
+fn first_word(program: &clap::Command, argv: &[OsString]) -> Option<usize> {
+    let raw = RawArgs::new(argv);
+    let (mut cursor, mut at, mut command) = (raw.cursor(), 0, program);
+    raw.next(&mut cursor);
+    loop {
+        let word = raw.next(&mut cursor)?;
+        at += 1;
+        if word.is_escape() {
+            return None;
+        } else if word.is_long() || word.is_short() {
+            if takes_the_next(command, &word) {
+                raw.next(&mut cursor);
+                at += 1;
+            }
+        } else if let Some(named) = command.find_subcommand(word.to_value_os()) {
+            command = named;
+        } else {
+            return command.get_arguments().any(|a| a.get_long() == Some(PIECE)).then_some(at);
+        }
+    }
+}
+
+/// Whether the word behind an option is its value.
+fn takes_the_next(command: &clap::Command, option: &ParsedArg<'_>) -> bool {
+    let takes_value =
+        |is: &dyn Fn(&Arg) -> bool| command.get_arguments().any(|a| is(a) && a.get_action().takes_values());
+    if let Some((Ok(long), value)) = option.to_long() {
+        return value.is_none() && takes_value(&|a| a.get_long() == Some(long));
+    }
+    let Some(mut flags) = option.to_short() else { return false };
+    while let Some(Ok(flag)) = flags.next_flag() {
+        if takes_value(&|a| a.get_short() == Some(flag)) {
+            // Else the value is the rest of the word.
+            return flags.is_empty();
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declarations_are_sound() {
+        program().debug_assert();
+    }
+
+    #[test]
+    fn the_dump_is_the_first_word_that_is_no_options_value() {
+        let program = program();
+        let found = |line: &str| {
+            let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            first_word(&program, &argv).and_then(|at| argv.get(at).cloned())
+        };
+        let dump = Some("DUMP".into());
+        assert_eq!(found("corestub ps DUMP 1"), dump);
+        assert_eq!(found("corestub -vv bt --all --vmlinux V --phys-base=0 DUMP"), dump);
+        assert_eq!(found("corestub search -ch -n 5 -n5 DUMP text"), dump);
+        assert_eq!(found("corestub rd -16 -v DUMP"), dump);
+        for none in ["corestub serve DUMP", "corestub ps -- DUMP", "corestub ps", "corestub", "corestub -l 1"]
+        {
+            assert_eq!(found(none), None, "{none}");
+        }
+    }
 }

@@ -40,16 +40,19 @@ pub mod dump;
 pub mod elf;
 pub mod error;
 pub mod gdb;
+mod hex;
 pub mod image;
 pub mod inferior;
 pub mod linux;
 pub mod memory;
+mod number;
+mod par;
 pub mod process;
 pub mod rsp;
 pub mod session;
 pub mod snapshot;
+mod text;
 pub mod unwind;
-pub mod words;
 mod xml;
 
 #[cfg(test)]

@@ -2,69 +2,53 @@
 #![allow(clippy::print_stderr, reason = "the one place that speaks to the person")]
 
 use std::error::Error as _;
-use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches};
-use corestub::cli::{Cli, Command, Input, Once, Serve};
-use corestub::commands::{self, COMMANDS, CommandError, Request};
-use corestub::error::Result;
+use clap::{ArgMatches, FromArgMatches};
+use corestub::cli::{self, Cli, Input, OnDump, Serve};
+use corestub::commands::{self, Command, CommandError, Context};
+use corestub::error::{Error, Result};
+use corestub::gdb;
 use corestub::rsp::{self, Endpoint, Listener};
 use corestub::snapshot::{Options, Snapshot};
-use corestub::{gdb, words};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let mut program = Cli::command();
-    // clap has a `help` of its own.
-    for c in COMMANDS.iter().filter(|c| c.name != "help") {
-        let usage = format!("corestub {} [OPTIONS] DUMP... {}", c.name, c.usage);
-        let command = Once::augment_args(clap::Command::new(c.name));
-        program = program.subcommand(command.about(c.summary).after_help(c.help).override_usage(usage));
-    }
+    let mut program = cli::program();
     program.build();
-    let argv: Vec<OsString> = words::regroup(&program, std::env::args_os().collect());
-    let matches = program.get_matches_from(argv);
+    let argv = cli::mark_pieces(&program, std::env::args_os());
+    let matches = program.clone().get_matches_from(argv);
     init_logging(matches.get_count("verbose"));
-
-    let done = match matches.subcommand() {
-        Some((name, sub)) if commands::find(name).is_some() => {
-            let done =
-                Once::from_arg_matches(sub).map_err(|e| e.exit()).and_then(|once: Once| command(name, &once));
-            done.map(|()| ExitCode::SUCCESS)
-        }
-        _ => Cli::from_arg_matches(&matches).map_err(|e| e.exit()).and_then(|cli: Cli| match cli.command {
-            Command::Serve(serve) => run_serve(&serve).map(|()| ExitCode::SUCCESS).map_err(Failure::Open),
-            Command::Gdb(args) => gdb::run(&args, options(&args.input)).map_err(Failure::Open),
-        }),
-    };
-    match done {
-        Ok(code) => code,
-        Err(Failure::Open(error)) => {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(c) = cause {
-                text = format!("{text}: {c}");
-                cause = c.source();
-            }
-            eprintln!("corestub: {text}");
-            ExitCode::from(1)
-        }
-        // The reader of a pipe has seen enough.
-        Err(Failure::Command(_, CommandError::Output(e))) if e.kind() == io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
-        Err(Failure::Command(name, error)) => {
-            eprintln!("corestub {name}: {error}");
-            ExitCode::from(1)
-        }
+    if let Some((name, given)) = matches.subcommand()
+        && let Some(command) = commands::find(name)
+    {
+        return once(command, given);
     }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    let done = match cli.command {
+        cli::Command::Serve(serve) => run_serve(&serve).map(|()| ExitCode::SUCCESS),
+        cli::Command::Gdb(args) => gdb::run(&args, options(&args.input)),
+        cli::Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut program, "corestub", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        cli::Command::Man { dir } => manual(program, dir.as_deref()).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|e| cannot_open(&e))
 }
 
-enum Failure {
-    Open(corestub::error::Error),
-    Command(String, CommandError),
+/// A dump, or something that belongs to it, cannot be used.
+fn cannot_open(error: &Error) -> ExitCode {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        text = format!("{text}: {c}");
+        cause = c.source();
+    }
+    eprintln!("corestub: {text}");
+    ExitCode::from(1)
 }
 
 fn options(input: &Input) -> Options {
@@ -100,25 +84,43 @@ fn run_serve(args: &Serve) -> Result<()> {
     listener.serve(inferior, &options)
 }
 
-fn command(name: &str, once: &Once) -> Result<(), Failure> {
-    let (dumps, args) = words::dumps_and_arguments(&once.words);
-    let failed = |e| Failure::Command(name.to_owned(), e);
-    if dumps.is_empty() {
-        return Err(failed(CommandError::Failed(format!("which dump? try: corestub {name} DUMP"))));
-    }
-    let snapshot = Snapshot::open(&dumps, options(&once.input)).map_err(Failure::Open)?;
-    let request = Request {
-        args: &args,
-        json: once.json,
+/// Runs a command of the table once.
+fn once(command: &Command, given: &ArgMatches) -> ExitCode {
+    let OnDump { dump, pieces, input } = OnDump::from_arg_matches(given).unwrap_or_else(|e| e.exit());
+    let dumps: Vec<_> = [dump].into_iter().chain(pieces).collect();
+    let snapshot = match Snapshot::open(&dumps, options(&input)) {
+        Ok(snapshot) => snapshot,
+        Err(e) => return cannot_open(&e),
+    };
+    let name = command.name();
+    let context = Context {
         thread: None,
         task: None,
         last_fault: None,
         cancelled: &|| false,
+        progress: Some(&|text| eprintln!("corestub {name}: {text}")),
     };
     let mut out = io::BufWriter::new(io::stdout().lock());
-    commands::run(snapshot.subject(), name, &request, &mut out)
-        .and_then(|()| out.flush().map_err(CommandError::Output))
-        .map_err(failed)
+    let done = commands::run(snapshot.subject(), command, given, context, &mut out);
+    let written = out.flush();
+    match done.and(written.map_err(CommandError::Output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe has seen enough.
+        Err(CommandError::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("corestub {name}: {error}");
+            ExitCode::from(if matches!(error, CommandError::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Writes the manual pages.
+fn manual(program: clap::Command, dir: Option<&Path>) -> Result<()> {
+    let written = match dir {
+        Some(dir) => std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(program, dir)),
+        None => clap_mangen::Man::new(program).render(&mut io::stdout().lock()),
+    };
+    written.map_err(|e| Error::io("write manual pages to", dir.unwrap_or(Path::new("stdout")), e))
 }
 
 fn init_logging(verbose: u8) {

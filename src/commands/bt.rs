@@ -7,17 +7,20 @@
 //! dump's registers begin; JSON has the latter only, as gdb shows them.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::io::Write;
 use std::sync::Arc;
 
-use serde::Serialize;
+use clap::Args;
+use serde::ser::{Error as _, SerializeSeq};
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::lines::{LineFiles, Lines};
-use super::select::{active, by_words, current, flags};
-use super::{Command, CommandError, Request, Subject, parallel};
+use super::select::{active, by_words, current};
+use super::{Answer, Command, Context, FOR_VMCORES, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::{Kernel, Task};
+use crate::par::{self, Stopped};
+use crate::text::{Rows, Screen, row};
 use crate::unwind::{self, Frame, FrameKind, Trace};
 
 #[path = "bt_summary.rs"]
@@ -28,22 +31,52 @@ mod text;
 pub(super) use summary::{collapse, write_groups};
 pub(super) use text::{heading, write_task, write_trace};
 
-pub(super) const COMMAND: Command = Command {
-    name: "bt",
-    usage: "[-a | --all | --summary] [-f] [-l] [PID|TASK|COMMAND]...",
-    summary: "stacks of tasks",
-    help: "  (nothing)     the selected task\n  \
-           -a            what each CPU was running\n  \
-           --all         every task\n  \
-           --summary     every task; identical stacks once, with how many and which pids\n  \
-           -f            every word of each frame, with symbols and the names of saved registers\n  \
-           -l            source lines, where the debug info of vmlinux or a module is found\n\n    \
-           (gdb) monitor bt 1\n    \
-           $ corestub bt --all --json vmcore",
-    kernel: true,
-    process: true,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_both(
+        "bt",
+        "stacks of tasks",
+        "Examples:\n  (gdb) monitor bt 1\n  $ corestub bt vmcore --all --json",
+        of_kernel,
+        super::process::bt::run,
+    )
+}
+
+#[derive(Args)]
+pub(super) struct Bt {
+    /// Pids, addresses of task_struct, or names; thread ids in a process core; without, the
+    /// selected task
+    #[arg(value_name = "PID|TASK|COMMAND")]
+    pub(super) words: Vec<String>,
+    /// What each CPU was running; in a process core all threads
+    #[arg(short = 'a')]
+    active: bool,
+    /// Every task, or thread
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    kernel: OfKernel,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = FOR_VMCORES)]
+struct OfKernel {
+    /// Every task; identical stacks once, with how many and which pids
+    #[arg(long)]
+    summary: bool,
+    /// Every word of each frame, with symbols and the names of saved registers
+    #[arg(short, short_alias = 'F')]
+    full: bool,
+    /// Source lines, where the debug info of vmlinux or a module is found
+    #[arg(short)]
+    lines: bool,
+}
+
+impl Bt {
+    /// Whether a process's threads are wanted all.
+    pub(super) fn wants_all_threads(&self) -> bool {
+        self.words.is_empty() && (self.active || self.all)
+    }
+}
 
 /// What is shown of each frame.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,79 +87,70 @@ pub(super) struct Style {
     pub(super) lines: bool,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    match subject {
-        Subject::Kernel(kernel) => of_kernel(kernel, request, out),
-        Subject::Process(process) => super::process::bt::run(process, request, out),
-    }
-}
-
-fn of_kernel(kernel: &Kernel, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let (flags, words) = flags(request.args);
-    let (mut style, mut all, mut cpus, mut collapsed) = (Style::default(), false, false, false);
-    for flag in flags {
-        match flag {
-            "-f" | "-F" => style.full = true,
-            "-l" => style.lines = true,
-            "-a" => cpus = true,
-            "--all" => all = true,
-            "--summary" => collapsed = true,
-            other => {
-                return Err(CommandError::Failed(format!("{other} is not one of -a --all --summary -f -l")));
-            }
-        }
-    }
-    let tasks: Vec<&Task> = if !words.is_empty() {
-        by_words(kernel, &words)?.into_iter().map(Arc::as_ref).collect()
-    } else if all || collapsed && !cpus {
+fn of_kernel<'d>(kernel: &'d Kernel, args: Bt, context: Context<'d>) -> Result<Answer<'d>> {
+    let OfKernel { summary, full, lines } = args.kernel;
+    let tasks: Vec<&Task> = if !args.words.is_empty() {
+        by_words(kernel, &args.words)?.into_iter().map(Arc::as_ref).collect()
+    } else if args.all || summary && !args.active {
         kernel.tasks().all().iter().map(Arc::as_ref).collect()
-    } else if cpus {
+    } else if args.active {
         active(kernel).into_iter().map(Arc::as_ref).collect()
     } else {
-        vec![current(kernel, request)?]
+        vec![current(kernel, context)?]
     };
-    if collapsed {
-        return summary::run(kernel, &tasks, request, out);
+    if summary {
+        return Ok(summary::Summary::of(kernel, &tasks, context)?.into());
     }
-    if request.json {
-        return json(kernel, &tasks, request, out);
-    }
-    let files = LineFiles::new(kernel);
-    let lines = style.lines.then(|| Lines::new(&files));
-    parallel::ordered(
-        &tasks,
-        || (),
-        |(), i, task, to| {
-            if i > 0 {
-                to.push(b'\n');
-            }
-            // Writing to memory does not fail.
-            let _ = write_task(kernel, task, style, lines.as_ref(), to);
-        },
-        request.cancelled,
-        out,
-    )
+    Ok(Stacks { kernel, context, tasks, style: Style { full, lines } }.into())
 }
 
-/// An address, for JSON.
-pub(super) struct Hex(pub(super) u64);
+/// The stacks of tasks: walked on all cores while they are shown.
+struct Stacks<'d> {
+    kernel: &'d Kernel,
+    context: Context<'d>,
+    tasks: Vec<&'d Task>,
+    style: Style,
+}
 
-impl Serialize for Hex {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{:#x}", self.0))
+impl Text for Stacks<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let Self { kernel, style, .. } = *self;
+        let files = LineFiles::new(kernel);
+        let lines = style.lines.then(|| Lines::new(&files));
+        let write = |(): &mut (), i: usize, task: &&Task| {
+            Rows::of(|screen| {
+                if i > 0 {
+                    row!(screen)?;
+                }
+                write_task(kernel, task, style, lines.as_ref(), screen)
+            })
+        };
+        Ok(par::ordered(&self.tasks, || (), write, self.context.cancelled, &mut |rows| screen.paste(&rows))?)
     }
 }
 
-impl fmt::Display for Hex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
+impl<'d> Serialize for Stacks<'d> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut list = to.serialize_seq(Some(self.tasks.len()))?;
+        let kernel = self.kernel;
+        let write = |places: &mut Places<'d>, _: usize, task: &&'d Task| {
+            to_raw_value(&stack(kernel, task, &unwind::task(kernel, task), places))
+        };
+        let mut take = |stack: serde_json::Result<Box<RawValue>>| {
+            list.serialize_element(&stack.map_err(S::Error::custom)?)
+        };
+        match par::ordered(&self.tasks, Places::default, write, self.context.cancelled, &mut take) {
+            Ok(()) => list.end(),
+            Err(Stopped::Cancelled) => Err(S::Error::custom("given up")),
+            Err(Stopped::Refused(e)) => Err(e),
+        }
     }
 }
 
 #[derive(Serialize)]
 struct JsonStack<'a> {
     pid: u32,
-    task: Hex,
+    task: VirtAddr,
     cpu: u32,
     comm: &'a str,
     state: char,
@@ -138,8 +162,8 @@ struct JsonStack<'a> {
 
 #[derive(Serialize)]
 struct JsonFrame<'a> {
-    pc: Hex,
-    sp: Hex,
+    pc: VirtAddr,
+    sp: VirtAddr,
     symbol: Option<&'a str>,
     offset: Option<u64>,
     module: Option<&'a str>,
@@ -166,8 +190,8 @@ impl<'a> Places<'a> {
         let json = |frame: &Frame| {
             let place = self.of(kernel, frame);
             JsonFrame {
-                pc: Hex(frame.pc),
-                sp: Hex(frame.sp),
+                pc: VirtAddr(frame.pc),
+                sp: VirtAddr(frame.sp),
                 symbol: place.map(|p| p.name),
                 offset: place.map(|p| p.offset),
                 module: place.and_then(|p| p.module),
@@ -196,31 +220,10 @@ pub(super) fn place(kernel: &Kernel, addr: u64) -> Option<Place<'_>> {
     Some(Place { name: symbol.name, offset, module: module.map(|m| m.name.as_str()) })
 }
 
-fn json(
-    kernel: &Kernel,
-    tasks: &[&Task],
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    out.write_all(b"[")?;
-    parallel::ordered(
-        tasks,
-        Places::default,
-        |places, i, task, to| {
-            to.extend_from_slice(if i == 0 { b"\n" } else { b",\n" });
-            let trace = unwind::task(kernel, task);
-            let _ = serde_json::to_writer(to, &stack(kernel, task, &trace, places));
-        },
-        request.cancelled,
-        out,
-    )?;
-    Ok(out.write_all(b"\n]\n")?)
-}
-
 fn stack<'a>(kernel: &'a Kernel, task: &'a Task, trace: &Trace, places: &mut Places<'a>) -> JsonStack<'a> {
     JsonStack {
         pid: task.pid,
-        task: Hex(task.addr.0),
+        task: task.addr,
         cpu: task.cpu,
         comm: &task.comm,
         state: task.state,

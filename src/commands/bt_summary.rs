@@ -1,11 +1,15 @@
 //! `bt --summary`: identical stacks once, with how many tasks share them.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io;
+
+use serde::{Serialize, Serializer};
 
 use super::{JsonFrame, Places};
-use crate::commands::{CommandError, Request, parallel};
+use crate::commands::{Context, Result, Text};
 use crate::linux::{Kernel, Task};
+use crate::par;
+use crate::text::{Screen, put, row};
 use crate::unwind::{self, Frame, FrameKind};
 
 /// pids that a line names before it only counts.
@@ -26,24 +30,17 @@ pub(in crate::commands) struct Group {
 pub(in crate::commands) fn collapse(
     kernel: &Kernel,
     tasks: &[&Task],
-    cancelled: &dyn Fn() -> bool,
-) -> Result<Vec<Group>, CommandError> {
-    // The walk is the work; its results pass through memory in order.
-    let traces = std::sync::Mutex::new(BTreeMap::new());
-    parallel::ordered(
-        tasks,
-        || (),
-        |(), i, task, _| {
-            let trace = unwind::task(kernel, task);
-            traces.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(i, trace);
-        },
-        cancelled,
-        &mut std::io::sink(),
-    )?;
-    let traces = traces.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    context: Context<'_>,
+) -> Result<Vec<Group>> {
+    let mut traces = Vec::with_capacity(tasks.len());
+    let walk = |(): &mut (), _: usize, task: &&Task| unwind::task(kernel, task);
+    let mut keep = |trace| {
+        traces.push(trace);
+        Ok::<_, io::Error>(())
+    };
+    par::ordered(tasks, || (), walk, context.cancelled, &mut keep)?;
     let mut groups: BTreeMap<Key, Group> = BTreeMap::new();
-    for (i, mut trace) in traces {
-        let Some(task) = tasks.get(i) else { continue };
+    for (task, mut trace) in tasks.iter().zip(traces) {
         trace.frames.retain(|f| f.kind != FrameKind::User);
         let key: Key = trace.frames.iter().map(|f| f.pc).collect();
         let group = groups.entry(key).or_default();
@@ -59,7 +56,7 @@ pub(in crate::commands) fn collapse(
     Ok(groups)
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct JsonGroup<'a> {
     count: usize,
     pids: &'a [u32],
@@ -68,66 +65,75 @@ struct JsonGroup<'a> {
     frames: Vec<JsonFrame<'a>>,
 }
 
-pub(super) fn run(
-    kernel: &Kernel,
-    tasks: &[&Task],
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let groups = collapse(kernel, tasks, request.cancelled)?;
-    if request.json {
-        let mut places = Places::default();
-        let rows: Vec<JsonGroup<'_>> = groups
-            .iter()
-            .map(|g| JsonGroup {
-                count: g.pids.len(),
-                pids: &g.pids,
-                comms: &g.comms,
-                states: &g.states,
-                frames: places.json(kernel, &g.frames),
-            })
-            .collect();
-        return crate::commands::json(&rows, out);
+/// The answer of `bt --summary`.
+pub(super) struct Summary<'d> {
+    kernel: &'d Kernel,
+    tasks: usize,
+    groups: Vec<Group>,
+}
+
+impl<'d> Summary<'d> {
+    pub(super) fn of(kernel: &'d Kernel, tasks: &[&Task], context: Context<'_>) -> Result<Self> {
+        Ok(Self { kernel, tasks: tasks.len(), groups: collapse(kernel, tasks, context)? })
     }
-    writeln!(out, "{} tasks, {} different stacks", tasks.len(), groups.len())?;
-    write_groups(kernel, &groups, out)
+}
+
+impl Serialize for Summary<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut places = Places::default();
+        to.collect_seq(self.groups.iter().map(|g| JsonGroup {
+            count: g.pids.len(),
+            pids: &g.pids,
+            comms: &g.comms,
+            states: &g.states,
+            frames: places.json(self.kernel, &g.frames),
+        }))
+    }
+}
+
+impl Text for Summary<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        row!(screen, "{} tasks, {} different stacks", self.tasks, self.groups.len())?;
+        Ok(write_groups(self.kernel, &self.groups, screen)?)
+    }
 }
 
 /// The groups as text.
 pub(in crate::commands) fn write_groups(
     kernel: &Kernel,
     groups: &[Group],
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
+    screen: &mut Screen<'_>,
+) -> io::Result<()> {
     let mut places = Places::default();
     for group in groups {
         let states: Vec<String> = group.states.iter().map(|(s, n)| format!("{n} {s}")).collect();
         let noun = if group.pids.len() == 1 { "task" } else { "tasks" };
-        write!(out, "\n{} {noun} ({}):", group.pids.len(), states.join(", "))?;
+        row!(screen)?;
+        put!(screen, "{} {noun} ({}):", group.pids.len(), states.join(", "));
         for pid in group.pids.iter().take(PIDS_MAX) {
-            write!(out, " {pid}")?;
+            put!(screen, " {pid}");
         }
         if let Some(more) = group.pids.len().checked_sub(PIDS_MAX).filter(|&n| n > 0) {
-            write!(out, " and {more} more")?;
+            put!(screen, " and {more} more");
         }
         let mut comms: Vec<(&String, &usize)> = group.comms.iter().collect();
         comms.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), *name));
         let names: Vec<&str> = comms.iter().take(4).map(|(name, _)| name.as_str()).collect();
         let more = if comms.len() > 4 { ", ..." } else { "" };
-        writeln!(out, "  [{}{more}]", names.join(", "))?;
+        row!(screen, "  [{}{more}]", names.join(", "))?;
         if group.frames.is_empty() {
-            writeln!(out, "    (no kernel stack)")?;
+            row!(screen, "    (no kernel stack)")?;
         }
         for frame in &group.frames {
             match places.of(kernel, frame) {
                 Some(p) => {
-                    write!(out, "    {}+{:#x}", p.name, p.offset)?;
+                    put!(screen, "    {}+{:#x}", p.name, p.offset);
                     if let Some(module) = p.module {
-                        write!(out, " [{module}]")?;
+                        put!(screen, " [{module}]");
                     }
-                    writeln!(out)?;
+                    row!(screen)?;
                 }
-                None => writeln!(out, "    {:#x}", frame.pc)?,
+                None => row!(screen, "    {:#x}", frame.pc)?,
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The text of one stack, in crash's columns.
 
-use std::io::{self, Write};
+use std::io;
 
 use super::{Place, Style, place};
 use crate::addr::VirtAddr;
@@ -10,17 +10,21 @@ use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks::{Kind, Stack};
 use crate::linux::{Kernel, Task};
 use crate::memory::AddressSpace;
+use crate::text::{Screen, put, row};
 use crate::unwind::{self, End, Frame, FrameKind, Trace};
 
 /// Words of one frame that `-f` shows at most: 16 KiB.
 const FULL_MAX: u64 = 2048;
 
 /// crash's first line of a task.
-pub(in crate::commands) fn heading(task: &Task, to: &mut dyn Write) -> io::Result<()> {
-    writeln!(
-        to,
+pub(in crate::commands) fn heading(task: &Task, screen: &mut Screen<'_>) -> io::Result<()> {
+    row!(
+        screen,
         "PID: {:<7}  TASK: {:016x}  CPU: {:<3}  COMMAND: \"{}\"",
-        task.pid, task.addr.0, task.cpu, task.comm
+        task.pid,
+        task.addr.0,
+        task.cpu,
+        task.comm
     )
 }
 
@@ -30,11 +34,11 @@ pub(in crate::commands) fn write_task(
     task: &Task,
     style: Style,
     lines: Option<&Lines<'_>>,
-    to: &mut dyn Write,
+    screen: &mut Screen<'_>,
 ) -> io::Result<()> {
-    heading(task, to)?;
+    heading(task, screen)?;
     let trace = unwind::with_crash_path(kernel, task);
-    write_trace(kernel, task, &trace, style, lines, to)
+    write_trace(kernel, task, &trace, style, lines, screen)
 }
 
 /// The frames of `trace`.
@@ -44,58 +48,58 @@ pub(in crate::commands) fn write_trace(
     trace: &Trace,
     style: Style,
     lines: Option<&Lines<'_>>,
-    to: &mut dyn Write,
+    screen: &mut Screen<'_>,
 ) -> io::Result<()> {
     let mut number = 0;
     let mut stack: Option<Stack> = None;
     for (i, frame) in trace.frames.iter().enumerate() {
         if frame.kind == FrameKind::Call || i > 0 && frame.pt_regs.is_none() {
-            write_frame(kernel, number, frame, lines, to)?;
+            write_frame(kernel, number, frame, lines, screen)?;
             number += 1;
         } else {
             let regs = saved(kernel, task, frame, i == 0);
             let before = stack.clone();
             if frame.kind == FrameKind::User {
                 if let Some(regs) = regs {
-                    registers_block(&regs, to)?;
+                    registers_block(&regs, screen)?;
                 }
                 break;
             }
             let place = place(kernel, frame.pc);
             match place {
-                Some(p) => writeln!(to, "    [exception RIP: {}+{}]", p.name, p.offset)?,
-                None => writeln!(to, "    [exception RIP: unknown or invalid address]")?,
+                Some(p) => row!(screen, "    [exception RIP: {}+{}]", p.name, p.offset)?,
+                None => row!(screen, "    [exception RIP: unknown or invalid address]")?,
             }
             for line in lines.map(|l| l.of(VirtAddr(frame.pc))).unwrap_or_default() {
-                writeln!(to, "    {line}")?;
+                row!(screen, "    {line}")?;
             }
             if let Some(regs) = regs {
-                registers_block(&regs, to)?;
+                registers_block(&regs, screen)?;
             }
             let now = unwind::stack_of(kernel, task, frame);
             // On the same stack, and where registers come from the dump's notes,
             // crash goes on with the caller.
             if left(before.as_ref(), now.as_ref()) {
-                leave(before.as_ref(), now.as_ref(), to)?;
-                write_frame(kernel, number, frame, lines, to)?;
+                leave(before.as_ref(), now.as_ref(), screen)?;
+                write_frame(kernel, number, frame, lines, screen)?;
                 number += 1;
             }
             stack = now;
             if style.full {
-                words(kernel, frame, trace.frames.get(i + 1), stack.as_ref(), to)?;
+                words(kernel, frame, trace.frames.get(i + 1), stack.as_ref(), screen)?;
             }
             continue;
         }
         let now = unwind::stack_of(kernel, task, frame);
         let next = trace.frames.get(i + 1);
         if style.full {
-            words(kernel, frame, next, now.as_ref(), to)?;
+            words(kernel, frame, next, now.as_ref(), screen)?;
         }
         // A call that crosses stacks: named when the caller is reached.
         let above =
             next.filter(|n| n.kind == FrameKind::Call).and_then(|n| unwind::stack_of(kernel, task, n));
         if above.is_some() {
-            leave(now.as_ref(), above.as_ref(), to)?;
+            leave(now.as_ref(), above.as_ref(), screen)?;
         }
         stack = now;
     }
@@ -106,13 +110,13 @@ pub(in crate::commands) fn write_trace(
         && ended
         && let Some(regs) = registers::user(kernel, task).filter(TaskRegisters::in_user_mode)
     {
-        registers_block(&Saved { regs, partial: false, noted: false }, to)?;
+        registers_block(&Saved { regs, partial: false, noted: false }, screen)?;
     }
     if let Some(why) = trace.end.sentence() {
         if task.stack.0 == 0 {
-            writeln!(to, "(no stack)")?;
+            row!(screen, "(no stack)")?;
         } else {
-            writeln!(to, "({why})")?;
+            row!(screen, "({why})")?;
         }
     }
     Ok(())
@@ -122,10 +126,10 @@ fn left(from: Option<&Stack>, to: Option<&Stack>) -> bool {
     from.zip(to).is_some_and(|(a, b)| a.range != b.range)
 }
 
-fn leave(from: Option<&Stack>, now: Option<&Stack>, to: &mut dyn Write) -> io::Result<()> {
+fn leave(from: Option<&Stack>, now: Option<&Stack>, screen: &mut Screen<'_>) -> io::Result<()> {
     match from {
         Some(stack) if left(from, now) && stack.kind != Kind::Task => {
-            writeln!(to, "--- <{}> ---", stack.kind.title())
+            row!(screen, "--- <{}> ---", stack.kind.title())
         }
         _ => Ok(()),
     }
@@ -136,7 +140,7 @@ fn write_frame(
     number: usize,
     frame: &Frame,
     lines: Option<&Lines<'_>>,
-    to: &mut dyn Write,
+    screen: &mut Screen<'_>,
 ) -> io::Result<()> {
     let at = if frame.kind == FrameKind::Call { frame.sp.wrapping_sub(8) } else { frame.sp };
     let name = place(kernel, frame.lookup_pc());
@@ -144,14 +148,14 @@ fn write_frame(
         Some(Place { name, module, .. }) => (name, module),
         None => ("(unknown)", None),
     };
-    write!(to, "{:>3} [{at:016x}] {name} at {:x}", format!("#{number}"), frame.pc)?;
+    put!(screen, "{:>3} [{at:016x}] {name} at {:x}", format!("#{number}"), frame.pc);
     if let Some(module) = module {
-        write!(to, " [{module}]")?;
+        put!(screen, " [{module}]");
     }
-    writeln!(to)?;
+    row!(screen)?;
     if let Some(lines) = lines {
         for line in lines.of(VirtAddr(frame.lookup_pc())) {
-            writeln!(to, "    {line}")?;
+            row!(screen, "    {line}")?;
         }
     }
     Ok(())
@@ -180,7 +184,7 @@ pub(in crate::commands) struct Saved {
 }
 
 /// crash's block of registers.
-pub(in crate::commands) fn registers_block(saved: &Saved, to: &mut dyn Write) -> io::Result<()> {
+pub(in crate::commands) fn registers_block(saved: &Saved, screen: &mut Screen<'_>) -> io::Result<()> {
     use Register::{
         Cs, Eflags, OrigRax, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rip, Rsi,
         Rsp, Ss,
@@ -192,19 +196,19 @@ pub(in crate::commands) fn registers_block(saved: &Saved, to: &mut dyn Write) ->
         None => "(not known)".to_owned(),
     };
     let w = |register: Register| v(register, 16);
-    writeln!(to, "    RIP: {}  RSP: {}  RFLAGS: {}", w(Rip), w(Rsp), v(Eflags, 8))?;
+    row!(screen, "    RIP: {}  RSP: {}  RFLAGS: {}", w(Rip), w(Rsp), v(Eflags, 8))?;
     if saved.partial {
-        return writeln!(to, "    CS: {}  SS: {}", v(Cs, 4), v(Ss, 4));
+        return row!(screen, "    CS: {}  SS: {}", v(Cs, 4), v(Ss, 4));
     }
     for [a, b, c] in [[Rax, Rbx, Rcx], [Rdx, Rsi, Rdi], [Rbp, R8, R9], [R10, R11, R12], [R13, R14, R15]] {
         let word = |r: Register| format!("{:>3}: {}", r.name().to_uppercase(), w(r));
-        writeln!(to, "    {}  {}  {}", word(a), word(b), word(c))?;
+        row!(screen, "    {}  {}  {}", word(a), word(b), word(c))?;
     }
     // QEMU's notes have the member, but nothing is in it.
     if saved.noted {
-        return writeln!(to, "    CS: {}  SS: {}", v(Cs, 4), v(Ss, 4));
+        return row!(screen, "    CS: {}  SS: {}", v(Cs, 4), v(Ss, 4));
     }
-    writeln!(to, "    ORIG_RAX: {}  CS: {}  SS: {}", w(OrigRax), v(Cs, 4), v(Ss, 4))
+    row!(screen, "    ORIG_RAX: {}  CS: {}  SS: {}", w(OrigRax), v(Cs, 4), v(Ss, 4))
 }
 
 /// The words from a frame's stack pointer to its caller's.
@@ -213,7 +217,7 @@ fn words(
     frame: &Frame,
     next: Option<&Frame>,
     stack: Option<&Stack>,
-    to: &mut dyn Write,
+    screen: &mut Screen<'_>,
 ) -> io::Result<()> {
     let Some(end_of_stack) = stack.map(|s| s.range.end) else { return Ok(()) };
     let end = next.map(|n| n.sp).filter(|&sp| sp > frame.sp && sp <= end_of_stack).unwrap_or(end_of_stack);
@@ -221,23 +225,23 @@ fn words(
     let mut at = frame.sp;
     while at < end && at - frame.sp < FULL_MAX * 8 {
         let Ok(word) = kernel.space().read_u64(VirtAddr(at)) else {
-            return writeln!(to, "    {at:016x}: not in the dump");
+            return row!(screen, "    {at:016x}: not in the dump");
         };
-        write!(to, "    {at:016x}: {word:016x}")?;
+        put!(screen, "    {at:016x}: {word:016x}");
         let register = regs.and_then(|(start, partial)| {
             let i = usize::try_from(at.checked_sub(start)? / 8).ok()?;
             pt_regs::MEMBERS.get(i).filter(|_| !partial || i >= pt_regs::HARDWARE)
         });
         if let Some((_, name)) = register {
-            write!(to, "  pt_regs.{name}")?;
+            put!(screen, "  pt_regs.{name}");
         }
         if let Some(Place { name, offset, module }) = place(kernel, word).filter(|_| word >> 63 != 0) {
-            write!(to, "  {name}+{offset}")?;
+            put!(screen, "  {name}+{offset}");
             if let Some(module) = module {
-                write!(to, " [{module}]")?;
+                put!(screen, " [{module}]");
             }
         }
-        writeln!(to)?;
+        row!(screen)?;
         at = at.saturating_add(8);
     }
     Ok(())

@@ -1,40 +1,74 @@
 //! `help`: the table of commands, or one of them in full.
+//!
+//! In a shell clap answers `help` itself, from the same declarations.
 
-use std::io::Write;
+use clap::Args;
+use serde::Serialize;
 
-use super::{COMMANDS, Command, CommandError, Request, Subject, find};
+use super::{Answer, COMMANDS, Command, CommandError, Context, Result, Subject, Text, find};
+use crate::linux::Kernel;
+use crate::process::Process;
+use crate::text::{Screen, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "help",
-    usage: "[COMMAND]",
-    summary: "list the commands, or explain one",
-    help: "",
-    kernel: true,
-    process: true,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_both("help", "list the commands, or explain one", "", of_kernel, of_process)
+}
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    if let Some(name) = request.args.first() {
-        let c = find(name).ok_or_else(|| CommandError::Failed(format!("no command {name}")))?;
-        writeln!(out, "{} {}\n    {}", c.name, c.usage, c.summary)?;
-        if !c.help.is_empty() {
-            writeln!(out, "\n{}", c.help)?;
+#[derive(Args)]
+struct Help {
+    /// What is to be explained
+    #[arg(value_name = "COMMAND")]
+    name: Option<String>,
+}
+
+fn of_kernel<'d>(kernel: &'d Kernel, args: Help, _: Context<'d>) -> Result<Answer<'d>> {
+    answer(Subject::Kernel(kernel), args.name.as_deref())
+}
+
+fn of_process<'d>(process: &'d Process, args: Help, _: Context<'d>) -> Result<Answer<'d>> {
+    answer(Subject::Process(process), args.name.as_deref())
+}
+
+fn answer(subject: Subject<'_>, name: Option<&str>) -> Result<Answer<'static>> {
+    let Some(name) = name else {
+        let shown = COMMANDS.iter().filter(|c| !c.is_hidden() && c.fits(subject));
+        return Ok(List(shown.map(|c| Line { name: c.name(), summary: c.summary() }).collect()).into());
+    };
+    let command = find(name).ok_or_else(|| CommandError::unknown(name))?;
+    let help = command.for_monitor(subject).render_long_help().to_string();
+    Ok(One { name: command.name(), summary: command.summary(), help }.into())
+}
+
+#[derive(Serialize)]
+struct List(Vec<Line>);
+
+#[derive(Serialize)]
+struct Line {
+    name: &'static str,
+    summary: &'static str,
+}
+
+impl Text for List {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let width = self.0.iter().map(|l| l.name.len()).max().unwrap_or(0);
+        for Line { name, summary } in &self.0 {
+            row!(screen, "{name:<width$}  {summary}")?;
         }
-        return Ok(());
+        row!(screen)?;
+        row!(screen, "`help COMMAND` explains one. In gdb: `monitor COMMAND`; in a shell:")?;
+        Ok(row!(screen, "`corestub COMMAND DUMP`. --json is for machines.")?)
     }
-    for c in COMMANDS {
-        let fits = match subject {
-            Subject::Kernel(_) => c.kernel,
-            Subject::Process(_) => c.process,
-        };
-        if fits {
-            writeln!(out, "{:<30} {}", format!("{} {}", c.name, c.usage), c.summary)?;
-        }
+}
+
+#[derive(Serialize)]
+struct One {
+    name: &'static str,
+    summary: &'static str,
+    help: String,
+}
+
+impl Text for One {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        Ok(self.help.trim_end().lines().try_for_each(|line| row!(screen, "{line}"))?)
     }
-    writeln!(
-        out,
-        "\nIn gdb: `monitor COMMAND`; in a shell: `corestub COMMAND DUMP`, with --json for machines."
-    )?;
-    Ok(())
 }

@@ -1,25 +1,41 @@
 //! `log`: the kernel's log.
 
-use std::io::Write;
+use std::io;
 
-use super::{Command, CommandError, Request, Subject, json, only_kernel};
-use crate::linux::log::{self, Record};
+use clap::Args;
+use serde::{Serialize, Serializer};
+
+use super::answer::streamed;
+use super::{Answer, Command, CommandError, Context, Result, Text};
+use crate::linux::log::{self, Log, Record};
 use crate::linux::{Kernel, clock};
+use crate::text::{Screen, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "log",
-    usage: "[-T] [-m] [-c] [-t] [-l LEVEL] [-n LINES]",
-    summary: "the kernel's log (dmesg)",
-    help: "  -T        wall clock (UTC) instead of seconds since boot\n  \
-           -m        the level in front of each message: <0> emergency to <7> debug\n  \
-           -c        who wrote it: T and a pid, or C and a CPU\n  \
-           -t        the text alone\n  \
-           -l LEVEL  only this level and worse: 0-7, or emerg alert crit err warn notice info debug\n  \
-           -n LINES  only the last records",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel("log", "the kernel's log (dmesg)", "", run)
+}
+
+#[derive(Args)]
+struct Arguments {
+    /// Wall clock (UTC) instead of seconds since boot
+    #[arg(short = 'T')]
+    wall_clock: bool,
+    /// The level in front of each message: <0> emergency to <7> debug
+    #[arg(short = 'm')]
+    levels: bool,
+    /// Who wrote it: T and a pid, or C and a CPU
+    #[arg(short)]
+    caller: bool,
+    /// The text alone
+    #[arg(short)]
+    text: bool,
+    /// Only this level and worse: 0-7, or emerg alert crit err warn notice info debug
+    #[arg(short, default_value = "debug", hide_default_value = true, value_parser = level)]
+    level: u8,
+    /// Only the last records
+    #[arg(short = 'n', value_name = "LINES")]
+    last: Option<usize>,
+}
 
 const LEVELS: [&str; 8] = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
 
@@ -33,7 +49,7 @@ pub(super) struct Form {
     text: bool,
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Row<'a> {
     seq: Option<u64>,
     ts_ns: Option<u64>,
@@ -43,67 +59,61 @@ struct Row<'a> {
     text: &'a str,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
-    let mut form = Form::default();
-    let (mut worst, mut last) = (7, usize::MAX);
-    let mut args = request.args.iter().map(String::as_str);
-    while let Some(arg) = args.next() {
-        match arg {
-            "-T" => form.boot = Some(boot(kernel)?),
-            "-m" => form.level = true,
-            "-c" => form.caller = true,
-            "-t" => form.text = true,
-            "-l" => {
-                worst = args.next().and_then(level).ok_or_else(|| no("-l needs a level: 0-7 or a name"))?
-            }
-            "-n" => last = args.next().and_then(|n| n.parse().ok()).ok_or_else(|| no("-n needs a number"))?,
-            other => return Err(no(&format!("{other} is not one of -T -m -c -t -l -n"))),
+/// The log, or what of it was asked for.
+struct Shown<'d> {
+    context: Context<'d>,
+    records: Vec<Record>,
+    form: Form,
+    lost: usize,
+}
+
+fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let boot = if args.wall_clock { Some(boot(kernel)?) } else { None };
+    let form = Form { boot, level: args.levels, caller: args.caller, text: args.text };
+    let Log { mut records, lost } = log::read(kernel).map_err(CommandError::Failed)?;
+    records.retain(|r| r.level.unwrap_or(0) <= args.level);
+    records.drain(..records.len().saturating_sub(args.last.unwrap_or(usize::MAX)));
+    Ok(Shown { context, records, form, lost }.into())
+}
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let row = |r| {
+            let Record { seq, time, level, facility, caller, text, .. }: &Record = r;
+            let (caller, text) = (caller.as_deref(), text.as_str());
+            Row { seq: *seq, ts_ns: *time, level: *level, facility: *facility, caller, text }
+        };
+        streamed(to, self.context, self.records.iter().map(row))
+    }
+}
+
+impl Text for Shown<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        for record in &self.records {
+            self.context.check()?;
+            write_record(record, self.form, screen)?;
         }
+        if self.lost > 0 {
+            row!(screen, "({} records are damaged or not in the dump)", self.lost)?;
+        }
+        Ok(())
     }
-    let log = log::read(kernel).map_err(CommandError::Failed)?;
-    let mut records: Vec<&Record> = log.records.iter().filter(|r| r.level.unwrap_or(0) <= worst).collect();
-    records.drain(..records.len().saturating_sub(last));
-    if request.json {
-        let rows: Vec<Row<'_>> = records
-            .iter()
-            .map(|r| Row {
-                seq: r.seq,
-                ts_ns: r.time,
-                level: r.level,
-                facility: r.facility,
-                caller: r.caller.as_deref(),
-                text: &r.text,
-            })
-            .collect();
-        return json(&rows, out);
-    }
-    for record in records {
-        super::check(request)?;
-        write_record(record, form, out)?;
-    }
-    if log.lost > 0 {
-        writeln!(out, "({} records are damaged or not in the dump)", log.lost)?;
-    }
-    Ok(())
 }
 
-fn no(why: &str) -> CommandError {
-    CommandError::Failed(why.to_owned())
-}
-
-fn level(text: &str) -> Option<u8> {
+fn level(text: &str) -> Result<u8, String> {
     let number = text.parse().ok().filter(|&n: &u8| n < 8);
-    number.or_else(|| LEVELS.iter().position(|l| *l == text).and_then(|i| u8::try_from(i).ok()))
+    let named = || LEVELS.iter().position(|l| *l == text).and_then(|i| u8::try_from(i).ok());
+    number.or_else(named).ok_or_else(|| format!("a level is 0-7 or one of {}", LEVELS.join(" ")))
 }
 
-fn boot(kernel: &Kernel) -> Result<i64, CommandError> {
-    let clock = clock::read(kernel).ok_or_else(|| no("the clock is not known, so -T cannot work"))?;
+fn boot(kernel: &Kernel) -> Result<i64> {
+    let unknown = || CommandError::failed("the clock is not known, so -T cannot work");
+    let clock = clock::read(kernel).ok_or_else(unknown)?;
     Ok(clock.date - clock.uptime)
 }
 
 /// A record as crash writes it: further lines indented below the first.
-pub(super) fn write_record(record: &Record, form: Form, out: &mut dyn Write) -> Result<(), CommandError> {
+pub(super) fn write_record(record: &Record, form: Form, screen: &mut Screen<'_>) -> io::Result<()> {
     let mut head = String::new();
     if !form.text {
         if let Some(time) = record.time {
@@ -124,15 +134,10 @@ pub(super) fn write_record(record: &Record, form: Form, out: &mut dyn Write) -> 
         head.push_str(&format!("<{level}>"));
     }
     let indent = head.len();
-    let text: String = record
-        .text
-        .chars()
-        .map(|c| if c.is_control() && !c.is_ascii_whitespace() { '.' } else { c })
-        .collect();
-    for (i, line) in text.split('\n').enumerate() {
+    for (i, line) in record.text.split('\n').enumerate() {
         match i {
-            0 => writeln!(out, "{head}{line}")?,
-            _ => writeln!(out, "{:indent$}{line}", "")?,
+            0 => row!(screen, "{head}{line}")?,
+            _ => row!(screen, "{:indent$}{line}", "")?,
         }
     }
     Ok(())

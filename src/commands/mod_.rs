@@ -1,28 +1,54 @@
 //! `mod`: the modules.
 
-use std::io::Write;
+use clap::Args;
+use serde::Serialize;
 
-use super::{Command, CommandError, Request, Subject, json, only_kernel};
+use super::{Answer, Command, CommandError, Context, Result, Text};
+use crate::addr::VirtAddr;
 use crate::elf::BuildId;
 use crate::linux::modules::State;
-use crate::linux::{Module, taint};
+use crate::linux::{Kernel, Module, taint};
+use crate::number;
+use crate::text::{Screen, put, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "mod",
-    usage: "[-t] [NAME|ADDRESS]...",
-    summary: "modules: base, size, taint, build-id, debug file",
-    help: "  -t  only modules that taint the kernel, with the reasons\n\n\
-           OBJECT FILE is the file with debug info that was found by build-id.",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "mod",
+        "modules: base, size, taint, build-id, debug file",
+        "OBJECT FILE is the file with debug info that was found by build-id.",
+        run,
+    )
+}
 
-#[derive(serde::Serialize)]
+#[derive(Args)]
+struct Arguments {
+    /// Only modules that taint the kernel, with the reasons
+    #[arg(short)]
+    taints: bool,
+    /// Which modules; an address may be any in one
+    #[arg(value_name = "NAME|ADDRESS")]
+    modules: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Modules<'a> {
+    rows: Vec<Row<'a>>,
+    /// Only the taints are to be shown.
+    #[serde(skip)]
+    taints: bool,
+    /// Whether a module lies in several places (since 6.4), and its base is that of its code.
+    #[serde(skip)]
+    parts: bool,
+}
+
+#[derive(Serialize)]
 struct Row<'a> {
+    #[serde(skip)]
+    of: &'a Module,
     name: &'a str,
-    module: String,
-    base: String,
+    module: VirtAddr,
+    base: VirtAddr,
     size: u64,
     state: &'static str,
     taint: String,
@@ -30,83 +56,79 @@ struct Row<'a> {
     debug_file: Option<String>,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
-    let (flags, words) = super::select::flags(request.args);
-    if let Some(other) = flags.iter().find(|f| **f != "-t") {
-        return Err(CommandError::Failed(format!("{other} is not -t")));
-    }
+fn run<'d>(kernel: &'d Kernel, args: Arguments, _: Context<'d>) -> Result<Answer<'d>> {
     let files = kernel.debug_files();
-    let mut rows: Vec<(&Module, Row<'_>)> = kernel
-        .modules()
-        .iter()
-        .enumerate()
-        .map(|(i, m)| (m, row(m, files.modules.get(i).and_then(|f| f.as_ref()))))
-        .collect();
+    let file = |i: usize| files.modules.get(i).and_then(|f| f.as_ref());
+    let mut rows: Vec<Row<'_>> = kernel.modules().iter().enumerate().map(|(i, m)| row(m, file(i))).collect();
     // crash's order.
-    rows.sort_by_key(|(m, _)| m.base());
-    if !words.is_empty() {
-        rows.retain(|(m, _)| {
-            words.iter().any(|w| {
-                *w == m.name || super::parse_address(w).is_some_and(|a| a == m.addr || m.contains(a))
-            })
-        });
+    rows.sort_by_key(|r| r.base);
+    if !args.modules.is_empty() {
+        let is = |m: &Module, word: &String| {
+            let addr = number::address(word).map(VirtAddr);
+            *word == m.name || addr.is_some_and(|a| a == m.addr || m.contains(a))
+        };
+        rows.retain(|r| args.modules.iter().any(|w| is(r.of, w)));
         if rows.is_empty() {
-            return Err(CommandError::Failed(format!("no module is {}", words.join(" or "))));
+            return Err(CommandError::Failed(format!("no module is {}", args.modules.join(" or "))));
         }
     }
-    if !flags.is_empty() {
-        rows.retain(|(m, _)| m.taints != 0);
+    if args.taints {
+        rows.retain(|r| r.of.taints != 0);
     }
-    if request.json {
-        let rows: Vec<&Row<'_>> = rows.iter().map(|(_, r)| r).collect();
-        return json(&rows, out);
-    }
-    if !flags.is_empty() {
-        for (m, r) in &rows {
-            let reasons: Vec<&str> = taint::set(m.taints).map(|(_, why)| why).collect();
-            writeln!(out, "{}  {}  {}", r.name, r.taint, reasons.join("; "))?;
+    let parts = kernel.types().field("module", "mem").is_some();
+    Ok(Modules { rows, taints: args.taints, parts }.into())
+}
+
+impl Text for Modules<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        if self.taints {
+            for r in &self.rows {
+                let reasons: Vec<&str> = taint::set(r.of.taints).map(|(_, why)| why).collect();
+                row!(screen, "{}  {}  {}", r.name, r.taint, reasons.join("; "))?;
+            }
+            return Ok(());
         }
-        return Ok(());
-    }
-    let name_width = rows.iter().map(|(_, r)| r.name.len()).max().unwrap_or(4);
-    let size_width = rows.iter().map(|(_, r)| r.size.to_string().len()).max().unwrap_or(4).max(4);
-    // Since 6.4 a module lies in several places, and its base is that of its code.
-    let base = if kernel.types().field("module", "mem").is_some() { "TEXT_BASE" } else { "BASE" };
-    writeln!(
-        out,
-        "{:^16}  {:<name_width$}  {base:^16}  {:>size_width$}  OBJECT FILE",
-        "MODULE", "NAME", "SIZE"
-    )?;
-    for (m, r) in &rows {
-        let file = r.debug_file.as_deref().unwrap_or("(not loaded)");
-        write!(
-            out,
-            "{:016x}  {:<name_width$}  {:016x}  {:>size_width$}  {file}",
-            m.addr.0,
-            r.name,
-            m.base().0,
-            r.size
+        let name_width = self.rows.iter().map(|r| r.name.len()).max().unwrap_or(4);
+        let size_width = self.rows.iter().map(|r| r.size.to_string().len()).max().unwrap_or(4).max(4);
+        let base = if self.parts { "TEXT_BASE" } else { "BASE" };
+        row!(
+            screen,
+            "{:^16}  {:<name_width$}  {base:^16}  {:>size_width$}  OBJECT FILE",
+            "MODULE",
+            "NAME",
+            "SIZE"
         )?;
-        if r.state != "live" {
-            write!(out, "  [{}]", r.state)?;
+        for r in &self.rows {
+            let file = r.debug_file.as_deref().unwrap_or("(not loaded)");
+            put!(
+                screen,
+                "{:016x}  {:<name_width$}  {:016x}  {:>size_width$}  {file}",
+                r.module.0,
+                r.name,
+                r.base.0,
+                r.size
+            );
+            if r.state != "live" {
+                put!(screen, "  [{}]", r.state);
+            }
+            if !r.taint.is_empty() {
+                put!(screen, "  [{}]", r.taint);
+            }
+            match &r.build_id {
+                Some(id) => row!(screen, "  build-id {id}")?,
+                None => row!(screen, "  build-id not in the dump")?,
+            }
         }
-        if !r.taint.is_empty() {
-            write!(out, "  [{}]", r.taint)?;
-        }
-        match &r.build_id {
-            Some(id) => writeln!(out, "  build-id {id}")?,
-            None => writeln!(out, "  build-id not in the dump")?,
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn row<'a>(m: &'a Module, file: Option<&std::path::PathBuf>) -> Row<'a> {
     Row {
+        of: m,
         name: &m.name,
-        module: m.addr.to_string(),
-        base: m.base().to_string(),
+        module: m.addr,
+        base: m.base(),
         size: m.size(),
         state: match m.state {
             State::Live => "live",

@@ -1,36 +1,81 @@
 //! `ps`: the tasks, in crash's columns.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::sync::Arc;
 
-use super::select::{by_words, flags};
-use super::{Command, CommandError, Request, Subject, json};
+use clap::Args;
+use serde::{Serialize, Serializer};
+
+use super::answer::streamed;
+use super::bt::heading;
+use super::select::by_words;
+use super::{Answer, Command, Context, FOR_VMCORES, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::layout::crash_state;
 use crate::linux::object::Object;
 use crate::linux::usage::{self, Usages};
 use crate::linux::{Kernel, Task};
 use crate::memory::AddressSpace;
+use crate::text::{Screen, put, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "ps",
-    usage: "[-k|-u] [-G] [-A] [-S|-p|-a] [PID|TASK|COMMAND]...",
-    summary: "list tasks",
-    help: "  -k  kernel threads only        -u  user tasks only\n  \
-           -G  thread group leaders only   -A  what CPUs were running only\n  \
-           -S  how many tasks are in each state\n  \
-           -p  the parents of each task    -a  arguments and environment of each process\n\n\
-           `>` marks what a CPU was running. States: RU running, IN interruptible, UN uninterruptible\n\
-           (D), ID idle kernel thread, ST stopped, TR traced, ZO zombie, DE dead, PA parked.",
-    kernel: true,
-    process: true,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_both(
+        "ps",
+        "list tasks",
+        "`>` marks what a CPU was running. States: RU running, IN interruptible, UN uninterruptible \
+         (D), ID idle kernel thread, ST stopped, TR traced, ZO zombie, DE dead, PA parked.",
+        of_kernel,
+        super::process::ps::run,
+    )
+}
 
-#[derive(serde::Serialize)]
+#[derive(Args)]
+pub(super) struct Ps {
+    /// Pids, addresses of task_struct, or names; thread ids in a process core
+    #[arg(value_name = "PID|TASK|COMMAND")]
+    pub(super) words: Vec<String>,
+    #[command(flatten)]
+    only: Only,
+    #[command(flatten)]
+    form: Form,
+}
+
+/// Which tasks are listed.
+#[derive(Args)]
+#[command(next_help_heading = FOR_VMCORES)]
+struct Only {
+    /// Kernel threads only
+    #[arg(short = 'k', conflicts_with = "user")]
+    kernel: bool,
+    /// User tasks only
+    #[arg(short = 'u')]
+    user: bool,
+    /// Thread group leaders only
+    #[arg(short = 'G')]
+    leaders: bool,
+    /// What CPUs were running only
+    #[arg(short = 'A')]
+    active: bool,
+}
+
+/// What is shown of each.
+#[derive(Args)]
+#[group(multiple = false)]
+#[command(next_help_heading = FOR_VMCORES)]
+struct Form {
+    /// How many tasks are in each state
+    #[arg(short = 'S')]
+    states: bool,
+    /// The parents of each task
+    #[arg(short = 'p')]
+    parents: bool,
+    /// Arguments and environment of each process
+    #[arg(short = 'a')]
+    arguments: bool,
+}
+
+#[derive(Serialize)]
 struct Row<'a> {
-    task: String,
+    task: VirtAddr,
     pid: u32,
     tgid: u32,
     ppid: u32,
@@ -48,63 +93,68 @@ const ARGS_MAX: u64 = 64 << 10;
 /// No family is deeper.
 const PARENTS_MAX: usize = 1000;
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    match subject {
-        Subject::Kernel(kernel) => of_kernel(kernel, request, out),
-        Subject::Process(process) => super::process::ps::run(process, request, out),
+fn of_kernel<'d>(kernel: &'d Kernel, args: Ps, context: Context<'d>) -> Result<Answer<'d>> {
+    let tasks = if args.words.is_empty() {
+        kernel.tasks().all().iter().collect()
+    } else {
+        by_words(kernel, &args.words)?
+    };
+    let only = args.only;
+    let shown = |t: &&Task| {
+        (!only.kernel || t.kthread)
+            && (!only.user || !t.kthread)
+            && (!only.leaders || t.pid == t.tgid)
+            && (!only.active || t.on_cpu)
+    };
+    let tasks: Vec<&Task> = tasks.into_iter().map(AsRef::as_ref).filter(shown).collect();
+    Ok(match args.form {
+        Form { states: true, .. } => States(tasks).into(),
+        Form { parents: true, .. } => Parents(tasks.iter().map(|t| parents(kernel, t)).collect()).into(),
+        Form { arguments: true, .. } => Words { kernel, context, tasks }.into(),
+        _ => List { kernel, context, tasks }.into(),
+    })
+}
+
+/// The tasks, one in a row.
+struct List<'d> {
+    kernel: &'d Kernel,
+    context: Context<'d>,
+    tasks: Vec<&'d Task>,
+}
+
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut usages = Usages::new(self.kernel);
+        streamed(to, self.context, self.tasks.iter().map(|t| row(t, usages.of(t))))
     }
 }
 
-fn of_kernel(kernel: &Kernel, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let (flags, words) = flags(request.args);
-    let has = |flag: &str| flags.contains(&flag);
-    if let Some(other) = flags.iter().find(|f| !["-k", "-u", "-G", "-A", "-S", "-p", "-a"].contains(*f)) {
-        return Err(CommandError::Failed(format!("{other} is not one of -k -u -G -A -S -p -a")));
+impl Text for List<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let mut usages = Usages::new(self.kernel);
+        let present = usage::present_pages(self.kernel).unwrap_or(0);
+        row!(screen, "      PID    PPID  CPU       TASK        ST  %MEM      VSZ      RSS  COMM")?;
+        for t in &self.tasks {
+            self.context.check()?;
+            let mark = if t.on_cpu { '>' } else { ' ' };
+            let used = usages.of(t);
+            row!(
+                screen,
+                "{mark} {:>7} {:>7} {:>3}  {:016x}  {} {:>5.1} {:>8} {:>8}  {}",
+                t.pid,
+                // As crash: that an idle task was forked by pid 1 is of no interest.
+                if t.idle_of.is_some() { 0 } else { t.ppid },
+                t.cpu,
+                t.addr.0,
+                crash_state(t.state),
+                usage::percent(used, present),
+                used.vsz,
+                used.rss,
+                name(t)
+            )?;
+        }
+        Ok(())
     }
-    let mut tasks: Vec<&Arc<Task>> =
-        if words.is_empty() { kernel.tasks().all().iter().collect() } else { by_words(kernel, &words)? };
-    tasks.retain(|t| {
-        (!has("-k") || t.kthread)
-            && (!has("-u") || !t.kthread)
-            && (!has("-G") || t.pid == t.tgid)
-            && (!has("-A") || t.on_cpu)
-    });
-    if has("-S") {
-        return states(&tasks, request, out);
-    }
-    if has("-p") {
-        return parents(kernel, &tasks, out);
-    }
-    if has("-a") {
-        return arguments(kernel, &tasks, request, out);
-    }
-    let mut usages = Usages::new(kernel);
-    if request.json {
-        let rows: Vec<Row<'_>> = tasks.iter().map(|t| row(t, usages.of(t))).collect();
-        return json(&rows, out);
-    }
-    let present = usage::present_pages(kernel).unwrap_or(0);
-    writeln!(out, "      PID    PPID  CPU       TASK        ST  %MEM      VSZ      RSS  COMM")?;
-    for t in tasks {
-        super::check(request)?;
-        let mark = if t.on_cpu { '>' } else { ' ' };
-        let used = usages.of(t);
-        writeln!(
-            out,
-            "{mark} {:>7} {:>7} {:>3}  {:016x}  {} {:>5.1} {:>8} {:>8}  {}",
-            t.pid,
-            // As crash: that an idle task was forked by pid 1 is of no interest.
-            if t.idle_of.is_some() { 0 } else { t.ppid },
-            t.cpu,
-            t.addr.0,
-            crash_state(t.state),
-            usage::percent(used, present),
-            used.vsz,
-            used.rss,
-            name(t)
-        )?;
-    }
-    Ok(())
 }
 
 /// A kernel thread's name stands in brackets.
@@ -114,7 +164,7 @@ fn name(t: &Task) -> String {
 
 fn row(t: &Task, used: usage::Usage) -> Row<'_> {
     Row {
-        task: format!("{:#x}", t.addr.0),
+        task: t.addr,
         pid: t.pid,
         tgid: t.tgid,
         ppid: t.ppid,
@@ -128,87 +178,174 @@ fn row(t: &Task, used: usage::Usage) -> Row<'_> {
     }
 }
 
-fn states(tasks: &[&Arc<Task>], request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut order: Vec<&str> = Vec::new();
-    for t in tasks {
-        let state = crash_state(t.state);
-        let count = counts.entry(state).or_default();
-        if *count == 0 {
-            order.push(state);
+/// How many tasks are in each state, in the order in which the states come up.
+struct States<'d>(Vec<&'d Task>);
+
+impl States<'_> {
+    fn counts(&self) -> Vec<(&'static str, usize)> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut order: Vec<&str> = Vec::new();
+        for t in &self.0 {
+            let state = crash_state(t.state);
+            let count = counts.entry(state).or_default();
+            if *count == 0 {
+                order.push(state);
+            }
+            *count += 1;
         }
-        *count += 1;
+        order.into_iter().map(|state| (state, counts.get(state).copied().unwrap_or(0))).collect()
     }
-    if request.json {
-        return json(&counts, out);
-    }
-    for state in order {
-        writeln!(out, "  {state}: {}", counts.get(state).copied().unwrap_or(0))?;
-    }
-    Ok(())
 }
 
-fn parents(kernel: &Kernel, tasks: &[&Arc<Task>], out: &mut dyn Write) -> Result<(), CommandError> {
-    for (i, task) in tasks.iter().enumerate() {
-        if i > 0 {
-            writeln!(out)?;
+impl Serialize for States<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_map(self.counts())
+    }
+}
+
+impl Text for States<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        Ok(self.counts().iter().try_for_each(|(state, count)| row!(screen, "  {state}: {count}"))?)
+    }
+}
+
+/// Each task with its parents.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Parents<'d>(Vec<Family<'d>>);
+
+#[derive(Serialize)]
+struct Family<'d> {
+    #[serde(flatten)]
+    task: Person<'d>,
+    /// The nearest first.
+    parents: Vec<Person<'d>>,
+}
+
+#[derive(Serialize)]
+struct Person<'d> {
+    #[serde(skip)]
+    of: &'d Task,
+    task: VirtAddr,
+    pid: u32,
+    comm: &'d str,
+    cpu: u32,
+}
+
+impl<'d> From<&'d Task> for Person<'d> {
+    fn from(of: &'d Task) -> Self {
+        Self { of, task: of.addr, pid: of.pid, comm: &of.comm, cpu: of.cpu }
+    }
+}
+
+fn parents<'d>(kernel: &'d Kernel, task: &'d Task) -> Family<'d> {
+    let mut line: Vec<&Task> = vec![task];
+    while let Some(&child) = line.last() {
+        let parent = Object::new(kernel, "task_struct", child.addr).pointer("real_parent");
+        let parent = parent.and_then(|p| kernel.tasks().by_address(p));
+        match parent {
+            Some(p) if line.len() < PARENTS_MAX && line.iter().all(|t| t.addr != p.addr) => line.push(p),
+            _ => break,
         }
-        let mut line: Vec<&Task> = vec![task];
-        while let Some(&child) = line.last() {
-            let parent = Object::new(kernel, "task_struct", child.addr).pointer("real_parent");
-            let parent = parent.and_then(|p| kernel.tasks().by_address(p));
-            match parent {
-                Some(p) if line.len() < PARENTS_MAX && line.iter().all(|t| t.addr != p.addr) => line.push(p),
-                _ => break,
+    }
+    Family { task: task.into(), parents: line.into_iter().skip(1).map(Person::from).collect() }
+}
+
+impl Text for Parents<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        for (i, family) in self.0.iter().enumerate() {
+            if i > 0 {
+                row!(screen)?;
+            }
+            for (depth, person) in family.parents.iter().rev().chain([&family.task]).enumerate() {
+                put!(screen, "{:depth$}", "");
+                heading(person.of, screen)?;
             }
         }
-        for (depth, t) in line.iter().rev().enumerate() {
-            write!(out, "{:depth$}", "")?;
-            super::bt::heading(t, out)?;
-        }
+        Ok(())
     }
-    Ok(())
 }
 
-fn arguments(
-    kernel: &Kernel,
-    tasks: &[&Arc<Task>],
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    for (i, task) in tasks.iter().enumerate() {
-        super::check(request)?;
-        if i > 0 {
-            writeln!(out)?;
-        }
-        super::bt::heading(task, out)?;
-        let Some(mm) = task.mm else {
-            writeln!(out, "(no user memory)")?;
-            continue;
-        };
-        let mm = Object::new(kernel, "mm_struct", mm);
-        for (title, start, end) in [("ARG", "arg_start", "arg_end"), ("ENV", "env_start", "env_end")] {
-            let text = match mm.number(start).zip(mm.number(end)) {
-                Some((a, b)) if a < b => words_at(kernel, task, a, b - a),
-                _ => "(none)".to_owned(),
-            };
-            writeln!(out, "{title}: {text}")?;
-        }
+/// The arguments and the environment of each process.
+struct Words<'d> {
+    kernel: &'d Kernel,
+    context: Context<'d>,
+    tasks: Vec<&'d Task>,
+}
+
+#[derive(Serialize)]
+struct Process<'d> {
+    #[serde(flatten)]
+    task: Person<'d>,
+    /// Whether it has user memory at all.
+    user: bool,
+    arguments: Option<Vec<String>>,
+    environment: Option<Vec<String>>,
+    /// Why these could not be read.
+    fault: Option<String>,
+}
+
+impl<'d> Words<'d> {
+    fn processes(&self) -> impl Iterator<Item = Process<'d>> {
+        self.tasks.iter().map(|t| process(self.kernel, t))
     }
-    Ok(())
+}
+
+fn process<'d>(kernel: &'d Kernel, task: &'d Task) -> Process<'d> {
+    let mut out = Process {
+        task: task.into(),
+        user: task.mm.is_some(),
+        arguments: None,
+        environment: None,
+        fault: None,
+    };
+    let Some(mm) = task.mm else { return out };
+    let mm = Object::new(kernel, "mm_struct", mm);
+    let mut words = |start, end| match mm.number(start).zip(mm.number(end)) {
+        Some((a, b)) if a < b => words_at(kernel, task, a, b - a).map_err(|why| out.fault = Some(why)).ok(),
+        _ => Some(Vec::new()),
+    };
+    let (arguments, environment) = (words("arg_start", "arg_end"), words("env_start", "env_end"));
+    Process { arguments, environment, ..out }
+}
+
+impl Serialize for Words<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        streamed(to, self.context, self.processes())
+    }
+}
+
+impl Text for Words<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        for (i, process) in self.processes().enumerate() {
+            self.context.check()?;
+            if i > 0 {
+                row!(screen)?;
+            }
+            heading(process.task.of, screen)?;
+            if !process.user {
+                row!(screen, "(no user memory)")?;
+                continue;
+            }
+            for (title, words) in [("ARG", &process.arguments), ("ENV", &process.environment)] {
+                match words {
+                    Some(words) if words.is_empty() => row!(screen, "{title}: (none)")?,
+                    Some(words) => row!(screen, "{title}: {}", words.join(" "))?,
+                    None => row!(screen, "{title}: ({})", process.fault.as_deref().unwrap_or_default())?,
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// NUL-separated words of user memory.
-fn words_at(kernel: &Kernel, task: &Task, at: u64, len: u64) -> String {
+fn words_at(kernel: &Kernel, task: &Task, at: u64, len: u64) -> Result<Vec<String>, String> {
     let len = usize::try_from(len.min(ARGS_MAX)).unwrap_or(0);
     let mut bytes = vec![0; len];
     let space = kernel.task_space(task);
     let read = space.map_or(Ok(0), |space| space.read(VirtAddr(at), &mut bytes));
-    match read {
-        Ok(n) => {
-            let text = String::from_utf8_lossy(bytes.get(..n).unwrap_or_default()).into_owned();
-            text.trim_end_matches('\0').split('\0').collect::<Vec<_>>().join(" ")
-        }
-        Err(fault) => format!("({fault})"),
-    }
+    let read = read.map_err(|fault| fault.to_string())?;
+    let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();
+    Ok(text.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
 }

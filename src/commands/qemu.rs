@@ -7,12 +7,13 @@
 //! `target/i386/cpu-dump.c`). They are in no list of commands: people have
 //! better ones.
 
-use std::io::Write;
-
-use super::{CommandError, Request};
+use super::{CommandError, Context, Result};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::Register;
+use crate::error::ReadFault;
 use crate::linux::{Kernel, Task, registers, tasks};
+use crate::number::unsigned;
+use crate::text::{Screen, put, row};
 
 /// More than this at once is a mistyped count.
 const LONGEST: u64 = 1 << 20;
@@ -21,53 +22,58 @@ const LONGEST: u64 = 1 << 20;
 pub(super) fn run(
     kernel: &Kernel,
     name: &str,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Option<Result<(), CommandError>> {
-    let first = request.args.first().map(String::as_str);
-    Some(match (name, first) {
-        ("info", Some(what)) => info(kernel, what, request, out),
-        ("info", None) => Err(CommandError::Failed("info version, registers, cpus or mtree".to_owned())),
-        ("gva2gpa", Some(addr)) => gva2gpa(kernel, addr, request, out),
-        ("gpa2hva", Some(_)) => Err(CommandError::Failed("a dump has no host addresses".to_owned())),
-        _ => {
-            let format = name.strip_prefix("xp").filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
-            let (format, addr) = match (format, first) {
-                ("", Some(f)) if f.starts_with('/') => (f, request.args.get(1)),
-                (f, _) => (f, request.args.first()),
-            };
-            xp(kernel, format, addr.map(String::as_str), out)
+    words: &[String],
+    context: Context<'_>,
+    screen: &mut Screen<'_>,
+) -> Result<()> {
+    let first = words.first().map(String::as_str);
+    match (name, first) {
+        ("info", Some("registers")) => {
+            info_registers(kernel, context, words.iter().any(|w| w == "-a"), screen)
         }
-    })
+        ("info", Some(what)) => info(kernel, what, context, screen),
+        ("info", None) => Err(CommandError::failed("info version, registers, cpus or mtree")),
+        ("gva2gpa", Some(addr)) => gva2gpa(kernel, addr, context, screen),
+        ("gpa2hva", Some(_)) => Err(CommandError::failed("a dump has no host addresses")),
+        _ => {
+            let format = name.strip_prefix("xp").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+            let (format, addr) = match (format.ok_or_else(|| CommandError::unknown(name))?, first) {
+                ("", Some(f)) if f.starts_with('/') => (f, words.get(1)),
+                (f, _) => (f, words.first()),
+            };
+            xp(kernel, format, addr.map(String::as_str), screen)
+        }
+    }
 }
 
-fn info(kernel: &Kernel, what: &str, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    match what {
-        "version" => writeln!(out, "corestub {} (a dump, not a machine)", env!("CARGO_PKG_VERSION"))?,
-        "registers" => {
-            let all = request.args.iter().any(|a| a == "-a");
-            for &cpu in kernel.percpu().online() {
-                let Some(task) = tasks::current(kernel, cpu).and_then(|t| kernel.tasks().by_address(t))
-                else {
-                    continue;
-                };
-                if all || selected_cpu(kernel, request) == Some(cpu) {
-                    registers_of(kernel, cpu, task, out)?;
-                }
-            }
+/// Of the selected CPU, or of all.
+fn info_registers(kernel: &Kernel, context: Context<'_>, all: bool, screen: &mut Screen<'_>) -> Result<()> {
+    for &cpu in kernel.percpu().online() {
+        let task = tasks::current(kernel, cpu).and_then(|t| kernel.tasks().by_address(t));
+        if let Some(task) = task.filter(|_| all || selected_cpu(kernel, context) == Some(cpu)) {
+            registers_of(kernel, cpu, task, screen)?;
         }
+    }
+    Ok(())
+}
+
+fn info(kernel: &Kernel, what: &str, context: Context<'_>, screen: &mut Screen<'_>) -> Result<()> {
+    match what {
+        "version" => row!(screen, "corestub {} (a dump, not a machine)", env!("CARGO_PKG_VERSION"))?,
         "cpus" => {
-            let selected = selected_cpu(kernel, request);
+            let selected = selected_cpu(kernel, context);
             for &cpu in kernel.percpu().online() {
                 let mark = if selected == Some(cpu) { '*' } else { ' ' };
-                writeln!(out, "{mark} CPU #{cpu}: thread_id={}", cpu + 1)?;
+                row!(screen, "{mark} CPU #{cpu}: thread_id={}", cpu + 1)?;
             }
         }
         "mtree" => {
-            writeln!(out, "FlatView #0\n AS \"memory\", root: system\n Root memory region: system")?;
+            row!(screen, "FlatView #0")?;
+            row!(screen, " AS \"memory\", root: system")?;
+            row!(screen, " Root memory region: system")?;
             for (start, len) in kernel.dump().physical_ranges() {
                 let end = start.0.saturating_add(len.saturating_sub(1));
-                writeln!(out, "  {:016x}-{end:016x} (prio 0, ram): pc.ram", start.0)?;
+                row!(screen, "  {:016x}-{end:016x} (prio 0, ram): pc.ram", start.0)?;
             }
         }
         other => return Err(CommandError::Failed(format!("{other} is not in a dump"))),
@@ -76,55 +82,51 @@ fn info(kernel: &Kernel, what: &str, request: &Request<'_>, out: &mut dyn Write)
 }
 
 /// The CPU of the selected thread; the first one's if it runs on none.
-fn selected_cpu(kernel: &Kernel, request: &Request<'_>) -> Option<u32> {
-    let task = request.task.and_then(|t| kernel.tasks().by_address(t)).filter(|t| t.on_cpu);
+fn selected_cpu(kernel: &Kernel, context: Context<'_>) -> Option<u32> {
+    let task = context.task.and_then(|t| kernel.tasks().by_address(t)).filter(|t| t.on_cpu);
     task.map(|t| t.cpu).or_else(|| kernel.percpu().online().first().copied())
 }
 
 /// In QEMU's order; what the dump does not hold is left out, not zero.
-fn registers_of(kernel: &Kernel, cpu: u32, task: &Task, out: &mut dyn Write) -> Result<(), CommandError> {
+fn registers_of(kernel: &Kernel, cpu: u32, task: &Task, screen: &mut Screen<'_>) -> Result<()> {
     use Register::{
         Cr0, Cr2, Cr3, Cr4, Cs, Ds, Efer, Eflags, Es, Fs, Gs, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp,
         Rbx, Rcx, Rdi, Rdx, Rip, Rsi, Rsp, Ss,
     };
     let regs = registers::of(kernel, task);
-    writeln!(out, "\nCPU#{cpu}")?;
-    let mut row = |names: &[(&str, Register)], digits: usize| {
+    row!(screen)?;
+    row!(screen, "CPU#{cpu}")?;
+    let mut line = |names: &[(&str, Register)], digits: usize| {
         let known = names.iter().filter_map(|&(shown, register)| Some((shown, regs.get(register)?)));
         let words: Vec<String> = known.map(|(shown, v)| format!("{shown}={v:0digits$x}")).collect();
-        if words.is_empty() { Ok(()) } else { writeln!(out, "{}", words.join(" ")) }
+        if words.is_empty() { Ok(()) } else { row!(screen, "{}", words.join(" ")) }
     };
-    row(&[("RAX", Rax), ("RBX", Rbx), ("RCX", Rcx), ("RDX", Rdx)], 16)?;
-    row(&[("RSI", Rsi), ("RDI", Rdi), ("RBP", Rbp), ("RSP", Rsp)], 16)?;
-    row(&[("R8 ", R8), ("R9 ", R9), ("R10", R10), ("R11", R11)], 16)?;
-    row(&[("R12", R12), ("R13", R13), ("R14", R14), ("R15", R15)], 16)?;
-    row(&[("RIP", Rip), ("RFL", Eflags)], 8)?;
+    line(&[("RAX", Rax), ("RBX", Rbx), ("RCX", Rcx), ("RDX", Rdx)], 16)?;
+    line(&[("RSI", Rsi), ("RDI", Rdi), ("RBP", Rbp), ("RSP", Rsp)], 16)?;
+    line(&[("R8 ", R8), ("R9 ", R9), ("R10", R10), ("R11", R11)], 16)?;
+    line(&[("R12", R12), ("R13", R13), ("R14", R14), ("R15", R15)], 16)?;
+    line(&[("RIP", Rip), ("RFL", Eflags)], 8)?;
     for segment in [("ES ", Es), ("CS ", Cs), ("SS ", Ss), ("DS ", Ds), ("FS ", Fs), ("GS ", Gs)] {
-        row(&[segment], 4)?;
+        line(&[segment], 4)?;
     }
-    row(&[("CR0", Cr0), ("CR2", Cr2), ("CR3", Cr3), ("CR4", Cr4)], 8)?;
-    row(&[("EFER", Efer)], 16)?;
+    line(&[("CR0", Cr0), ("CR2", Cr2), ("CR3", Cr3), ("CR4", Cr4)], 8)?;
+    line(&[("EFER", Efer)], 16)?;
     Ok(())
 }
 
-fn gva2gpa(
-    kernel: &Kernel,
-    addr: &str,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
+fn gva2gpa(kernel: &Kernel, addr: &str, context: Context<'_>, screen: &mut Screen<'_>) -> Result<()> {
     let addr = VirtAddr(number(addr)?);
-    let task = request.task.and_then(|t| kernel.tasks().by_address(t));
+    let task = context.task.and_then(|t| kernel.tasks().by_address(t));
     let user = task.filter(|_| addr.0 < kernel.user_limit()).and_then(|t| kernel.task_space(t));
     match user.as_ref().unwrap_or_else(|| kernel.space()).translate(addr) {
-        Ok(phys) => writeln!(out, "gpa: {:#x}", phys.0)?,
-        Err(_) => writeln!(out, "Unmapped")?,
+        Ok(phys) => row!(screen, "gpa: {:#x}", phys.0)?,
+        Err(_) => row!(screen, "Unmapped")?,
     }
     Ok(())
 }
 
 /// `xp /COUNT FORMAT SIZE ADDR`: physical memory.
-fn xp(kernel: &Kernel, format: &str, addr: Option<&str>, out: &mut dyn Write) -> Result<(), CommandError> {
+fn xp(kernel: &Kernel, format: &str, addr: Option<&str>, screen: &mut Screen<'_>) -> Result<()> {
     let usage = || CommandError::Failed("xp /COUNTxSIZE ADDRESS, for example xp /4gx 0x1000".to_owned());
     let start = number(addr.ok_or_else(usage)?)?;
     let format = format.trim_start_matches('/');
@@ -150,7 +152,7 @@ fn xp(kernel: &Kernel, format: &str, addr: Option<&str>, out: &mut dyn Write) ->
     let mut at = 0;
     while at < count {
         let line = start.wrapping_add(at * size as u64);
-        write!(out, "{line:016x}:")?;
+        put!(screen, "{line:016x}:");
         for i in 0..per_line.min(count - at) {
             let mut bytes = [0; 8];
             let place = line.wrapping_add(i * size as u64);
@@ -160,26 +162,26 @@ fn xp(kernel: &Kernel, format: &str, addr: Option<&str>, out: &mut dyn Write) ->
             let value = match value {
                 Ok(v) => v,
                 Err(e) => {
-                    writeln!(out)?;
+                    row!(screen)?;
                     return Err(e);
                 }
             };
             match shape {
-                'd' => write!(out, " {}", signed(value, size))?,
-                'u' => write!(out, " {value}")?,
-                'o' => write!(out, " {value:#o}")?,
-                'c' => write!(out, " '{}'", u8::try_from(value).unwrap_or(0).escape_ascii())?,
-                _ => write!(out, " {value:#0width$x}", width = 2 + 2 * size)?,
+                'd' => put!(screen, " {}", signed(value, size)),
+                'u' => put!(screen, " {value}"),
+                'o' => put!(screen, " {value:#o}"),
+                'c' => put!(screen, " '{}'", u8::try_from(value).unwrap_or(0).escape_ascii()),
+                _ => put!(screen, " {value:#0width$x}", width = 2 + 2 * size),
             }
         }
-        writeln!(out)?;
+        row!(screen)?;
         at += per_line;
     }
     Ok(())
 }
 
 /// All of `buf`, over the ends of pages.
-fn read(kernel: &Kernel, start: u64, buf: &mut [u8]) -> Result<(), crate::error::ReadFault> {
+fn read(kernel: &Kernel, start: u64, buf: &mut [u8]) -> Result<(), ReadFault> {
     let memory = kernel.space().memory();
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
@@ -193,13 +195,8 @@ fn signed(value: u64, size: usize) -> i64 {
     (value << unused).cast_signed() >> unused
 }
 
-/// Numbers as QEMU's monitor takes them: C's prefixes.
-fn number(text: &str) -> Result<u64, CommandError> {
-    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|_| CommandError::Failed(format!("{text} is not a number (0x for hexadecimal)")))
+fn number(text: &str) -> Result<u64> {
+    unsigned(text).map_err(CommandError::Failed)
 }
 
 #[cfg(test)]
@@ -207,10 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_signs() {
-        assert_eq!(number("0x10").ok(), Some(16));
-        assert_eq!(number("10").ok(), Some(10));
-        assert!(number("$cr3").is_err());
+    fn signs_by_size() {
         assert_eq!(signed(0xff, 1), -1);
         assert_eq!(signed(0x7f, 1), 127);
         assert_eq!(signed(u64::MAX, 8), -1);

@@ -1,29 +1,89 @@
 //! `rd`: memory as words, or as text.
 
-use std::io::Write;
+use std::cell::Cell;
+use std::fmt;
 use std::sync::Arc;
 
-use super::{Command, CommandError, Request, Subject, json, only_kernel, parse_address};
+use clap::Args;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use super::address::{self, Whose};
+use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::dump::PhysicalMemory;
 use crate::error::ReadFault;
 use crate::linux::Kernel;
 use crate::memory::AddressSpace;
 use crate::memory::paging::PageTables;
+use crate::text::{Screen, put, row};
+use crate::{hex, number};
 
-pub(super) const COMMAND: Command = Command {
-    name: "rd",
-    usage: "[-8|-16|-32|-64] [-a] [-s] [-p|-u] [-e END] ADDRESS|SYMBOL [COUNT]",
-    summary: "read memory",
-    help: "  -8 -16 -32 -64  size of a word in bits (64)\n  \
-           -a              as text, as far as it is printable if no count is given\n  \
-           -s              words that are addresses of symbols by their names\n  \
-           -p              the address is physical     -u  it is the selected task's\n  \
-           -e END          up to this address instead of a count",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "rd",
+        "read memory",
+        "Examples:\n  \
+           (gdb) monitor rd -s $rsp 32\n  \
+           $ corestub rd vmcore -a linux_banner\n  \
+           $ corestub rd vmcore -32 jiffies",
+        run,
+    )
+}
+
+#[derive(Args)]
+struct Arguments {
+    #[arg(value_name = "ADDRESS|SYMBOL", help = address::HELP)]
+    address: String,
+    /// How many words or characters
+    #[arg(value_parser = number::unsigned, conflicts_with = "end")]
+    count: Option<u64>,
+    #[command(flatten)]
+    width: Width,
+    /// As text, as far as it is printable if no count is given
+    #[arg(short = 'a')]
+    text: bool,
+    /// Words that are addresses of symbols by their names
+    #[arg(short, short_alias = 'S')]
+    symbols: bool,
+    /// Up to this address instead of a count
+    #[arg(short)]
+    end: Option<String>,
+    /// The address is physical
+    #[arg(short, conflicts_with_all = ["kernel", "user"])]
+    physical: bool,
+    #[command(flatten)]
+    whose: Whose,
+}
+
+/// Size of a word. To the parser crash's `-16` is an option `1` with the value 6.
+#[derive(Args)]
+#[group(multiple = false)]
+struct Width {
+    /// Bits of a word: 8, 16, 32 or 64; also as crash has them: -8 -16 -32 -64
+    #[arg(long, default_value = "64", value_parser = ["8", "16", "32", "64"], hide_possible_values = true)]
+    bits: String,
+    #[arg(short = '8', hide = true)]
+    of_8: bool,
+    #[arg(short = '1', hide = true, value_parser = ["6"])]
+    of_16: Option<String>,
+    #[arg(short = '3', hide = true, value_parser = ["2"])]
+    of_32: Option<String>,
+    #[arg(short = '6', hide = true, value_parser = ["4"])]
+    of_64: Option<String>,
+}
+
+impl Width {
+    fn bytes(&self) -> usize {
+        match (self.of_8, &self.of_16, &self.of_32, &self.of_64) {
+            (true, ..) => 1,
+            (_, Some(_), ..) => 2,
+            (_, _, Some(_), _) => 4,
+            (_, _, _, Some(_)) => 8,
+            _ => self.bits.parse().map_or(8, |bits: usize| bits / 8),
+        }
+    }
+}
 
 /// Bytes that one call shows at most.
 const MAX: u64 = 64 << 20;
@@ -36,208 +96,169 @@ enum From {
     Virtual(Arc<PageTables>),
 }
 
-impl From {
-    /// Up to the end of the page at most.
-    fn read(&self, kernel: &Kernel, addr: u64, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        match self {
-            Self::Physical => kernel.dump().read_phys(PhysAddr(addr), buf),
-            Self::Virtual(space) => space.read_run(VirtAddr(addr), buf),
-        }
-    }
-}
-
-struct Options {
-    bytes: u64,
+/// Memory, read while it is shown.
+struct Memory<'d> {
+    kernel: &'d Kernel,
+    context: Context<'d>,
+    from: From,
+    start: u64,
+    len: u64,
+    /// Bytes of a word.
+    unit: usize,
     text: bool,
     symbols: bool,
-    physical: bool,
-    end: Option<u64>,
+    stop_at_nul: bool,
+    /// Why not all of it could be read.
+    fault: Cell<Option<ReadFault>>,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
-    let mut options = Options { bytes: 8, text: false, symbols: false, physical: false, end: None };
-    let mut words = Vec::new();
-    let mut args = request.args.iter().map(String::as_str);
-    while let Some(arg) = args.next() {
-        match arg {
-            "-8" => options.bytes = 1,
-            "-16" => options.bytes = 2,
-            "-32" => options.bytes = 4,
-            "-64" | "-x" | "-u" | "-k" => {}
-            "-a" => options.text = true,
-            "-s" | "-S" => options.symbols = true,
-            "-p" => options.physical = true,
-            "-e" => {
-                let end = args.next().map(|w| super::address(kernel, w)).transpose()?;
-                options.end = end.map(|a| a.0);
-            }
-            other if other.starts_with('-') => {
-                return Err(CommandError::Failed(format!("{other} is not one of {}", COMMAND.usage)));
-            }
-            _ => words.push(arg),
-        }
-    }
-    let Some(&word) = words.first() else {
-        return Err(CommandError::Failed("rd needs an address".to_owned()));
+fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let address = |word: &str| address::of_kernel(kernel, context, word);
+    let start = match number::address(&args.address).filter(|_| args.physical) {
+        Some(physical) => physical,
+        None => address(&args.address)?.0,
     };
-    let start = match parse_address(word).filter(|_| options.physical) {
-        Some(physical) => physical.0,
-        None => super::address(kernel, word)?.0,
-    };
-    let unit = if options.text { 1 } else { options.bytes };
-    let count =
-        words.get(1).map(|w| number(w).ok_or_else(|| CommandError::Failed(format!("{w} is no count"))));
-    let len = match (count.transpose()?, options.end) {
-        (Some(n), _) => n.saturating_mul(unit),
-        (None, Some(end)) => end.saturating_sub(start),
-        (None, None) if options.text => TEXT_MAX,
-        (None, None) => unit,
+    let unit = if args.text { 1 } else { args.width.bytes() };
+    let end = args.end.as_deref().map(address).transpose()?;
+    let len = match (args.count, end) {
+        (Some(n), _) => n.saturating_mul(unit as u64),
+        (None, Some(end)) => end.0.saturating_sub(start),
+        (None, None) if args.text => TEXT_MAX,
+        (None, None) => unit as u64,
     };
     if len > MAX {
-        return Err(CommandError::Failed(format!("{len} bytes are more than {MAX}; read them in parts")));
+        return Err(CommandError::Usage(format!("{len} bytes are more than {MAX}; read them in parts")));
     }
-    let from = if options.physical {
+    let from = if args.physical {
         From::Physical
-    } else if start < kernel.user_limit() {
-        let task = super::select::current(kernel, request)?;
-        From::Virtual(kernel.task_space(task).ok_or_else(|| {
-            CommandError::Failed(format!("{} (pid {}) has no user memory", task.comm, task.pid))
-        })?)
     } else {
-        From::Virtual(kernel.space().clone())
+        From::Virtual(address::space(kernel, context, args.whose, None, VirtAddr(start))?)
     };
-    let stop_at_nul = options.text && words.len() < 2 && options.end.is_none();
-    if request.json {
-        return as_json(kernel, &from, start, len, stop_at_nul, request, out);
-    }
-    show(kernel, &from, start, len, stop_at_nul, &options, request, out)
+    let memory = Memory {
+        kernel,
+        context,
+        from,
+        start,
+        len,
+        unit,
+        text: args.text,
+        symbols: args.symbols,
+        stop_at_nul: args.text && args.count.is_none() && end.is_none(),
+        fault: Cell::new(None),
+    };
+    Ok(memory.into())
 }
 
-fn number(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None => text.parse().ok(),
-    }
-}
-
-#[derive(serde::Serialize)]
-struct Bytes {
-    address: String,
-    hex: String,
-    fault: Option<String>,
-}
-
-fn as_json(
-    kernel: &Kernel,
-    from: &From,
-    start: u64,
-    len: u64,
-    stop_at_nul: bool,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let (mut hex, mut done, mut failed) = (String::new(), 0, None);
-    let mut page = [0; 4096];
-    while done < len && failed.is_none() {
-        super::check(request)?;
-        let want = usize::try_from(len - done).unwrap_or(4096).min(4096);
-        match from.read(kernel, start.wrapping_add(done), page.get_mut(..want).unwrap_or_default()) {
-            Ok(n) => {
-                let got = page.get(..n).unwrap_or_default();
-                let end = got.iter().position(|&b| b == 0 && stop_at_nul);
-                got.iter().take(end.unwrap_or(n)).for_each(|b| hex.push_str(&format!("{b:02x}")));
-                done = if end.is_some() || n == 0 { len } else { done + n as u64 };
-            }
-            Err(fault) => failed = Some(fault.to_string()),
-        }
-    }
-    json(&Bytes { address: format!("{start:#x}"), hex, fault: failed }, out)
-}
-
-/// Bytes on a line: 16, or 60 characters.
-fn line_len(options: &Options) -> u64 {
-    if options.text { 60 } else { 16 }
-}
-
-#[allow(clippy::too_many_arguments, reason = "one call site")]
-fn show(
-    kernel: &Kernel,
-    from: &From,
-    start: u64,
-    len: u64,
-    stop_at_nul: bool,
-    options: &Options,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let mut at = start;
-    let end = start.saturating_add(len);
-    while at < end {
-        super::check(request)?;
-        let want = line_len(options).min(end - at);
-        let mut buf = [0; 60];
-        let mut got = 0;
-        let mut fault = None;
-        while (got as u64) < want && fault.is_none() {
-            let rest = buf.get_mut(got..usize::try_from(want).unwrap_or(0)).unwrap_or_default();
-            match from.read(kernel, at.wrapping_add(got as u64), rest) {
+impl Memory<'_> {
+    /// As much of `buf` as can be read at `at`, and why it is not all.
+    fn read<'b>(&self, at: u64, buf: &'b mut [u8]) -> (&'b [u8], Option<ReadFault>) {
+        let (mut got, mut fault) = (0, None);
+        while let Some(rest) = buf.get_mut(got..).filter(|r| !r.is_empty() && fault.is_none()) {
+            let at = at.wrapping_add(got as u64);
+            let read = match &self.from {
+                From::Physical => self.kernel.dump().read_phys(PhysAddr(at), rest),
+                From::Virtual(space) => space.read_run(VirtAddr(at), rest),
+            };
+            match read {
                 Ok(0) => break,
                 Ok(n) => got += n,
                 Err(why) => fault = Some(why),
             }
         }
-        let bytes = buf.get(..got).unwrap_or_default();
-        // As crash: text ends at what is none.
-        let nul = bytes.iter().position(|b| !(0x20..0x7f).contains(b)).filter(|_| stop_at_nul);
-        let bytes = bytes.get(..nul.unwrap_or(got)).unwrap_or_default();
-        if !bytes.is_empty() {
-            line(kernel, at, bytes, options, out)?;
-        }
-        if let Some(fault) = fault {
-            writeln!(out, "rd: {fault}")?;
-            return Ok(());
-        }
-        if nul.is_some() || got == 0 {
-            return Ok(());
-        }
-        at = at.saturating_add(want);
+        (buf.get(..got).unwrap_or_default(), fault)
     }
-    Ok(())
+
+    /// Hands all bytes to `take`, so many at once. What is text ends at the first
+    /// byte that is none, and a fault behind that does not matter.
+    fn each(&self, at_once: usize, take: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let end = self.start.saturating_add(self.len);
+        let (mut at, mut buf) = (self.start, [0; 4096]);
+        while at < end {
+            self.context.check()?;
+            let want = usize::try_from(end - at).unwrap_or(at_once).min(at_once);
+            let (bytes, fault) = self.read(at, buf.get_mut(..want).unwrap_or_default());
+            let stop = bytes.iter().position(|b| !(0x20..0x7f).contains(b)).filter(|_| self.stop_at_nul);
+            let bytes = bytes.get(..stop.unwrap_or(bytes.len())).unwrap_or_default();
+            if !bytes.is_empty() {
+                take(at, bytes)?;
+            }
+            if stop.is_some() || bytes.len() < want {
+                self.fault.set(fault.filter(|_| stop.is_none()));
+                break;
+            }
+            at = at.saturating_add(want as u64);
+        }
+        Ok(())
+    }
+
+    fn row(&self, at: u64, bytes: &[u8], screen: &mut Screen<'_>) -> Result<()> {
+        let width = if matches!(self.from, From::Physical) || at >> 48 == 0 { 12 } else { 16 };
+        put!(screen, "{at:>width$x}:  ");
+        if self.text {
+            return Ok(row!(screen, "{}", ascii(bytes))?);
+        }
+        let digits = self.unit * 2;
+        let mut column = 0;
+        for word in bytes.chunks(self.unit) {
+            let value = word.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
+            let name = (self.symbols && self.unit == 8 && value >= self.kernel.user_limit())
+                .then(|| super::bt::place(self.kernel, value))
+                .flatten();
+            let text = match name {
+                Some(p) => format!("{}+{} ", p.name, p.offset),
+                None => format!("{value:0digits$x} "),
+            };
+            column += text.len();
+            put!(screen, "{text:<digits$}");
+        }
+        let full = 16 / self.unit * (digits + 1);
+        let pad = full.saturating_sub(column);
+        Ok(row!(screen, "{:pad$}  {}", "", ascii(bytes))?)
+    }
 }
 
 fn ascii(bytes: &[u8]) -> String {
     bytes.iter().map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '.' }).collect()
 }
 
-fn line(
-    kernel: &Kernel,
-    at: u64,
-    bytes: &[u8],
-    options: &Options,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let width = if options.physical || at >> 48 == 0 { 12 } else { 16 };
-    write!(out, "{at:>width$x}:  ")?;
-    if options.text {
-        return Ok(writeln!(out, "{}", ascii(bytes))?);
+impl Text for Memory<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let at_once = if self.text { 60 } else { 16 };
+        self.each(at_once, &mut |at, bytes| self.row(at, bytes, screen))
     }
-    let unit = usize::try_from(options.bytes).unwrap_or(8);
-    let digits = unit * 2;
-    let mut column = 0;
-    for word in bytes.chunks(unit) {
-        let value = word.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
-        let name = (options.symbols && unit == 8 && value >= kernel.user_limit())
-            .then(|| super::bt::place(kernel, value))
-            .flatten();
-        let text = match name {
-            Some(p) => format!("{}+{} ", p.name, p.offset),
-            None => format!("{value:0digits$x} "),
-        };
-        column += text.len();
-        write!(out, "{text:<digits$}")?;
+
+    fn failure(&self) -> Option<String> {
+        self.fault.get().map(|fault| fault.to_string())
     }
-    let full = 16 / unit * (digits + 1);
-    let pad = full.saturating_sub(column);
-    Ok(writeln!(out, "{:pad$}  {}", "", ascii(bytes))?)
+}
+
+impl Serialize for Memory<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut value = to.serialize_struct("Memory", 3)?;
+        value.serialize_field("address", &VirtAddr(self.start))?;
+        value.serialize_field("hex", &Digits(self))?;
+        value.serialize_field("fault", &self.failure())?;
+        value.end()
+    }
+}
+
+/// The bytes as one long text that is never in memory.
+struct Digits<'a, 'd>(&'a Memory<'d>);
+
+impl fmt::Display for Digits<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut written = Ok(());
+        // What ends it else is the end of patience, and no error of the writer.
+        let _ = self.0.each(4096, &mut |_, bytes| {
+            written = f.write_str(&hex::encode(bytes));
+            written.map_err(|_| CommandError::given_up())
+        });
+        written
+    }
+}
+
+impl Serialize for Digits<'_, '_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
 }

@@ -5,59 +5,66 @@
 //! queue (`my_q`). Source: `kernel/sched/sched.h`.
 
 use std::collections::HashSet;
-use std::io::Write;
 
-use super::{Command, CommandError, Request, Subject, json, only_kernel};
+use serde::Serialize;
+
+use super::{Answer, Command, CommandError, Context, NoArguments, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::list::List;
 use crate::linux::object::Object;
 use crate::linux::{Kernel, Task, tasks};
+use crate::text::{Screen, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "runq",
-    usage: "",
-    summary: "run queues: the current task of each CPU, and those that waited",
-    help: "RT PRIO_ARRAY lists the real-time tasks that waited, CFS RB_ROOT all others, the next to run\n\
-           first. bt -a shows what the current ones did.",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "runq",
+        "run queues: the current task of each CPU, and those that waited",
+        "RT PRIO_ARRAY lists the real-time tasks that waited, CFS RB_ROOT all others, the next to run \
+         first. bt -a shows what the current ones did.",
+        run,
+    )
+}
 
 /// Nodes of one tree or list.
 const MAX: usize = 1 << 16;
 /// Groups within groups.
 const DEPTH: usize = 32;
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Queues<'a>(Vec<Queue<'a>>);
+
+#[derive(Serialize)]
 struct Queue<'a> {
     cpu: u32,
-    runqueue: String,
+    runqueue: VirtAddr,
+    /// Where the queues of each class are.
+    #[serde(skip)]
+    places: [Option<VirtAddr>; 2],
     current: Option<Waiting<'a>>,
     rt: Vec<Waiting<'a>>,
     cfs: Vec<Waiting<'a>>,
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Waiting<'a> {
     prio: Option<u64>,
     pid: u32,
-    task: String,
+    task: VirtAddr,
     comm: &'a str,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
-    let mut rows = Vec::new();
-    for (i, &cpu) in kernel.percpu().online().iter().enumerate() {
-        super::check(request)?;
-        let rq = Object::of_cpu(kernel, "runqueues", cpu, "rq")
-            .ok_or_else(|| CommandError::Failed("no symbol runqueues".to_owned()))?;
+fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let mut queues = Vec::new();
+    for &cpu in kernel.percpu().online() {
+        context.check()?;
+        let rq = Object::of_cpu(kernel, "runqueues", cpu, "rq");
+        let rq = rq.ok_or_else(|| CommandError::failed("no symbol runqueues"))?;
         let current = tasks::current(kernel, cpu).and_then(|a| kernel.tasks().by_address(a));
-        let (rt_at, cfs_at) = (rq.address("rt.active"), rq.address("cfs.tasks_timeline"));
         let mut queue = Queue {
             cpu,
-            runqueue: rq.base.to_string(),
+            runqueue: rq.base,
+            places: [rq.address("rt.active"), rq.address("cfs.tasks_timeline")],
             current: current.map(|t| waiting(kernel, t)),
             rt: real_time(kernel, &rq),
             cfs: Vec::new(),
@@ -66,46 +73,59 @@ fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Resu
             fair(kernel, cfs, &mut HashSet::new(), 0, &mut queue.cfs);
         }
         // What runs is no longer in the tree, but in a list of real-time tasks.
-        queue.rt.retain(|w| Some(&w.task) != queue.current.as_ref().map(|c| &c.task));
-        if request.json {
-            rows.push(queue);
-            continue;
-        }
-        if i > 0 {
-            writeln!(out)?;
-        }
-        writeln!(out, "CPU {cpu} RUNQUEUE: {:x}", rq.base.0)?;
-        match current {
-            Some(t) => {
-                writeln!(out, "  CURRENT: PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"", t.pid, t.addr.0, t.comm)?;
+        queue.rt.retain(|w| Some(w.task) != queue.current.as_ref().map(|c| c.task));
+        queues.push(queue);
+    }
+    Ok(Queues(queues).into())
+}
+
+impl Text for Queues<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        for (i, queue) in self.0.iter().enumerate() {
+            if i > 0 {
+                row!(screen)?;
             }
-            None => writeln!(out, "  CURRENT: (not a task)")?,
+            queue.text(screen)?;
         }
-        for (title, at, list) in [("RT PRIO_ARRAY", rt_at, &queue.rt), ("CFS RB_ROOT", cfs_at, &queue.cfs)] {
-            writeln!(out, "  {title}: {:x}", at.map_or(0, |a| a.0))?;
+        Ok(())
+    }
+}
+
+impl Text for Queue<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        row!(screen, "CPU {} RUNQUEUE: {:x}", self.cpu, self.runqueue.0)?;
+        match &self.current {
+            Some(t) => {
+                row!(screen, "  CURRENT: PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"", t.pid, t.task.0, t.comm)?;
+            }
+            None => row!(screen, "  CURRENT: (not a task)")?,
+        }
+        let [rt, cfs] = self.places;
+        for (title, at, list) in [("RT PRIO_ARRAY", rt, &self.rt), ("CFS RB_ROOT", cfs, &self.cfs)] {
+            row!(screen, "  {title}: {:x}", at.map_or(0, |a| a.0))?;
             for w in list {
                 let prio = w.prio.map_or("?".to_owned(), |p| p.to_string());
-                writeln!(
-                    out,
-                    "     [{prio:>3}] PID: {:<5}  TASK: {}  COMMAND: \"{}\"",
+                row!(
+                    screen,
+                    "     [{prio:>3}] PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"",
                     w.pid,
-                    w.task.trim_start_matches("0x"),
+                    w.task.0,
                     w.comm
                 )?;
             }
             if list.is_empty() {
-                writeln!(out, "     [no tasks queued]")?;
+                row!(screen, "     [no tasks queued]")?;
             }
         }
+        Ok(())
     }
-    if request.json { json(&rows, out) } else { Ok(()) }
 }
 
 fn waiting<'a>(kernel: &'a Kernel, task: &'a Task) -> Waiting<'a> {
     Waiting {
         prio: Object::new(kernel, "task_struct", task.addr).number("prio"),
         pid: task.pid,
-        task: task.addr.to_string(),
+        task: task.addr,
         comm: &task.comm,
     }
 }

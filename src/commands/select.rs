@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{CommandError, Request, parse_address};
-use crate::linux::{Kernel, Task};
+use super::{CommandError, Context, Result};
+use crate::addr::VirtAddr;
+use crate::linux::{Kernel, Task, tasks};
+use crate::number;
 
 /// The tasks that a word names: a pid in decimal, the address of a
 /// `task_struct` in hexadecimal, or a command name. A name matches exactly, or
@@ -16,7 +18,7 @@ pub(super) fn by_word<'k>(kernel: &'k Kernel, word: &str) -> Vec<&'k Arc<Task>> 
             return found;
         }
     }
-    if let Some(task) = parse_address(word).and_then(|addr| list.by_address(addr)) {
+    if let Some(task) = number::address(word).and_then(|addr| list.by_address(VirtAddr(addr))) {
         return vec![task];
     }
     let name = word.trim_matches('"');
@@ -24,7 +26,7 @@ pub(super) fn by_word<'k>(kernel: &'k Kernel, word: &str) -> Vec<&'k Arc<Task>> 
 }
 
 /// The tasks that several words name; a word that names none is an error.
-pub(super) fn by_words<'k>(kernel: &'k Kernel, words: &[&str]) -> Result<Vec<&'k Arc<Task>>, CommandError> {
+pub(super) fn by_words<'k>(kernel: &'k Kernel, words: &[String]) -> Result<Vec<&'k Arc<Task>>> {
     let mut out: Vec<&Arc<Task>> = Vec::new();
     for word in words {
         let found = by_word(kernel, word);
@@ -44,15 +46,27 @@ pub(super) fn by_words<'k>(kernel: &'k Kernel, words: &[&str]) -> Result<Vec<&'k
 
 /// The task that is selected: gdb's, else the one that panicked, else what CPU
 /// 0 was running.
-pub(super) fn current<'k>(kernel: &'k Kernel, request: &Request<'_>) -> Result<&'k Task, CommandError> {
-    if let Some(task) = request.task.and_then(|addr| kernel.tasks().by_address(addr)) {
+pub(super) fn current<'k>(kernel: &'k Kernel, context: Context<'_>) -> Result<&'k Task> {
+    if let Some(task) = context.task.and_then(|addr| kernel.tasks().by_address(addr)) {
         return Ok(task);
     }
     kernel
         .panic_task()
         .or_else(|| kernel.tasks().all().iter().find(|t| t.on_cpu))
         .map(AsRef::as_ref)
-        .ok_or_else(|| CommandError::Failed("no task is selected; name one by pid".to_owned()))
+        .ok_or_else(|| CommandError::failed("no task is selected; name one by pid"))
+}
+
+/// The tasks that words name, without words the selected one.
+pub(super) fn or_current<'k>(
+    kernel: &'k Kernel,
+    context: Context<'_>,
+    words: &[String],
+) -> Result<Vec<&'k Task>> {
+    if words.is_empty() {
+        return Ok(vec![current(kernel, context)?]);
+    }
+    Ok(by_words(kernel, words)?.into_iter().map(AsRef::as_ref).collect())
 }
 
 /// The tasks that the CPUs were running, by CPU.
@@ -62,13 +76,8 @@ pub(super) fn active(kernel: &Kernel) -> Vec<&Arc<Task>> {
         .online()
         .iter()
         .filter_map(|&cpu| {
-            let addr = crate::linux::tasks::current(kernel, cpu)?;
+            let addr = tasks::current(kernel, cpu)?;
             kernel.tasks().by_address(addr)
         })
         .collect()
-}
-
-/// Splits a command's words into flags (`-x`, `--long`) and the rest.
-pub(super) fn flags(args: &[String]) -> (Vec<&str>, Vec<&str>) {
-    args.iter().map(String::as_str).partition(|a| a.len() > 1 && a.starts_with('-'))
 }

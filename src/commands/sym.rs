@@ -1,28 +1,40 @@
 //! `sym`: names to addresses and back.
 
-use std::io::Write;
+use clap::Args;
+use serde::{Serialize, Serializer};
 
+use super::answer::streamed;
 use super::lines::{LineFiles, Lines};
-use super::{Command, CommandError, Request, Subject, json, only_kernel};
+use super::{Answer, Command, CommandError, Context, Result, Text, address};
 use crate::addr::VirtAddr;
 use crate::debuginfo::symbols::Symbol;
 use crate::linux::{Kernel, Module};
+use crate::text::{Screen, put, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "sym",
-    usage: "[-q] SYMBOL|ADDRESS... | -l [MODULE]",
-    summary: "symbols by name or address",
-    help: "  -q  every symbol whose name contains the text\n  \
-           -l  all symbols, or those of a module\n\n\
-           With the debug info at hand, code has its source line behind it.",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "sym",
+        "symbols by name or address",
+        "With the debug info at hand, code has its source line behind it.",
+        run,
+    )
+}
 
-#[derive(serde::Serialize)]
+#[derive(Args)]
+struct Arguments {
+    #[arg(value_name = "SYMBOL|ADDRESS", help = address::HELP, required_unless_present = "list")]
+    words: Vec<String>,
+    /// Every symbol whose name contains one of the words
+    #[arg(short, conflicts_with = "list")]
+    query: bool,
+    /// All symbols, or those of the modules that the words name
+    #[arg(short)]
+    list: bool,
+}
+
+#[derive(Serialize)]
 struct Row<'a> {
-    address: String,
+    address: VirtAddr,
     symbol: &'a str,
     offset: u64,
     size: u64,
@@ -33,56 +45,68 @@ struct Row<'a> {
 
 type Found<'a> = (Symbol<'a>, u64, Option<&'a Module>);
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
-    let (flags, words) = super::select::flags(request.args);
-    let found = match flags.as_slice() {
-        [] => by_words(kernel, &words)?,
-        ["-q"] => {
-            let text = words.first().ok_or_else(|| CommandError::Failed("-q needs a text".to_owned()))?;
-            all(kernel, None).filter(|(s, ..)| s.name.contains(text)).collect()
-        }
-        ["-l"] => all(kernel, words.first().copied()).collect(),
-        other => return Err(CommandError::Failed(format!("{} is not -q or -l", other.join(" ")))),
+struct Symbols<'d> {
+    kernel: &'d Kernel,
+    context: Context<'d>,
+    found: Vec<Found<'d>>,
+    /// Whether source lines are shown.
+    lines: bool,
+}
+
+fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let words = args.words;
+    let found: Vec<Found<'_>> = if args.query {
+        all(kernel, &[]).filter(|(s, ..)| words.iter().any(|w| s.name.contains(w.as_str()))).collect()
+    } else if args.list {
+        all(kernel, &words).collect()
+    } else {
+        by_words(kernel, context, &words)?
     };
     if found.is_empty() {
         return Err(CommandError::Failed(format!("no symbol fits {}", words.join(" "))));
     }
-    if request.json {
-        let rows: Vec<Row<'_>> = found
-            .iter()
-            .map(|(s, offset, m)| Row {
-                address: format!("{:#x}", s.address.wrapping_add(*offset)),
-                symbol: s.name,
-                offset: *offset,
-                size: s.size,
-                kind: char::from(s.kind),
-                module: m.map(|m| m.name.as_str()),
-            })
-            .collect();
-        return json(&rows, out);
-    }
-    let files = LineFiles::new(kernel);
-    let lines = flags.is_empty().then(|| Lines::new(&files));
-    for (s, offset, module) in found {
-        super::check(request)?;
-        let at = s.address.wrapping_add(offset);
-        write!(out, "{at:016x} ({}) {}", char::from(s.kind), s.name)?;
-        if offset != 0 {
-            write!(out, "+{offset}")?;
-        }
-        if let Some(module) = module {
-            write!(out, " [{}]", module.name)?;
-        }
-        if let Some(line) = lines.as_ref().filter(|_| s.is_text()).and_then(|l| l.of(VirtAddr(at)).pop()) {
-            write!(out, " {line}")?;
-        }
-        writeln!(out)?;
-    }
-    Ok(())
+    Ok(Symbols { kernel, context, found, lines: !(args.query || args.list) }.into())
 }
 
-fn by_words<'a>(kernel: &'a Kernel, words: &[&str]) -> Result<Vec<Found<'a>>, CommandError> {
+impl Serialize for Symbols<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let rows = self.found.iter().map(|(s, offset, m)| Row {
+            address: VirtAddr(s.address.wrapping_add(*offset)),
+            symbol: s.name,
+            offset: *offset,
+            size: s.size,
+            kind: char::from(s.kind),
+            module: m.map(|m| m.name.as_str()),
+        });
+        streamed(to, self.context, rows)
+    }
+}
+
+impl Text for Symbols<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let files = LineFiles::new(self.kernel);
+        let lines = self.lines.then(|| Lines::new(&files));
+        for (s, offset, module) in &self.found {
+            self.context.check()?;
+            let at = s.address.wrapping_add(*offset);
+            put!(screen, "{at:016x} ({}) {}", char::from(s.kind), s.name);
+            if *offset != 0 {
+                put!(screen, "+{offset}");
+            }
+            if let Some(module) = module {
+                put!(screen, " [{}]", module.name);
+            }
+            let lines = lines.as_ref().filter(|_| s.is_text());
+            if let Some(line) = lines.and_then(|l| l.of(VirtAddr(at)).pop()) {
+                put!(screen, " {line}");
+            }
+            row!(screen)?;
+        }
+        Ok(())
+    }
+}
+
+fn by_words<'a>(kernel: &'a Kernel, context: Context<'_>, words: &[String]) -> Result<Vec<Found<'a>>> {
     let mut found = Vec::new();
     for word in words {
         let named: Vec<Found<'a>> = named(kernel, word).collect();
@@ -90,7 +114,7 @@ fn by_words<'a>(kernel: &'a Kernel, words: &[&str]) -> Result<Vec<Found<'a>>, Co
             found.extend(named);
             continue;
         }
-        let at = super::address(kernel, word)?;
+        let at = address::of_kernel(kernel, context, word)?;
         match kernel.symbolise(at) {
             Some(one) => found.push(one),
             None => return Err(CommandError::Failed(format!("no symbol holds {at}"))),
@@ -108,15 +132,14 @@ pub(super) fn named<'a>(kernel: &'a Kernel, name: &str) -> impl Iterator<Item = 
     own.into_iter().chain(theirs)
 }
 
-fn all<'a>(kernel: &'a Kernel, module: Option<&str>) -> impl Iterator<Item = Found<'a>> {
-    let module = module.map(str::to_owned);
-    let own =
-        kernel.symbols().iter().map(|s| (s, 0, None)).take(if module.is_none() { usize::MAX } else { 0 });
+/// All symbols, or those of the modules of these names.
+fn all<'a>(kernel: &'a Kernel, modules: &[String]) -> impl Iterator<Item = Found<'a>> {
+    let own = modules.is_empty().then(|| kernel.symbols().iter().map(|s| (s, 0, None)));
     let theirs = kernel
         .modules()
         .iter()
         .zip(kernel.module_symbols())
-        .filter(move |(m, _)| module.as_ref().is_none_or(|name| m.name == *name))
+        .filter(|(m, _)| modules.is_empty() || modules.contains(&m.name))
         .flat_map(|(m, table)| table.iter().map(move |s| (s, 0, Some(m))));
-    own.chain(theirs)
+    own.into_iter().flatten().chain(theirs)
 }

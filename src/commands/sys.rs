@@ -1,26 +1,33 @@
 //! `sys`: what crashed, in crash's banner.
 
-use std::io::Write;
+use serde::Serialize;
 
-use super::{Command, CommandError, Request, Subject, json};
+use super::{Answer, Command, Context, NoArguments, Result, Text};
 use crate::linux::log::{self, Log};
 use crate::linux::{Kernel, Task, clock, taint, usage};
 use crate::memory::AddressSpace;
+use crate::text::{Screen, row};
 use crate::unwind;
 
-pub(super) const COMMAND: Command = Command {
-    name: "sys",
-    usage: "",
-    summary: "the machine, the dump and what died",
-    help: "The rows of crash's banner, then where symbols, types and unwind rules come from.\n\
-           UPTIME is by the kernel's timekeeper, DATE in UTC.",
-    kernel: true,
-    process: true,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_both(
+        "sys",
+        "the machine, the dump and what died",
+        "The rows of crash's banner, then where symbols, types and unwind rules come from. UPTIME is by \
+         the kernel's timekeeper, DATE in UTC.",
+        of_kernel,
+        super::process::sys::run,
+    )
+}
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Sys<'a> {
+    #[serde(skip)]
+    kernel: &'a Kernel,
+    #[serde(skip)]
+    shown: Option<&'a Task>,
+    #[serde(skip)]
+    log: Log,
     release: String,
     version: String,
     machine: String,
@@ -52,20 +59,13 @@ struct Sys<'a> {
     unwind: String,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    match subject {
-        Subject::Kernel(kernel) => of_kernel(kernel, request, out),
-        Subject::Process(process) => super::process::sys::run(process, request, out),
-    }
-}
-
 /// The task to show: the one that panicked, else what the first CPU was running.
 fn shown(kernel: &Kernel) -> Option<&Task> {
     let running = || super::select::active(kernel).into_iter().next();
     kernel.panic_task().or_else(running).map(AsRef::as_ref)
 }
 
-fn of_kernel(kernel: &Kernel, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
+fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<Answer<'d>> {
     let uts = kernel.utsname();
     let task = shown(kernel);
     let log = log::read(kernel).unwrap_or_default();
@@ -73,6 +73,8 @@ fn of_kernel(kernel: &Kernel, request: &Request<'_>, out: &mut dyn Write) -> Res
     let files = kernel.debug_files();
     let taints = taint::of_kernel(kernel);
     let sys = Sys {
+        kernel,
+        shown: task,
         release: uts.release,
         version: uts.version,
         machine: uts.machine,
@@ -101,76 +103,74 @@ fn of_kernel(kernel: &Kernel, request: &Request<'_>, out: &mut dyn Write) -> Res
         symbols: kernel.symbols().origin(),
         types: kernel.types().origin(),
         unwind: unwind::origin(kernel),
+        log,
     };
-    if request.json {
-        return json(&sys, out);
-    }
-    text(kernel, &sys, task, &log, out)
+    Ok(sys.into())
 }
 
-fn text(
-    kernel: &Kernel,
-    sys: &Sys<'_>,
-    task: Option<&Task>,
-    log: &Log,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    const UNKNOWN: &str = "(not known)";
-    let mut row = |name: &str, value: &str| writeln!(out, "{name:>12}: {value}");
-    let tainted = if sys.taint.as_deref().is_some_and(|t| !t.is_empty()) { "  [TAINTED]" } else { "" };
-    row("KERNEL", &format!("{}{tainted}", sys.vmlinux.as_deref().unwrap_or("(no vmlinux found)")))?;
-    let partial = if sys.partial { "  [PARTIAL DUMP]" } else { "" };
-    let incomplete = if sys.incomplete.is_some() { "  [INCOMPLETE]" } else { "" };
-    row("DUMPFILE", &format!("{}{partial}{incomplete}", sys.dumpfile))?;
-    row("CPUS", &sys.cpus.to_string())?;
-    row("DATE", &sys.date.map_or_else(|| UNKNOWN.to_owned(), clock::date))?;
-    row("UPTIME", &sys.uptime_s.map_or_else(|| UNKNOWN.to_owned(), clock::uptime))?;
-    row("LOAD AVERAGE", sys.load_average.as_deref().unwrap_or(UNKNOWN))?;
-    row("TASKS", &sys.tasks.to_string())?;
-    row("NODENAME", &sys.nodename)?;
-    row("RELEASE", &sys.release)?;
-    row("VERSION", &sys.version)?;
-    let mhz = sys.mhz.filter(|&m| m > 0).map_or("unknown".to_owned(), |m| m.to_string());
-    row("MACHINE", &format!("{}  ({mhz} Mhz)", sys.machine))?;
-    row("MEMORY", &usage::memory_text(kernel).unwrap_or_else(|| UNKNOWN.to_owned()))?;
-    let panic = sys.panic.as_deref().unwrap_or_default();
-    let oops = if panic.contains("Oops: ") { " (check log for details)" } else { "" };
-    row("PANIC", &format!("\"{panic}\"{oops}"))?;
-    if let (Some(t), Some(state)) = (task, &sys.state) {
-        row("PID", &t.pid.to_string())?;
-        row("COMMAND", &format!("\"{}\"", t.comm))?;
-        // Since 4.9 thread_info is a member of the task (CONFIG_THREAD_INFO_IN_TASK).
-        let info = kernel
-            .types()
-            .field("task_struct", "thread_info")
-            .map_or(t.stack.0, |f| t.addr.0.wrapping_add(f.offset));
-        let same = kernel.tasks().by_pid(t.pid).count();
-        let of = if same > 1 { format!("(1 of {same})  ") } else { String::new() };
-        row("TASK", &format!("{:x}  {of}[THREAD_INFO: {info:x}]", t.addr.0))?;
-        row("CPU", &t.cpu.to_string())?;
-        row("STATE", state)?;
+impl Text for Sys<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        const UNKNOWN: &str = "(not known)";
+        let mut line = |name: &str, value: &str| row!(screen, "{name:>12}: {value}");
+        let tainted = if self.taint.as_deref().is_some_and(|t| !t.is_empty()) { "  [TAINTED]" } else { "" };
+        line("KERNEL", &format!("{}{tainted}", self.vmlinux.as_deref().unwrap_or("(no vmlinux found)")))?;
+        let partial = if self.partial { "  [PARTIAL DUMP]" } else { "" };
+        let incomplete = if self.incomplete.is_some() { "  [INCOMPLETE]" } else { "" };
+        line("DUMPFILE", &format!("{}{partial}{incomplete}", self.dumpfile))?;
+        line("CPUS", &self.cpus.to_string())?;
+        line("DATE", &self.date.map_or_else(|| UNKNOWN.to_owned(), clock::date))?;
+        line("UPTIME", &self.uptime_s.map_or_else(|| UNKNOWN.to_owned(), clock::uptime))?;
+        line("LOAD AVERAGE", self.load_average.as_deref().unwrap_or(UNKNOWN))?;
+        line("TASKS", &self.tasks.to_string())?;
+        line("NODENAME", &self.nodename)?;
+        line("RELEASE", &self.release)?;
+        line("VERSION", &self.version)?;
+        let mhz = self.mhz.filter(|&m| m > 0).map_or("unknown".to_owned(), |m| m.to_string());
+        line("MACHINE", &format!("{}  ({mhz} Mhz)", self.machine))?;
+        line("MEMORY", &usage::memory_text(self.kernel).unwrap_or_else(|| UNKNOWN.to_owned()))?;
+        let panic = self.panic.as_deref().unwrap_or_default();
+        let oops = if panic.contains("Oops: ") { " (check log for details)" } else { "" };
+        line("PANIC", &format!("\"{panic}\"{oops}"))?;
+        if let (Some(t), Some(state)) = (self.shown, &self.state) {
+            line("PID", &t.pid.to_string())?;
+            line("COMMAND", &format!("\"{}\"", t.comm))?;
+            // Since 4.9 thread_info is a member of the task (CONFIG_THREAD_INFO_IN_TASK).
+            let info = self
+                .kernel
+                .types()
+                .field("task_struct", "thread_info")
+                .map_or(t.stack.0, |f| t.addr.0.wrapping_add(f.offset));
+            let same = self.kernel.tasks().by_pid(t.pid).count();
+            let of = if same > 1 { format!("(1 of {same})  ") } else { String::new() };
+            line("TASK", &format!("{:x}  {of}[THREAD_INFO: {info:x}]", t.addr.0))?;
+            line("CPU", &t.cpu.to_string())?;
+            line("STATE", state)?;
+        }
+        line("KASLR", &format!("{}  (phys_base {})", self.kaslr_offset, self.phys_base))?;
+        line("FORMAT", &self.format)?;
+        line("SYMBOLS", self.symbols)?;
+        line("TYPES", self.types)?;
+        line("UNWIND", &self.unwind)?;
+        if let Some(taint) = self.taint.as_deref().filter(|t| !t.is_empty()) {
+            line("TAINT", taint)?;
+        }
+        if let Some(lost) = &self.incomplete {
+            line("INCOMPLETE", lost)?;
+        }
+        for remark in &self.kernel.tasks().remarks {
+            line("REMARK", remark)?;
+        }
+        if self.kernel.tasks().skipped > 0 {
+            line(
+                "REMARK",
+                &format!("{} elements of the task lists are not tasks", self.kernel.tasks().skipped),
+            )?;
+        }
+        if self.log.lost > 0 {
+            line("REMARK", &format!("{} records of the log are damaged or not in the dump", self.log.lost))?;
+        }
+        Ok(())
     }
-    row("KASLR", &format!("{}  (phys_base {})", sys.kaslr_offset, sys.phys_base))?;
-    row("FORMAT", &sys.format)?;
-    row("SYMBOLS", sys.symbols)?;
-    row("TYPES", sys.types)?;
-    row("UNWIND", &sys.unwind)?;
-    if let Some(taint) = sys.taint.as_deref().filter(|t| !t.is_empty()) {
-        row("TAINT", taint)?;
-    }
-    if let Some(lost) = &sys.incomplete {
-        row("INCOMPLETE", lost)?;
-    }
-    for remark in &kernel.tasks().remarks {
-        row("REMARK", remark)?;
-    }
-    if kernel.tasks().skipped > 0 {
-        row("REMARK", &format!("{} elements of the task lists are not tasks", kernel.tasks().skipped))?;
-    }
-    if log.lost > 0 {
-        row("REMARK", &format!("{} records of the log are damaged or not in the dump", log.lost))?;
-    }
-    Ok(())
 }
 
 /// `TASK_RUNNING (PANIC)`.

@@ -1,25 +1,41 @@
 //! `task`: one task in full.
 
-use std::io::Write;
+use clap::Args;
+use serde::Serialize;
 
 use super::bt::heading;
-use super::{Command, CommandError, Request, Subject, json, only_kernel};
+use super::{Answer, Command, Context, Result, Text};
 use crate::linux::object::Object;
 use crate::linux::registers::{self, Source};
 use crate::linux::{Kernel, Task, stacks, usage};
+use crate::text::{Screen, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "task",
-    usage: "[PID|TASK|COMMAND]...",
-    summary: "what is known of a task: state, stack, registers, memory",
-    help: "All members are in gdb: p *(struct task_struct *) ADDRESS",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "task",
+        "what is known of a task: state, stack, registers, memory",
+        "All members are in gdb: p *(struct task_struct *) ADDRESS",
+        run,
+    )
+}
 
-#[derive(serde::Serialize)]
-struct Row {
+#[derive(Args)]
+struct Arguments {
+    /// Pids, addresses of task_struct, or names; without, the selected task
+    #[arg(value_name = "PID|TASK|COMMAND")]
+    tasks: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Rows<'k>(Vec<Row<'k>>);
+
+#[derive(Serialize)]
+struct Row<'k> {
+    #[serde(skip)]
+    shown: &'k Task,
+    #[serde(skip)]
+    parent: String,
     pid: u32,
     tgid: u32,
     ppid: u32,
@@ -40,45 +56,48 @@ struct Row {
     registers: Vec<(String, String)>,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
-    let words: Vec<&str> = request.args.iter().map(String::as_str).collect();
-    let tasks: Vec<&Task> = if words.is_empty() {
-        vec![super::select::current(kernel, request)?]
-    } else {
-        super::select::by_words(kernel, &words)?.into_iter().map(AsRef::as_ref).collect()
-    };
-    let rows: Vec<Row> = tasks.iter().map(|t| row(kernel, t)).collect();
-    if request.json {
-        return json(&rows, out);
+fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let tasks = super::select::or_current(kernel, context, &args.tasks)?;
+    Ok(Rows(tasks.into_iter().map(|t| row(kernel, t)).collect()).into())
+}
+
+impl Text for Rows<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        for (i, r) in self.0.iter().enumerate() {
+            if i > 0 {
+                row!(screen)?;
+            }
+            r.text(screen)?;
+        }
+        Ok(())
     }
-    for (i, (task, r)) in tasks.iter().zip(&rows).enumerate() {
-        if i > 0 {
-            writeln!(out)?;
+}
+
+impl Text for Row<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        heading(self.shown, screen)?;
+        let mut line = |name: &str, value: &str| row!(screen, "{name:>12}: {value}");
+        line("STATE", &self.state)?;
+        line("TGID", &self.tgid.to_string())?;
+        line("PARENT", &self.parent)?;
+        line("FLAGS", &self.flags)?;
+        line("PRIO", &self.prio.map_or("(not known)".to_owned(), |p| p.to_string()))?;
+        line("MM", self.mm.as_deref().unwrap_or("none: a kernel thread, or its process has ended"))?;
+        if self.mm.is_some() {
+            line("MEMORY", &format!("{} KiB, of which {} KiB resident", self.vsz_kib, self.rss_kib))?;
         }
-        heading(task, out)?;
-        let mut line = |name: &str, value: &str| writeln!(out, "{name:>12}: {value}");
-        line("STATE", &r.state)?;
-        line("TGID", &r.tgid.to_string())?;
-        line("PARENT", &parent(kernel, task))?;
-        line("FLAGS", &r.flags)?;
-        line("PRIO", &r.prio.map_or("(not known)".to_owned(), |p| p.to_string()))?;
-        line("MM", r.mm.as_deref().unwrap_or("none: a kernel thread, or its process has ended"))?;
-        if task.mm.is_some() {
-            line("MEMORY", &format!("{} KiB, of which {} KiB resident", r.vsz_kib, r.rss_kib))?;
-        }
-        line("STACK", r.stack.as_deref().unwrap_or("freed"))?;
-        line("SAVED SP", &r.sp)?;
-        if let Some(ns) = r.start_time_ns {
+        line("STACK", self.stack.as_deref().unwrap_or("freed"))?;
+        line("SAVED SP", &self.sp)?;
+        if let Some(ns) = self.start_time_ns {
             line("STARTED", &format!("{}.{:09} s after boot", ns / 1_000_000_000, ns % 1_000_000_000))?;
         }
-        line("REGISTERS", &r.registers_from)?;
-        let known: Vec<String> = r.registers.iter().map(|(n, v)| format!("{n} {v}")).collect();
+        line("REGISTERS", &self.registers_from)?;
+        let known: Vec<String> = self.registers.iter().map(|(n, v)| format!("{n} {v}")).collect();
         for chunk in known.chunks(4) {
-            writeln!(out, "              {}", chunk.join("  "))?;
+            row!(screen, "              {}", chunk.join("  "))?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn parent(kernel: &Kernel, task: &Task) -> String {
@@ -88,11 +107,13 @@ fn parent(kernel: &Kernel, task: &Task) -> String {
     }
 }
 
-fn row(kernel: &Kernel, task: &Task) -> Row {
+fn row<'k>(kernel: &Kernel, task: &'k Task) -> Row<'k> {
     let object = Object::new(kernel, "task_struct", task.addr);
     let regs = registers::of(kernel, task);
     let used = usage::Usages::new(kernel).of(task);
     Row {
+        shown: task,
+        parent: parent(kernel, task),
         pid: task.pid,
         tgid: task.tgid,
         ppid: task.ppid,

@@ -1,27 +1,30 @@
 //! `triage`: one screen for a person who knows nothing of this dump.
 
-use std::io::Write;
+use std::io;
+
+use serde::Serialize;
 
 use super::bt::{self, Places, Style};
-use super::{Command, CommandError, Request, Subject, json, only_kernel};
+use super::lines::{LineFiles, Lines};
+use super::{Answer, Command, Context, NoArguments, Result, Text};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::linux::log::{self, Log};
 use crate::linux::registers::{self, TaskRegisters};
 use crate::linux::{Kernel, Task, clock, taint};
 use crate::memory::AddressSpace;
+use crate::text::{Screen, put, row};
 use crate::unwind::{self, Frame, FrameKind, Trace};
 
-pub(super) const COMMAND: Command = Command {
-    name: "triage",
-    usage: "",
-    summary: "one screen: what happened, the likely culprit, other CPUs, blocked tasks, last messages",
-    help: "The culprit is a guess, and says by what rule: the instruction that an exception interrupted,\n\
-           else the first caller of panic() and its like; a frame of a module comes first where one is near.",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "triage",
+        "one screen: what happened, the likely culprit, other CPUs, blocked tasks, last messages",
+        "The culprit is a guess, and says by what rule: the instruction that an exception interrupted, \
+         else the first caller of panic() and its like; a frame of a module comes first where one is near.",
+        run,
+    )
+}
 
 /// Frames of other CPUs and of blocked tasks that are shown.
 const SHORT: usize = 8;
@@ -70,108 +73,194 @@ const REPORTERS: [&str; 36] = [
     "native_machine_",
 ];
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Culprit<'a> {
     symbol: Option<&'a str>,
     offset: Option<u64>,
     module: Option<&'a str>,
-    pc: String,
+    pc: VirtAddr,
     rule: &'static str,
+    /// Where its source line is looked up.
+    #[serde(skip)]
+    line_at: VirtAddr,
 }
 
-#[derive(serde::Serialize)]
-struct Triage<'a> {
-    panic: Option<&'a str>,
+#[derive(Serialize)]
+struct Triage<'d> {
+    panic: Option<String>,
     release: String,
     pid: Option<u32>,
-    comm: Option<&'a str>,
+    comm: Option<&'d str>,
     cpu: Option<u32>,
     exception: Option<String>,
-    fault_address: Option<String>,
-    culprit: Option<Culprit<'a>>,
+    fault_address: Option<VirtAddr>,
+    culprit: Option<Culprit<'d>>,
     taint: String,
     blocked: usize,
+    #[serde(skip)]
+    more: More<'d>,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
+/// What only the text shows, or needs.
+struct More<'d> {
+    kernel: &'d Kernel,
+    context: Context<'d>,
+    log: Log,
+    active: Vec<&'d Task>,
+    blocked: Vec<&'d Task>,
+    crashed: Option<&'d Task>,
+    /// The task that crashed, or what the first CPU was running, with its stack.
+    shown: Option<(&'d Task, Trace)>,
+    taints: u64,
+}
+
+fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<Answer<'d>> {
     let log = log::read(kernel).unwrap_or_default();
     let active: Vec<&Task> = super::select::active(kernel).into_iter().map(AsRef::as_ref).collect();
     let crashed = kernel.panic_task().map(AsRef::as_ref);
     let shown = crashed.or_else(|| active.first().copied());
-    let trace = shown.map(|t| unwind::with_crash_path(kernel, t));
-    let culprit = crashed.and(trace.as_ref()).and_then(|t| culprit(kernel, t));
-    let exception = trace.as_ref().and_then(|t| exception(kernel, t));
-    let fault = crashed.and_then(|_| fault_address(&log, exception.as_deref()));
+    let shown = shown.map(|t| (t, unwind::with_crash_path(kernel, t)));
+    let trace = shown.as_ref().map(|(_, trace)| trace);
+    let exception = trace.and_then(|t| exception(kernel, t));
     let blocked: Vec<&Task> =
         kernel.tasks().all().iter().map(AsRef::as_ref).filter(|t: &&Task| t.state == 'D').collect();
     let taints = taint::of_kernel(kernel).unwrap_or(0);
-    if request.json {
-        let triage = Triage {
-            panic: log::panic_message(&log),
-            release: kernel.utsname().release,
-            pid: crashed.map(|t| t.pid),
-            comm: crashed.map(|t| t.comm.as_str()),
-            cpu: crashed.map(|t| t.cpu),
-            exception,
-            fault_address: fault.map(|a| format!("{a:#x}")),
-            culprit,
-            taint: taint::letters(taints),
-            blocked: blocked.len(),
-        };
-        return json(&triage, out);
-    }
-    what_happened(kernel, &log, crashed, taints, out)?;
-    if let (Some(task), Some(trace)) = (shown, &trace) {
-        crashed_stack(
-            kernel,
-            task,
-            trace,
-            crashed.is_some(),
-            exception.as_deref(),
-            fault,
-            culprit.as_ref(),
-            out,
-        )?;
-    }
-    super::check(request)?;
-    other_cpus(kernel, &active, shown, out)?;
-    super::check(request)?;
-    if !blocked.is_empty() {
-        writeln!(out, "\nBLOCKED (state D): {} tasks", blocked.len())?;
-        let groups = bt::collapse(kernel, &blocked, request.cancelled)?;
-        bt::write_groups(kernel, &groups, out)?;
-    }
-    last_words(&log, out)
+    let triage = Triage {
+        panic: log::panic_message(&log).map(str::to_owned),
+        release: kernel.utsname().release,
+        pid: crashed.map(|t| t.pid),
+        comm: crashed.map(|t| t.comm.as_str()),
+        cpu: crashed.map(|t| t.cpu),
+        fault_address: crashed.and_then(|_| fault_address(&log, exception.as_deref())).map(VirtAddr),
+        exception,
+        culprit: crashed.and(trace).and_then(|t| culprit(kernel, t)),
+        taint: taint::letters(taints),
+        blocked: blocked.len(),
+        more: More { kernel, context, log, active, blocked, crashed, shown, taints },
+    };
+    Ok(triage.into())
 }
 
-fn what_happened(
-    kernel: &Kernel,
-    log: &Log,
-    crashed: Option<&Task>,
-    taints: u64,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let uts = kernel.utsname();
-    writeln!(out, "{}  Linux {} {}", kernel.dump().path().display(), uts.release, uts.machine)?;
-    if let Some(clock) = clock::read(kernel) {
-        writeln!(out, "stopped {} after {}", clock::date(clock.date), clock::uptime(clock.uptime))?;
+impl Text for Triage<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let More { kernel, context, blocked, .. } = &self.more;
+        self.what_happened(screen)?;
+        self.crashed_stack(screen)?;
+        context.check()?;
+        self.other_cpus(screen)?;
+        context.check()?;
+        if !blocked.is_empty() {
+            row!(screen)?;
+            row!(screen, "BLOCKED (state D): {} tasks", blocked.len())?;
+            let groups = bt::collapse(kernel, blocked, *context)?;
+            bt::write_groups(kernel, &groups, screen)?;
+        }
+        Ok(last_words(&self.more.log, screen)?)
     }
-    match (log::panic_message(log), crashed) {
-        (Some(line), _) => writeln!(out, "\n{}", line.trim())?,
-        (None, Some(_)) => writeln!(out, "\nThe kernel panicked; its log does not say why.")?,
-        (None, None) => writeln!(out, "\nNo crash: the dump was taken of a running machine.")?,
+}
+
+impl Triage<'_> {
+    fn what_happened(&self, screen: &mut Screen<'_>) -> io::Result<()> {
+        let More { kernel, crashed, taints, .. } = self.more;
+        let uts = kernel.utsname();
+        row!(screen, "{}  Linux {} {}", kernel.dump().path().display(), uts.release, uts.machine)?;
+        if let Some(clock) = clock::read(kernel) {
+            row!(screen, "stopped {} after {}", clock::date(clock.date), clock::uptime(clock.uptime))?;
+        }
+        row!(screen)?;
+        match (&self.panic, crashed) {
+            (Some(line), _) => row!(screen, "{}", line.trim())?,
+            (None, Some(_)) => row!(screen, "The kernel panicked; its log does not say why.")?,
+            (None, None) => row!(screen, "No crash: the dump was taken of a running machine.")?,
+        }
+        if let Some(t) = crashed {
+            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid, t.comm, t.cpu)?;
+        }
+        for (letter, why) in taint::set(taints) {
+            row!(screen, "tainted {letter}: {why}")?;
+        }
+        if let Some(lost) = kernel.dump().incomplete() {
+            row!(screen, "THE DUMP IS INCOMPLETE: {lost}")?;
+        }
+        Ok(())
     }
-    if let Some(t) = crashed {
-        writeln!(out, "in pid {} \"{}\" on CPU {}", t.pid, t.comm, t.cpu)?;
+
+    fn crashed_stack(&self, screen: &mut Screen<'_>) -> io::Result<()> {
+        let More { kernel, crashed, shown: Some((task, trace)), .. } = &self.more else { return Ok(()) };
+        if let Some(exception) = self.exception.as_ref().filter(|_| crashed.is_some()) {
+            put!(screen, "by {exception}");
+            if let Some(address) = self.fault_address {
+                put!(screen, " at address {address}");
+                if address.0 < 4096 {
+                    put!(screen, " (a member of a null pointer)");
+                }
+            }
+            row!(screen)?;
+        }
+        if let Some(culprit) = &self.culprit {
+            self.accuse(culprit, screen)?;
+        }
+        row!(screen)?;
+        row!(screen, "STACK")?;
+        bt::heading(task, screen)?;
+        bt::write_trace(kernel, task, trace, Style::default(), None, screen)?;
+        let regs = registers::of(kernel, task);
+        // In a panic() they are those of the code that saves registers.
+        if crashed.is_some() && !regs.in_user_mode() && self.exception.is_some() {
+            code(kernel, &regs, screen)?;
+        }
+        Ok(())
     }
-    for (letter, why) in taint::set(taints) {
-        writeln!(out, "tainted {letter}: {why}")?;
+
+    fn accuse(&self, culprit: &Culprit<'_>, screen: &mut Screen<'_>) -> io::Result<()> {
+        let kernel = self.more.kernel;
+        row!(screen)?;
+        put!(screen, "LIKELY CULPRIT: ");
+        match (culprit.symbol, culprit.offset) {
+            (Some(name), Some(offset)) => put!(screen, "{name}+{offset:#x}"),
+            _ => put!(screen, "{}", culprit.pc),
+        }
+        if let Some(module) = culprit.module {
+            put!(screen, " of module {module}");
+            let taints = kernel.modules().iter().find(|m| m.name == module).map_or(0, |m| m.taints);
+            let why: Vec<&str> = taint::set(taints).map(|(_, why)| why).collect();
+            if !why.is_empty() {
+                put!(screen, " ({})", why.join("; "));
+            }
+        }
+        row!(screen)?;
+        row!(screen, "    by rule: {}", culprit.rule)?;
+        let files = LineFiles::new(kernel);
+        let lines = Lines::new(&files).of(culprit.line_at);
+        lines.iter().try_for_each(|line| row!(screen, "    {line}"))
     }
-    if let Some(lost) = kernel.dump().incomplete() {
-        writeln!(out, "THE DUMP IS INCOMPLETE: {lost}")?;
+
+    fn other_cpus(&self, screen: &mut Screen<'_>) -> io::Result<()> {
+        let More { kernel, active, shown, .. } = &self.more;
+        let mut places = Places::default();
+        row!(screen)?;
+        row!(screen, "OTHER CPUS")?;
+        for task in active.iter().filter(|t| shown.as_ref().is_none_or(|(s, _)| s.addr != t.addr)) {
+            let trace = unwind::task(kernel, task);
+            put!(screen, "CPU {:<3} pid {:<7} {:<16}", task.cpu, task.pid, task.comm);
+            if trace.frames.first().is_some_and(|f| f.kind == FrameKind::User) {
+                row!(screen, " in user mode")?;
+                continue;
+            }
+            let names: Vec<String> = trace
+                .frames
+                .iter()
+                .filter(|f| f.kind != FrameKind::User)
+                .take(SHORT)
+                .map(|f| places.of(kernel, f).map_or_else(|| format!("{:#x}", f.pc), |p| p.name.to_owned()))
+                .collect();
+            match trace.end.sentence() {
+                Some(why) if names.is_empty() => row!(screen, " ({why})")?,
+                _ => row!(screen, " {}", names.join(" < "))?,
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The exception's entry on the way to the crash: `page fault`.
@@ -233,8 +322,9 @@ fn culprit<'a>(kernel: &'a Kernel, trace: &Trace) -> Option<Culprit<'a>> {
             symbol: place.map(|p| p.name),
             offset: place.map(|p| p.offset),
             module: place.and_then(|p| p.module),
-            pc: format!("{:#x}", frame.pc),
+            pc: VirtAddr(frame.pc),
             rule,
+            line_at: VirtAddr(frame.lookup_pc()),
         }
     };
     let frame = trace.frames.get(first)?;
@@ -254,63 +344,8 @@ fn culprit<'a>(kernel: &'a Kernel, trace: &Trace) -> Option<Culprit<'a>> {
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "one call site")]
-fn crashed_stack(
-    kernel: &Kernel,
-    task: &Task,
-    trace: &Trace,
-    crashed: bool,
-    exception: Option<&str>,
-    fault: Option<u64>,
-    culprit: Option<&Culprit<'_>>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    if let Some(exception) = exception.filter(|_| crashed) {
-        write!(out, "by {exception}")?;
-        if let Some(address) = fault {
-            write!(out, " at address {address:#x}")?;
-            if address < 4096 {
-                write!(out, " (a member of a null pointer)")?;
-            }
-        }
-        writeln!(out)?;
-    }
-    if let Some(c) = culprit {
-        write!(out, "\nLIKELY CULPRIT: ")?;
-        match (c.symbol, c.offset) {
-            (Some(name), Some(offset)) => write!(out, "{name}+{offset:#x}")?,
-            _ => write!(out, "{}", c.pc)?,
-        }
-        if let Some(module) = c.module {
-            write!(out, " of module {module}")?;
-            let taints = kernel.modules().iter().find(|m| m.name == module).map_or(0, |m| m.taints);
-            let why: Vec<&str> = taint::set(taints).map(|(_, why)| why).collect();
-            if !why.is_empty() {
-                write!(out, " ({})", why.join("; "))?;
-            }
-        }
-        writeln!(out, "\n    by rule: {}", c.rule)?;
-        let at = u64::from_str_radix(c.pc.trim_start_matches("0x"), 16).unwrap_or(0);
-        let files = super::lines::LineFiles::new(kernel);
-        let lines = super::lines::Lines::new(&files);
-        let exact = c.rule.starts_with("the instruction");
-        for line in lines.of(VirtAddr(if exact { at } else { at.wrapping_sub(1) })) {
-            writeln!(out, "    {line}")?;
-        }
-    }
-    writeln!(out, "\nSTACK")?;
-    bt::heading(task, out)?;
-    bt::write_trace(kernel, task, trace, Style::default(), None, out)?;
-    let regs = registers::of(kernel, task);
-    // In a panic() they are those of the code that saves registers.
-    if crashed && !regs.in_user_mode() && exception.is_some() {
-        code(kernel, &regs, out)?;
-    }
-    Ok(())
-}
-
 /// The bytes around the instruction, as an oops has them.
-fn code(kernel: &Kernel, regs: &TaskRegisters, out: &mut dyn Write) -> Result<(), CommandError> {
+fn code(kernel: &Kernel, regs: &TaskRegisters, screen: &mut Screen<'_>) -> io::Result<()> {
     const BEFORE: u64 = 42;
     const AFTER: u64 = 22;
     let Some(rip) = regs.get(Register::Rip) else { return Ok(()) };
@@ -321,46 +356,17 @@ fn code(kernel: &Kernel, regs: &TaskRegisters, out: &mut dyn Write) -> Result<()
             Ok(()) if at == rip => text.push_str(&format!(" <{:02x}>", byte[0])),
             Ok(()) => text.push_str(&format!(" {:02x}", byte[0])),
             Err(fault) if at == rip => {
-                return Ok(writeln!(out, "Code: not known: {fault}")?);
+                return row!(screen, "Code: not known: {fault}");
             }
             Err(_) => text.push_str(" ??"),
         }
     }
-    Ok(writeln!(out, "{text}")?)
+    row!(screen, "{text}")
 }
 
-fn other_cpus(
-    kernel: &Kernel,
-    active: &[&Task],
-    shown: Option<&Task>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let mut places = Places::default();
-    writeln!(out, "\nOTHER CPUS")?;
-    for task in active.iter().filter(|t| shown.is_none_or(|s| s.addr != t.addr)) {
-        let trace = unwind::task(kernel, task);
-        write!(out, "CPU {:<3} pid {:<7} {:<16}", task.cpu, task.pid, task.comm)?;
-        if trace.frames.first().is_some_and(|f| f.kind == FrameKind::User) {
-            writeln!(out, " in user mode")?;
-            continue;
-        }
-        let names: Vec<String> = trace
-            .frames
-            .iter()
-            .filter(|f| f.kind != FrameKind::User)
-            .take(SHORT)
-            .map(|f| places.of(kernel, f).map_or_else(|| format!("{:#x}", f.pc), |p| p.name.to_owned()))
-            .collect();
-        match trace.end.sentence() {
-            Some(why) if names.is_empty() => writeln!(out, " ({why})")?,
-            _ => writeln!(out, " {}", names.join(" < "))?,
-        }
-    }
-    Ok(())
-}
-
-fn last_words(log: &Log, out: &mut dyn Write) -> Result<(), CommandError> {
-    writeln!(out, "\nLAST MESSAGES")?;
+fn last_words(log: &Log, screen: &mut Screen<'_>) -> io::Result<()> {
+    row!(screen)?;
+    row!(screen, "LAST MESSAGES")?;
     // The registers and stack of the oops itself are above: what led to it counts.
     let end = log
         .records
@@ -369,7 +375,7 @@ fn last_words(log: &Log, out: &mut dyn Write) -> Result<(), CommandError> {
         .unwrap_or(log.records.len());
     let from = end.saturating_sub(LINES);
     for record in log.records.get(from..end).unwrap_or_default() {
-        super::log::write_record(record, super::log::Form::default(), out)?;
+        super::log::write_record(record, super::log::Form::default(), screen)?;
     }
     Ok(())
 }

@@ -1,114 +1,103 @@
 //! `vtop`: a virtual address to a physical one, level by level.
 
-use std::io::Write;
+use std::io;
 
-use super::{Command, CommandError, Request, Subject, json, only_kernel};
-use crate::addr::{PAGE_SIZE, VirtAddr};
-use crate::arch::paging::Mapping;
+use clap::Args;
+use serde::Serialize;
+
+use super::address::{self, Whose};
+use super::select::by_words;
+use super::{Answer, Command, Context, Result, Text};
+use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::arch::paging::{Entry, Mapping};
 use crate::dump::PhysicalMemory;
 use crate::error::ReadFault;
+use crate::linux::Kernel;
 use crate::linux::object::Object;
-use crate::linux::{Kernel, Task};
 use crate::memory::AddressSpace;
 use crate::memory::paging::{PageTables, Step};
+use crate::text::{Screen, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "vtop",
-    usage: "[-u|-k] [-c PID|TASK] ADDRESS|SYMBOL...",
-    summary: "translate addresses: every level of the page tables, flags in words",
-    help: "User addresses are those of the selected task, or of -c.\n\
-           The last line tells whether the dump has the page, and if not, why.",
-    kernel: true,
-    process: false,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "vtop",
+        "translate addresses: every level of the page tables, flags in words",
+        "User addresses are those of the selected task, or of -c. The last line tells whether the dump \
+         has the page, and if not, why.",
+        run,
+    )
+}
+
+#[derive(Args)]
+struct Arguments {
+    #[arg(value_name = "ADDRESS|SYMBOL", help = address::HELP, required = true)]
+    addresses: Vec<String>,
+    /// This task, not the selected one
+    #[arg(short = 'c', value_name = "PID|TASK")]
+    task: Option<String>,
+    #[command(flatten)]
+    whose: Whose,
+}
 
 /// Folders and mounts of a path.
 const PATH_MAX: usize = 128;
 
-#[derive(serde::Serialize)]
-struct Walk {
-    address: String,
-    physical: Option<String>,
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Walks<'d>(Vec<Walk<'d>>);
+
+#[derive(Serialize)]
+struct Walk<'d> {
+    address: VirtAddr,
+    physical: Option<PhysAddr>,
     page_size: Option<u64>,
     levels: Vec<Level>,
     flags: Vec<&'static str>,
     in_dump: bool,
     fault: Option<String>,
+    #[serde(skip)]
+    more: More<'d>,
 }
 
-#[derive(serde::Serialize)]
+/// What only the text needs.
+struct More<'d> {
+    kernel: &'d Kernel,
+    user: bool,
+    steps: Vec<Step>,
+    end: Result<Mapping, ReadFault>,
+}
+
+#[derive(Serialize)]
 struct Level {
     level: &'static str,
-    entry: String,
+    entry: PhysAddr,
     value: String,
 }
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let kernel = only_kernel(subject)?;
-    let mut words = Vec::new();
-    let mut task: Option<&Task> = None;
-    let mut args = request.args.iter().map(String::as_str);
-    while let Some(arg) = args.next() {
-        match arg {
-            "-u" | "-k" => {}
-            "-c" => {
-                let word = args.next().ok_or_else(|| CommandError::Failed("-c needs a task".to_owned()))?;
-                task = super::select::by_words(kernel, &[word])?.into_iter().next().map(AsRef::as_ref);
-            }
-            _ => words.push(arg),
-        }
-    }
-    if words.is_empty() {
-        return Err(CommandError::Failed("vtop needs an address".to_owned()));
-    }
-    let mut walks = Vec::new();
-    for (i, word) in words.iter().enumerate() {
-        let addr = super::address(kernel, word)?;
-        let user = addr.0 < kernel.user_limit();
-        let space = if user {
-            let task = match task {
-                Some(task) => task,
-                None => super::select::current(kernel, request)?,
-            };
-            kernel.task_space(task).ok_or_else(|| {
-                CommandError::Failed(format!("{} (pid {}) has no user memory", task.comm, task.pid))
-            })?
-        } else {
-            kernel.space().clone()
-        };
-        if request.json {
-            walks.push(walk(kernel, &space, addr));
-            continue;
-        }
-        if i > 0 {
-            writeln!(out)?;
-        }
-        text(kernel, &space, addr, user, out)?;
-    }
-    if request.json { json(&walks, out) } else { Ok(()) }
-}
-
-fn steps(space: &PageTables, addr: VirtAddr) -> (Vec<Step>, Result<Mapping, ReadFault>) {
-    let mut steps = Vec::new();
-    let end = space.walk(addr, &mut |step| steps.push(step));
-    (steps, end)
+fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let task = by_words(kernel, args.task.as_slice())?.first().copied();
+    let walk = |word: &String| {
+        let addr = address::of_kernel(kernel, context, word)?;
+        let space = address::space(kernel, context, args.whose, task.map(AsRef::as_ref), addr)?;
+        Ok(walk(kernel, &space, addr))
+    };
+    Ok(Walks(args.addresses.iter().map(walk).collect::<Result<_>>()?).into())
 }
 
 /// Whether the page's bytes are there.
 fn presence(kernel: &Kernel, mapping: Mapping) -> Result<(), ReadFault> {
-    let mut byte = [0];
-    kernel.dump().read_phys(mapping.phys, &mut byte).map(|_| ())
+    kernel.dump().read_phys(mapping.phys, &mut [0]).map(|_| ())
 }
 
-fn walk(kernel: &Kernel, space: &PageTables, addr: VirtAddr) -> Walk {
+fn walk<'d>(kernel: &'d Kernel, space: &PageTables, addr: VirtAddr) -> Walk<'d> {
     let levels = space.paging().levels;
-    let (steps, end) = steps(space, addr);
+    let mut steps = Vec::new();
+    let end = space.walk(addr, &mut |step| steps.push(step));
     let there = end.and_then(|mapping| presence(kernel, mapping));
     let mapping = end.ok();
     Walk {
-        address: addr.to_string(),
-        physical: mapping.map(|m| m.phys.to_string()),
+        address: addr,
+        physical: mapping.map(|m| m.phys),
         page_size: mapping.map(|m| m.page_size),
         flags: mapping.map(|m| m.entry.flags(m.page_size > PAGE_SIZE)).unwrap_or_default(),
         in_dump: there.is_ok(),
@@ -117,80 +106,97 @@ fn walk(kernel: &Kernel, space: &PageTables, addr: VirtAddr) -> Walk {
             .iter()
             .map(|s| Level {
                 level: levels.name(s.level),
-                entry: s.at.to_string(),
+                entry: s.at,
                 value: format!("{:#x}", s.entry.0),
             })
             .collect(),
+        more: More { kernel, user: addr.0 < kernel.user_limit(), steps, end },
     }
 }
 
-fn text(
-    kernel: &Kernel,
-    space: &PageTables,
-    addr: VirtAddr,
-    user: bool,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let levels = space.paging().levels;
-    let (steps, end) = steps(space, addr);
-    let width = format!("{:x}", addr.0).len();
-    let physical = match end {
-        Ok(mapping) => format!("{:x}", mapping.phys.0),
-        Err(_) => "(not mapped)".to_owned(),
-    };
-    let title = if user { 10 } else { 16 };
-    writeln!(out, "{:<title$}  {:<16}", "VIRTUAL", "PHYSICAL")?;
-    writeln!(out, "{:<width$x}  {physical:<16}\n", addr.0)?;
-    for step in &steps {
-        let name = levels.name(step.level);
-        if step.level == levels.count() && !user {
-            // crash's words for the kernel's own top table.
-            let base = ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"];
-            if let Some(top) = base.iter().find_map(|n| kernel.symbol(n)) {
-                writeln!(out, "PGD DIRECTORY: {:016x}", top.0)?;
+impl Text for Walks<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        for (i, walk) in self.0.iter().enumerate() {
+            if i > 0 {
+                row!(screen)?;
             }
-            writeln!(out, "PAGE DIRECTORY: {:x}", step.entry.0)?;
-        } else {
-            writeln!(out, "   {name}: {:x} => {:x}", step.at.0, step.entry.0)?;
+            walk.text(screen)?;
         }
+        Ok(())
     }
-    let last = steps.last();
-    match end {
-        Ok(mapping) => {
-            let large = match mapping.page_size {
-                PAGE_SIZE => "",
-                size if size == 1 << 21 => "  (2MB)",
-                _ => "  (1GB)",
-            };
-            let page = mapping.phys.0 & !(mapping.page_size - 1);
-            writeln!(out, "  PAGE: {page:x}{large}\n")?;
-            let pte = format!("{:x}", mapping.entry.0);
-            let phys = format!("{page:x}");
-            let (a, b) = (pte.len().max(3), phys.len().max(8));
-            writeln!(out, "{:^a$}  {:^b$}  FLAGS", "PTE", "PHYSICAL")?;
-            let words = mapping.entry.flags(mapping.page_size > PAGE_SIZE).join("|");
-            writeln!(out, "{pte:>a$}  {phys:>b$}  ({words})")?;
-            match presence(kernel, mapping) {
-                Ok(()) => writeln!(out, "\nthe page is in the dump")?,
-                Err(fault) => writeln!(out, "\n{fault}")?,
+}
+
+impl Text for Walk<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let More { kernel, user, steps, end } = &self.more;
+        let width = format!("{:x}", self.address.0).len();
+        let physical = self.physical.map_or("(not mapped)".to_owned(), |p| format!("{:x}", p.0));
+        let title = if *user { 10 } else { 16 };
+        row!(screen, "{:<title$}  {:<16}", "VIRTUAL", "PHYSICAL")?;
+        row!(screen, "{:<width$x}  {physical:<16}", self.address.0)?;
+        row!(screen)?;
+        let top = kernel.space().paging().levels.count();
+        for (step, level) in steps.iter().zip(&self.levels) {
+            if step.level == top && !user {
+                // crash's words for the kernel's own top table.
+                let base = ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"];
+                if let Some(top) = base.iter().find_map(|n| kernel.symbol(n)) {
+                    row!(screen, "PGD DIRECTORY: {:016x}", top.0)?;
+                }
+                row!(screen, "PAGE DIRECTORY: {:x}", step.entry.0)?;
+            } else {
+                row!(screen, "   {}: {:x} => {:x}", level.level, step.at.0, step.entry.0)?;
             }
         }
-        Err(fault) => {
-            if let (ReadFault::Swapped { .. }, Some(step)) = (fault, last) {
-                let (area, offset) = step.entry.swap();
-                let pte = format!("{:x}", step.entry.0);
-                let name = swap_name(kernel, area).unwrap_or_else(|| format!("swap area {area}"));
-                let (a, b) = (pte.len().max(3), name.len().max(4));
-                writeln!(out, "\n{:^a$}  {:^b$}  OFFSET", "PTE", "SWAP")?;
-                // In the middle, and rather to the right: crash's CENTER|RJUST.
-                let offset = offset.to_string();
-                let c = offset.len() + 6usize.saturating_sub(offset.len()).div_ceil(2);
-                writeln!(out, "{pte:>a$}  {name:>b$}  {offset:>c$}")?;
+        match end {
+            Ok(mapping) => self.page(*mapping, screen)?,
+            Err(fault @ ReadFault::Swapped { .. }) => {
+                if let Some(step) = steps.last() {
+                    swap_entry(kernel, step.entry, screen)?;
+                }
+                row!(screen)?;
+                row!(screen, "{fault}")?;
             }
-            writeln!(out, "\n{fault}")?;
+            Err(fault) => {
+                row!(screen)?;
+                row!(screen, "{fault}")?;
+            }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+impl Walk<'_> {
+    fn page(&self, mapping: Mapping, screen: &mut Screen<'_>) -> io::Result<()> {
+        let large = match mapping.page_size {
+            PAGE_SIZE => "",
+            size if size == 1 << 21 => "  (2MB)",
+            _ => "  (1GB)",
+        };
+        let page = mapping.phys.0 & !(mapping.page_size - 1);
+        row!(screen, "  PAGE: {page:x}{large}")?;
+        row!(screen)?;
+        let pte = format!("{:x}", mapping.entry.0);
+        let phys = format!("{page:x}");
+        let (a, b) = (pte.len().max(3), phys.len().max(8));
+        row!(screen, "{:^a$}  {:^b$}  FLAGS", "PTE", "PHYSICAL")?;
+        row!(screen, "{pte:>a$}  {phys:>b$}  ({})", self.flags.join("|"))?;
+        row!(screen)?;
+        row!(screen, "{}", self.fault.as_deref().unwrap_or("the page is in the dump"))
+    }
+}
+
+fn swap_entry(kernel: &Kernel, entry: Entry, screen: &mut Screen<'_>) -> io::Result<()> {
+    let (area, offset) = entry.swap();
+    let pte = format!("{:x}", entry.0);
+    let name = swap_name(kernel, area).unwrap_or_else(|| format!("swap area {area}"));
+    let (a, b) = (pte.len().max(3), name.len().max(4));
+    row!(screen)?;
+    row!(screen, "{:^a$}  {:^b$}  OFFSET", "PTE", "SWAP")?;
+    // In the middle, and rather to the right: crash's CENTER|RJUST.
+    let offset = offset.to_string();
+    let c = offset.len() + 6usize.saturating_sub(offset.len()).div_ceil(2);
+    row!(screen, "{pte:>a$}  {name:>b$}  {offset:>c$}")
 }
 
 /// Path of the file or device of a swap area: `swap_info[area]->swap_file`.

@@ -1,44 +1,75 @@
 //! `why`: the reason an address cannot be read.
 
-use std::io::Write;
+use clap::Args;
+use serde::Serialize;
 
-use super::{Command, CommandError, Request, Subject, parse_address};
+use super::address::{self, Whose};
+use super::{Answer, Command, CommandError, Context, Result, Text};
+use crate::addr::VirtAddr;
+use crate::error::ReadFault;
+use crate::linux::Kernel;
+use crate::memory::AddressSpace;
+use crate::text::{Screen, row};
 
-pub(super) const COMMAND: Command = Command {
-    name: "why",
-    usage: "[ADDRESS]",
-    summary: "why an address (by default the last that failed) cannot be read",
-    help: "Tells a page that is not mapped from one that was swapped out, left out of the dump by its\n\
-           filter, lost by truncation, or damaged. User addresses are those of the selected thread.\n\n    \
-           (gdb) x/gx 0xffff888000000000\n    Cannot access memory at address 0xffff888000000000\n    (gdb) monitor why",
-    kernel: true,
-    process: true,
-    run,
-};
+pub(super) fn command() -> Command {
+    Command::of_both(
+        "why",
+        "why an address (by default the last that failed) cannot be read",
+        "Tells a page that is not mapped from one that was swapped out, left out of the dump by its \
+         filter, lost by truncation, or damaged. User addresses are those of the selected thread.\n\n\
+         Examples:\n  \
+           (gdb) x/gx 0xffff888000000000\n  \
+           Cannot access memory at address 0xffff888000000000\n  \
+           (gdb) monitor why\n  \
+           (gdb) monitor why $rsp+8",
+        of_kernel,
+        super::process::why::run,
+    )
+}
 
-fn run(subject: Subject<'_>, request: &Request<'_>, out: &mut dyn Write) -> Result<(), CommandError> {
-    let addr = match (request.args.first(), request.last_fault) {
-        (Some(text), _) => {
-            parse_address(text).ok_or_else(|| CommandError::Failed(format!("{text} is not an address")))?
+#[derive(Args)]
+pub(super) struct Why {
+    #[arg(help = address::HELP)]
+    pub(super) address: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Reason {
+    addr: VirtAddr,
+    readable: bool,
+    why: String,
+}
+
+/// The last fault of the session, which is meant where no address is given.
+pub(super) fn last_fault(context: Context<'_>) -> Result<(VirtAddr, ReadFault)> {
+    let none = || CommandError::failed("no read has failed in this session; why ADDRESS asks for one");
+    context.last_fault.ok_or_else(none)
+}
+
+fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<Answer<'d>> {
+    let (addr, fault) = match &args.address {
+        Some(word) => {
+            let addr = address::of_kernel(kernel, context, word)?;
+            (addr, read(kernel, context, addr).err())
         }
-        (None, Some((addr, fault))) => match subject {
-            Subject::Kernel(_) => return Ok(writeln!(out, "{addr}: {fault}")?),
-            Subject::Process(_) => addr,
-        },
-        (None, None) => {
-            return Ok(writeln!(out, "no read has failed in this session; why ADDRESS asks for one")?);
-        }
+        None => last_fault(context).map(|(addr, fault)| (addr, Some(fault)))?,
     };
-    match subject {
-        Subject::Kernel(kernel) => {
-            let task = request.task.and_then(|t| kernel.tasks().by_address(t));
-            let mut byte = [0; 1];
-            match kernel.read_as(task.map(AsRef::as_ref), addr, &mut byte) {
-                Ok(_) => writeln!(out, "{addr} is readable")?,
-                Err(fault) => writeln!(out, "{addr}: {fault}")?,
-            }
+    let why = fault.map_or_else(|| "it is in the dump".to_owned(), |f| f.to_string());
+    Ok(Reason { addr, readable: fault.is_none(), why }.into())
+}
+
+fn read(kernel: &Kernel, context: Context<'_>, addr: VirtAddr) -> Result<(), ReadFault> {
+    let space = address::space(kernel, context, Whose::default(), None, addr);
+    // No task, or one without user memory.
+    let space = space.map_err(|_| ReadFault::NoUserSpace { addr: addr.0 })?;
+    space.read_run(addr, &mut [0]).map(|_| ())
+}
+
+impl Text for Reason {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        if self.readable {
+            return Ok(row!(screen, "{} is readable", self.addr)?);
         }
-        Subject::Process(process) => super::process::why::run(process, addr, request, out)?,
+        Ok(row!(screen, "{}: {}", self.addr, self.why)?)
     }
-    Ok(())
 }

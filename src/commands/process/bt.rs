@@ -1,14 +1,19 @@
 //! `bt`: the stack of one thread, or of all.
 
-use std::io::Write;
+use serde::Serialize;
 
-use super::{Place, thread};
-use crate::commands::{CommandError, Request, json};
+use super::{Place, threads};
+use crate::commands::{Answer, Context, Result, Text, bt::Bt};
 use crate::process::core_file::ThreadNotes;
 use crate::process::unwind::{self, Frame, Kind};
 use crate::process::{Process, signal};
+use crate::text::{Screen, put, row};
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Stacks<'a>(Vec<Stack<'a>>);
+
+#[derive(Serialize)]
 struct Stack<'a> {
     pid: u32,
     tid: u32,
@@ -16,9 +21,11 @@ struct Stack<'a> {
     frames: Vec<Row>,
     /// Whether frames were left out.
     cut: bool,
+    #[serde(skip)]
+    signal: u32,
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Row {
     sp: String,
     kind: Kind,
@@ -26,30 +33,22 @@ struct Row {
     place: Place,
 }
 
-pub(in crate::commands) fn run(
-    process: &Process,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let all = request.args.first().is_some_and(|a| matches!(a.as_str(), "-a" | "--all" | "all"));
-    let threads: Vec<&ThreadNotes> = if all {
+pub(in crate::commands) fn run<'d>(
+    process: &'d Process,
+    args: Bt,
+    context: Context<'d>,
+) -> Result<Answer<'d>> {
+    let chosen: Vec<&ThreadNotes> = if args.wants_all_threads() {
         process.threads().iter().collect()
     } else {
-        vec![thread(process, request.args.first(), request.thread)?]
+        threads(process, &args.words, context.thread)?
     };
     let mut stacks = Vec::new();
-    for t in threads {
-        if (request.cancelled)() {
-            break;
-        }
-        let stack = of_thread(process, t);
-        if request.json {
-            stacks.push(stack);
-        } else {
-            text(&stack, t, out)?;
-        }
+    for thread in chosen {
+        context.check()?;
+        stacks.push(of_thread(process, thread));
     }
-    if request.json { json(&stacks, out) } else { Ok(()) }
+    Ok(Stacks(stacks).into())
 }
 
 fn of_thread<'a>(process: &'a Process, thread: &ThreadNotes) -> Stack<'a> {
@@ -60,30 +59,47 @@ fn of_thread<'a>(process: &'a Process, thread: &ThreadNotes) -> Stack<'a> {
         Row { sp: format!("{:#x}", f.sp), kind: f.kind, place: Place::of(process, f.pc, lookup) }
     };
     let frames = frames.iter().map(row).collect();
-    Stack { pid: process.pid(), tid: thread.tid, comm: process.thread_name(thread.tid), frames, cut }
+    Stack {
+        pid: process.pid(),
+        tid: thread.tid,
+        comm: process.thread_name(thread.tid),
+        frames,
+        cut,
+        signal: thread.signal.into(),
+    }
 }
 
-fn text(stack: &Stack<'_>, thread: &ThreadNotes, out: &mut dyn Write) -> Result<(), CommandError> {
-    let name = stack.comm.map(|n| format!(" \"{n}\"")).unwrap_or_default();
-    let signal = match thread.signal {
-        0 => String::new(),
-        s => format!("  {}", signal::name(s.into())),
-    };
-    writeln!(out, "thread {}{name}{signal}", stack.tid)?;
-    for (i, f) in stack.frames.iter().enumerate() {
-        let how = match f.kind {
-            Kind::Regs | Kind::Call => "",
-            Kind::Signal => "  <interrupted by a signal>",
-            Kind::FramePointer => "  <guess: frame pointer>",
-            Kind::StackTop => "  <guess: top of the stack>",
-        };
-        writeln!(out, " #{i:<3} {:>18}  {}{how}", f.place.pc, f.place.text())?;
+impl Text for Stacks<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        self.0.iter().try_for_each(|stack| stack.text(screen))
     }
-    if stack.frames.is_empty() {
-        writeln!(out, " no registers in the core")?;
+}
+
+impl Text for Stack<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        put!(screen, "thread {}", self.tid);
+        if let Some(name) = self.comm {
+            put!(screen, " \"{name}\"");
+        }
+        if self.signal != 0 {
+            put!(screen, "  {}", signal::name(self.signal));
+        }
+        row!(screen)?;
+        for (i, f) in self.frames.iter().enumerate() {
+            let how = match f.kind {
+                Kind::Regs | Kind::Call => "",
+                Kind::Signal => "  <interrupted by a signal>",
+                Kind::FramePointer => "  <guess: frame pointer>",
+                Kind::StackTop => "  <guess: top of the stack>",
+            };
+            row!(screen, " #{i:<3} {:>18}  {}{how}", f.place.pc, f.place.text())?;
+        }
+        if self.frames.is_empty() {
+            row!(screen, " no registers in the core")?;
+        }
+        if self.cut {
+            row!(screen, " ... more frames follow")?;
+        }
+        Ok(())
     }
-    if stack.cut {
-        writeln!(out, " ... more frames follow")?;
-    }
-    Ok(())
 }

@@ -1,16 +1,32 @@
 //! `maps`: each mapping, its file, and where its bytes come from.
 
 use std::collections::HashSet;
-use std::io::Write;
+
+use serde::Serialize;
 
 use crate::addr::VirtAddr;
-use crate::commands::{CommandError, Request, check, json};
+use crate::commands::{Answer, Command, Context, NoArguments, Result, Text};
 use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 use crate::process::files::Lookup;
 use crate::process::{Process, procfs};
+use crate::text::{Screen, put, row};
 
-#[derive(serde::Serialize)]
+pub(in crate::commands) fn command() -> Command {
+    Command::of_process(
+        "maps",
+        "the mappings, and whether their bytes are in the core, in a file, or missing",
+        "IN CORE is what the core holds itself. FROM FILE is what it left out and a file with the same \
+         build-id supplies. MISSING is neither: `why ADDRESS` says why.",
+        run,
+    )
+}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Maps(Vec<Row>);
+
+#[derive(Serialize)]
 struct Row {
     start: String,
     end: String,
@@ -25,51 +41,50 @@ struct Row {
     why: Option<String>,
 }
 
-pub(in crate::commands) fn run(
-    process: &Process,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let rows = procfs::mappings(process);
-    let rows = rows.iter().map(|m| row(process, m));
-    if request.json {
-        return json(&rows.collect::<Vec<_>>(), out);
+fn run<'d>(process: &'d Process, _: NoArguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let mut rows = Vec::new();
+    for mapping in procfs::mappings(process) {
+        context.check()?;
+        rows.push(row(process, &mapping));
     }
-    writeln!(out, "START            END              PERM  IN CORE FROM FILE  MISSING  NAME")?;
-    let (mut reasons, mut known) = (Vec::new(), HashSet::new());
-    for r in rows {
-        check(request)?;
-        let size = |n: u64| if n == 0 { "-".to_owned() } else { format!("{}K", n.div_ceil(1024)) };
-        let plain = |a: &str| a.trim_start_matches("0x").to_owned();
-        write!(
-            out,
-            "{:>16} {:>16} {} {:>9} {:>9} {:>8}  {}",
-            plain(&r.start),
-            plain(&r.end),
-            r.perms,
-            size(r.in_core),
-            size(r.from_file),
-            size(r.missing),
-            r.name
-        )?;
-        if let Some(offset) = r.offset.as_ref().filter(|o| *o != "0x0") {
-            write!(out, "+{offset}")?;
-        }
-        writeln!(out)?;
-        if let Some(why) = r.why.filter(|_| r.missing > 0) {
-            let line = format!("{}: {why}", r.name);
-            if known.insert(line.clone()) {
-                reasons.push(line);
+    Ok(Maps(rows).into())
+}
+
+impl Text for Maps {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        row!(screen, "START            END              PERM  IN CORE FROM FILE  MISSING  NAME")?;
+        let (mut reasons, mut known) = (Vec::new(), HashSet::new());
+        for r in &self.0 {
+            let size = |n: u64| if n == 0 { "-".to_owned() } else { format!("{}K", n.div_ceil(1024)) };
+            put!(
+                screen,
+                "{:>16} {:>16} {} {:>9} {:>9} {:>8}  {}",
+                r.start.trim_start_matches("0x"),
+                r.end.trim_start_matches("0x"),
+                r.perms,
+                size(r.in_core),
+                size(r.from_file),
+                size(r.missing),
+                r.name
+            );
+            if let Some(offset) = r.offset.as_ref().filter(|o| *o != "0x0") {
+                put!(screen, "+{offset}");
+            }
+            row!(screen)?;
+            if let Some(why) = r.why.as_ref().filter(|_| r.missing > 0) {
+                let line = format!("{}: {why}", r.name);
+                if known.insert(line.clone()) {
+                    reasons.push(line);
+                }
             }
         }
+        if !reasons.is_empty() {
+            row!(screen)?;
+            row!(screen, "missing:")?;
+        }
+        reasons.iter().try_for_each(|reason| row!(screen, "  {reason}"))?;
+        Ok(())
     }
-    if !reasons.is_empty() {
-        writeln!(out, "\nmissing:")?;
-    }
-    for reason in reasons {
-        writeln!(out, "  {reason}")?;
-    }
-    Ok(())
 }
 
 fn row(process: &Process, m: &procfs::Mapping) -> Row {

@@ -7,11 +7,12 @@ pub(super) mod sys;
 pub(super) mod verify;
 pub(super) mod why;
 
-use crate::bytes::hex;
+use crate::dump::notes::GeneralRegs;
+use crate::hex;
 use crate::process::Process;
 use crate::process::core_file::ThreadNotes;
 
-use super::CommandError;
+use super::{CommandError, Result};
 
 /// A place in code, for people and machines.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -58,30 +59,57 @@ impl Place {
     }
 }
 
-/// The thread that a person names, or the selected one, or the one that died.
-fn thread<'a>(
+/// The threads that words name by id, without words the selected one.
+fn threads<'a>(
     process: &'a Process,
-    word: Option<&String>,
+    words: &[String],
     selected: Option<u32>,
-) -> Result<&'a ThreadNotes, CommandError> {
-    let tid = match word {
-        Some(word) => {
-            Some(word.parse().map_err(|_| CommandError::Failed(format!("{word} is not a thread id")))?)
-        }
-        None => selected,
-    };
-    match tid {
-        Some(tid) => process
-            .thread(tid)
-            .ok_or_else(|| CommandError::Failed(format!("no thread {tid}; `ps` lists them"))),
-        None => process
-            .threads()
-            .first()
-            .ok_or_else(|| CommandError::Failed("the core has no threads".to_owned())),
+) -> Result<Vec<&'a ThreadNotes>> {
+    if words.is_empty() {
+        return Ok(vec![thread(process, selected)?]);
     }
+    let of_word = |word: &String| {
+        let tid = word.parse().ok();
+        let found = tid.and_then(|tid| process.thread(tid));
+        found.ok_or_else(|| CommandError::Failed(format!("no thread has the id {word}; `ps` lists them")))
+    };
+    words.iter().map(of_word).collect()
+}
+
+/// The selected thread, or the one that died.
+pub(super) fn thread(process: &Process, selected: Option<u32>) -> Result<&ThreadNotes> {
+    selected
+        .and_then(|tid| process.thread(tid))
+        .or_else(|| process.threads().first())
+        .ok_or_else(|| CommandError::failed("the core has no threads"))
+}
+
+/// A register by gdb's name.
+pub(super) fn register(regs: &GeneralRegs, name: &str) -> Option<u64> {
+    let value = match name {
+        "rax" => regs.rax,
+        "rbx" => regs.rbx,
+        "rcx" => regs.rcx,
+        "rdx" => regs.rdx,
+        "rsi" => regs.rsi,
+        "rdi" => regs.rdi,
+        "rbp" => regs.rbp,
+        "rsp" | "sp" => regs.rsp,
+        "r8" => regs.r8,
+        "r9" => regs.r9,
+        "r10" => regs.r10,
+        "r11" => regs.r11,
+        "r12" => regs.r12,
+        "r13" => regs.r13,
+        "r14" => regs.r14,
+        "r15" => regs.r15,
+        "rip" | "pc" => regs.rip,
+        _ => return None,
+    };
+    Some(value)
 }
 
 /// Bytes as `48 8b 07`.
 fn spaced(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| hex(&[*b])).collect::<Vec<_>>().join(" ")
+    bytes.iter().map(|b| hex::encode(&[*b])).collect::<Vec<_>>().join(" ")
 }

@@ -1,13 +1,19 @@
 //! `ps`: the threads.
 
-use std::io::Write;
+use serde::Serialize;
 
 use super::Place;
 use crate::arch::Register;
-use crate::commands::{CommandError, Request, json};
+use crate::commands::{Answer, CommandError, Context, Result, Text, ps::Ps};
+use crate::process::core_file::ThreadNotes;
 use crate::process::{Process, signal};
+use crate::text::{Screen, row};
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Threads<'a>(Vec<Row<'a>>);
+
+#[derive(Serialize)]
 struct Row<'a> {
     tid: u32,
     pid: u32,
@@ -19,13 +25,8 @@ struct Row<'a> {
     place: Place,
 }
 
-pub(in crate::commands) fn run(
-    process: &Process,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let row = |(i, thread): (usize, &_)| {
-        let thread: &crate::process::core_file::ThreadNotes = thread;
+pub(in crate::commands) fn run<'d>(process: &'d Process, args: Ps, _: Context<'d>) -> Result<Answer<'d>> {
+    let row = |(i, thread): (usize, &ThreadNotes)| {
         let pc = process.general_regs(thread).and_then(|r| r.get(Register::Rip)).unwrap_or(0);
         Row {
             tid: thread.tid,
@@ -36,15 +37,25 @@ pub(in crate::commands) fn run(
             place: Place::of(process, pc, pc),
         }
     };
-    let rows = process.threads().iter().enumerate().map(row);
-    if request.json {
-        return json(&rows.collect::<Vec<_>>(), out);
+    let named = |t: &ThreadNotes, w: &String| {
+        w.parse() == Ok(t.tid) || process.thread_name(t.tid) == Some(w.as_str())
+    };
+    let threads = process.threads();
+    if let Some(word) = args.words.iter().find(|w| !threads.iter().any(|t| named(t, w))) {
+        return Err(CommandError::Failed(format!("{word} is no thread id and no thread's name")));
     }
-    writeln!(out, "       TID  COMM              PC                  AT")?;
-    for r in rows {
-        let mark = if r.died { '>' } else { ' ' };
-        let (name, pc) = (r.comm.unwrap_or("-"), &r.place.pc);
-        writeln!(out, "{mark} {:>8}  {name:<16}  {pc:<18}  {}", r.tid, r.place.text())?;
+    let wanted = |t: &ThreadNotes| args.words.is_empty() || args.words.iter().any(|w| named(t, w));
+    Ok(Threads(threads.iter().enumerate().filter(|(_, t)| wanted(t)).map(row).collect()).into())
+}
+
+impl Text for Threads<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        row!(screen, "       TID  COMM              PC                  AT")?;
+        for r in &self.0 {
+            let mark = if r.died { '>' } else { ' ' };
+            let (name, pc) = (r.comm.unwrap_or("-"), &r.place.pc);
+            row!(screen, "{mark} {:>8}  {name:<16}  {pc:<18}  {}", r.tid, r.place.text())?;
+        }
+        Ok(())
     }
-    Ok(())
 }

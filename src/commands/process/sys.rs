@@ -1,19 +1,20 @@
 //! `sys`: what died, of what.
 
-use std::io::Write;
+use serde::Serialize;
 
 use super::{Place, spaced};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
-use crate::commands::{CommandError, Request, json};
+use crate::commands::{Answer, Context, NoArguments, Result, Text};
 use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 use crate::process::files::{Lookup, printable};
 use crate::process::signal::{self, SigInfo};
 use crate::process::verify::{self, How};
 use crate::process::{Process, disasm, procfs};
+use crate::text::{Screen, row};
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Sys {
     core: String,
     command_line: Option<String>,
@@ -40,46 +41,48 @@ struct Sys {
 
 const CODE: usize = 16;
 
-pub(in crate::commands) fn run(
-    process: &Process,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let sys = collect(process);
-    if request.json {
-        return json(&sys, out);
+pub(in crate::commands) fn run<'d>(
+    process: &'d Process,
+    _: NoArguments,
+    _: Context<'d>,
+) -> Result<Answer<'d>> {
+    Ok(collect(process).into())
+}
+
+impl Text for Sys {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let mut line = |name: &str, value: &str| row!(screen, "{name:>12}: {value}");
+        line("CORE", &self.core)?;
+        line("COMMAND", self.command_line.as_deref().unwrap_or("unknown: the core has no NT_PRPSINFO"))?;
+        if let Some(exe) = &self.executable {
+            line("EXECUTABLE", exe)?;
+        }
+        let ids = [("", Some(self.pid)), ("parent ", self.ppid), ("user ", self.uid), ("group ", self.gid)];
+        let ids: Vec<_> = ids.iter().filter_map(|(what, id)| id.map(|id| format!("{what}{id}"))).collect();
+        line("PID", &ids.join(", "))?;
+        line("THREADS", &self.threads.to_string())?;
+        if let Some(died_of) = &self.died_of {
+            line("SIGNAL", died_of)?;
+        }
+        if let (Some(tid), Some(place)) = (self.tid, &self.place) {
+            line("THREAD", &tid.to_string())?;
+            line("PC", &format!("{}  {}", place.pc, place.text()))?;
+        }
+        if let Some(code) = &self.code_in_core {
+            line("CODE AT PC", code)?;
+        }
+        if let Some(code) = &self.code_in_file {
+            line("IN THE FILE", code)?;
+        }
+        line("MAPPINGS", &self.mappings.to_string())?;
+        for (i, file) in self.files_missing.iter().enumerate() {
+            line(if i == 0 { "NOT FOUND" } else { "" }, file)?;
+        }
+        for warning in &self.warnings {
+            line("WARNING", warning)?;
+        }
+        Ok(())
     }
-    let mut row = |name: &str, value: &str| writeln!(out, "{name:>12}: {value}");
-    row("CORE", &sys.core)?;
-    row("COMMAND", sys.command_line.as_deref().unwrap_or("unknown: the core has no NT_PRPSINFO"))?;
-    if let Some(exe) = &sys.executable {
-        row("EXECUTABLE", exe)?;
-    }
-    let ids = [("", Some(sys.pid)), ("parent ", sys.ppid), ("user ", sys.uid), ("group ", sys.gid)];
-    let ids: Vec<_> = ids.iter().filter_map(|(what, id)| id.map(|id| format!("{what}{id}"))).collect();
-    row("PID", &ids.join(", "))?;
-    row("THREADS", &sys.threads.to_string())?;
-    if let Some(died_of) = &sys.died_of {
-        row("SIGNAL", died_of)?;
-    }
-    if let (Some(tid), Some(place)) = (sys.tid, &sys.place) {
-        row("THREAD", &tid.to_string())?;
-        row("PC", &format!("{}  {}", place.pc, place.text()))?;
-    }
-    if let Some(code) = &sys.code_in_core {
-        row("CODE AT PC", code)?;
-    }
-    if let Some(code) = &sys.code_in_file {
-        row("IN THE FILE", code)?;
-    }
-    row("MAPPINGS", &sys.mappings.to_string())?;
-    for (i, file) in sys.files_missing.iter().enumerate() {
-        row(if i == 0 { "NOT FOUND" } else { "" }, file)?;
-    }
-    for warning in &sys.warnings {
-        row("WARNING", warning)?;
-    }
-    Ok(())
 }
 
 fn collect(process: &Process) -> Sys {
@@ -179,5 +182,6 @@ fn page_warning(process: &Process, pc: u64, warnings: &mut Vec<String>) -> Optio
     let (file, range) = process.file_at(pc)?;
     let mut code = [0; CODE];
     let found = file.served()?;
-    found.fill(range.offset + (pc - range.start), &mut code).then(|| with_instruction(&code, pc, "file"))
+    found.fill(range.offset + (pc - range.start), &mut code)
+        .then(|| with_instruction(&code, pc, "file"))
 }

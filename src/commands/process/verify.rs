@@ -1,17 +1,22 @@
 //! `verify`: the core's read-only file mappings against the files.
 
-use std::io::Write;
+use std::sync::Arc;
+
+use clap::Args;
+use serde::{Serialize, Serializer};
 
 use super::{Place, spaced};
 use crate::addr::PAGE_SIZE;
-use crate::bytes::hex;
-use crate::commands::{CommandError, Request, json};
+use crate::commands::answer::streamed;
+use crate::commands::{Answer, Command, CommandError, Context, Result, Text};
 use crate::elf::BuildId;
-use crate::process::files::Lookup;
+use crate::hex;
+use crate::process::files::{Lookup, MappedFile};
 use crate::process::verify::{self, How, Page, Report, Verdict};
 use crate::process::{Process, disasm};
+use crate::text::{Screen, row};
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Row {
     file: String,
     host_file: Option<String>,
@@ -28,7 +33,7 @@ struct Row {
     differences: Vec<Difference>,
 }
 
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct Difference {
     page: String,
     file_offset: String,
@@ -43,47 +48,76 @@ struct Difference {
     place: Place,
 }
 
-pub(in crate::commands) fn run(
-    process: &Process,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
-    let wanted = request.args.first();
-    let mut rows = Vec::new();
-    let (mut same, mut bad, mut nothing, mut absent, mut data) = (0, 0, 0, 0, 0);
-    for file in process.files() {
-        if (request.cancelled)() {
-            return Ok(());
-        }
-        if wanted.is_some_and(|w| !file.name.contains(w.as_str())) {
-            continue;
-        }
-        if !file.is_elf() {
-            data += 1;
-            continue;
-        }
-        let report = verify::compare(process, file, request.cancelled);
-        match report.verdict {
-            Verdict::Same => same += 1,
-            Verdict::Differs => bad += 1,
-            Verdict::NothingInCore => nothing += 1,
-            Verdict::NotCompared(_) => absent += 1,
-        }
-        let row = row(process, &report);
-        if request.json {
-            rows.push(row);
-        } else {
-            text(&row, &report, out)?;
-        }
+pub(in crate::commands) fn command() -> Command {
+    Command::of_process(
+        "verify",
+        "compare the read-only mappings in the core with their files",
+        "Tells pages that read as zeros though the file has code there, changed bytes, breakpoints that \
+         were left, text that the linker relocated, files that are missing, and files whose build-id is \
+         another. Cores hold the text only if coredump_filter has bit 2 (echo 0x3f > \
+         /proc/PID/coredump_filter); by default there is only the first page of each file.",
+        run,
+    )
+}
+
+#[derive(Args)]
+struct Arguments {
+    /// Only files whose name contains this
+    file: Option<String>,
+}
+
+fn run<'d>(process: &'d Process, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let wanted = |f: &&Arc<MappedFile>| args.file.as_ref().is_none_or(|w| f.name.contains(w.as_str()));
+    let (files, data): (Vec<_>, Vec<_>) = process.files().iter().filter(wanted).partition(|f| f.is_elf());
+    if let Some(text) = args.file.filter(|_| files.is_empty() && data.is_empty()) {
+        return Err(CommandError::Failed(format!("no mapped file has {text} in its name")));
     }
-    if request.json {
-        return json(&rows, out);
+    Ok(Verify { process, context, files, data: data.len() }.into())
+}
+
+/// Files are compared while the answer is shown.
+struct Verify<'d> {
+    process: &'d Process,
+    context: Context<'d>,
+    files: Vec<&'d Arc<MappedFile>>,
+    /// How many files are not ELF.
+    data: usize,
+}
+
+impl Verify<'_> {
+    fn reports(&self) -> impl Iterator<Item = Report> {
+        self.files.iter().map(|f| verify::compare(self.process, f, self.context.cancelled))
     }
-    writeln!(
-        out,
-        "\n{same} same, {bad} differ, {absent} not compared, {nothing} with nothing in the core, {data} data files left out"
-    )?;
-    Ok(())
+}
+
+impl Serialize for Verify<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        streamed(to, self.context, self.reports().map(|report| row(self.process, &report)))
+    }
+}
+
+impl Text for Verify<'_> {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        let (mut same, mut bad, mut nothing, mut absent) = (0, 0, 0, 0);
+        for report in self.reports() {
+            self.context.check()?;
+            match report.verdict {
+                Verdict::Same => same += 1,
+                Verdict::Differs => bad += 1,
+                Verdict::NothingInCore => nothing += 1,
+                Verdict::NotCompared(_) => absent += 1,
+            }
+            text(&row(self.process, &report), &report, screen)?;
+        }
+        row!(screen)?;
+        row!(
+            screen,
+            "{same} same, {bad} differ, {absent} not compared, {nothing} with nothing in the core, \
+             {} data files left out",
+            self.data
+        )?;
+        Ok(())
+    }
 }
 
 fn row(process: &Process, r: &Report) -> Row {
@@ -99,8 +133,8 @@ fn row(process: &Process, r: &Report) -> Row {
         how: p.how,
         bytes: p.bytes,
         first: format!("{:#x}", p.first),
-        core: hex(&p.core),
-        file: hex(&p.file),
+        core: hex::encode(&p.core),
+        file: hex::encode(&p.file),
         instruction: disasm::beside(process, p.first).map(|b| [format!("{:#x}", b.at), b.core, b.file]),
         place: Place::of(process, p.first, p.first),
     };
@@ -121,7 +155,7 @@ fn row(process: &Process, r: &Report) -> Row {
     }
 }
 
-fn text(row: &Row, r: &Report, out: &mut dyn Write) -> Result<(), CommandError> {
+fn text(row: &Row, r: &Report, screen: &mut Screen<'_>) -> Result<()> {
     let unproven = match r.file.lookup() {
         Lookup::HeaderOnly(_) => " (it has no build-id: the file may be another build)",
         _ => "",
@@ -129,18 +163,18 @@ fn text(row: &Row, r: &Report, out: &mut dyn Write) -> Result<(), CommandError> 
     let name = &row.file;
     match &r.verdict {
         Verdict::Same => {
-            writeln!(out, "same       {name}: {} of {} pages compared{unproven}", r.compared, r.pages)?
+            row!(screen, "same       {name}: {} of {} pages compared{unproven}", r.compared, r.pages)?
         }
         Verdict::NothingInCore => {
-            writeln!(out, "no pages   {name}: the core holds none of its {} read-only pages", r.pages)?;
+            row!(screen, "no pages   {name}: the core holds none of its {} read-only pages", r.pages)?;
         }
         Verdict::NotCompared(why) => {
             let id = row.build_id.as_deref().unwrap_or("not in the core");
-            writeln!(out, "NOT FOUND  {name}: expected build-id {id}; {why}")?;
+            row!(screen, "NOT FOUND  {name}: expected build-id {id}; {why}")?;
         }
         Verdict::Differs => {
-            writeln!(
-                out,
+            row!(
+                screen,
                 "DIFFERS    {name}: {} of {} compared pages ({} zeroed, {} changed){unproven}",
                 r.zeroed + r.changed,
                 r.compared,
@@ -150,11 +184,11 @@ fn text(row: &Row, r: &Report, out: &mut dyn Write) -> Result<(), CommandError> 
         }
     }
     if r.zero_text > 0 {
-        writeln!(out, "           {} pages of its code are all zeros in the core", r.zero_text)?;
+        row!(screen, "           {} pages of its code are all zeros in the core", r.zero_text)?;
     }
     if r.relocated > 0 {
-        writeln!(
-            out,
+        row!(
+            screen,
             "           {} more pages of its text were relocated by the linker (not position-independent: DT_TEXTREL)",
             r.relocated
         )?;
@@ -165,36 +199,36 @@ fn text(row: &Row, r: &Report, out: &mut dyn Write) -> Result<(), CommandError> 
             match &mut zeroed {
                 Some((_, end, _)) if *end == page.addr => *end += PAGE_SIZE,
                 run => {
-                    zeros(run.take(), out)?;
+                    zeros(run.take(), screen)?;
                     *run = Some((page.addr, page.addr + PAGE_SIZE, d));
                 }
             }
             continue;
         }
-        zeros(zeroed.take(), out)?;
+        zeros(zeroed.take(), screen)?;
         let what = match page.how {
             How::Breakpoint => "a breakpoint (int3) at".to_owned(),
             _ => format!("{} bytes changed, first at", page.bytes),
         };
-        writeln!(out, "    page {}: {what} {}  {}", d.page, d.first, d.place.text())?;
+        row!(screen, "    page {}: {what} {}  {}", d.page, d.first, d.place.text())?;
         let [at, core, file] = d.instruction.clone().unwrap_or_default();
         let at = if at.is_empty() { at } else { format!("   {at}: ") };
-        writeln!(out, "        core  {}{at}{core}", spaced(&page.core))?;
-        writeln!(out, "        file  {}{at}{file}", spaced(&page.file))?;
+        row!(screen, "        core  {}{at}{core}", spaced(&page.core))?;
+        row!(screen, "        file  {}{at}{file}", spaced(&page.file))?;
     }
-    zeros(zeroed, out)?;
+    zeros(zeroed, screen)?;
     let listed = r.differences.len() as u64;
     if r.zeroed + r.changed > listed {
-        writeln!(out, "    ... and {} more pages", r.zeroed + r.changed - listed)?;
+        row!(screen, "    ... and {} more pages", r.zeroed + r.changed - listed)?;
     }
     Ok(())
 }
 
-fn zeros(run: Option<(u64, u64, &Difference)>, out: &mut dyn Write) -> Result<(), CommandError> {
+fn zeros(run: Option<(u64, u64, &Difference)>, screen: &mut Screen<'_>) -> Result<()> {
     let Some((start, end, first)) = run else { return Ok(()) };
     let pages = (end - start) / PAGE_SIZE;
-    writeln!(
-        out,
+    row!(
+        screen,
         "    {start:#x}-{end:#x}: {pages} pages read as ZEROS in the core, and the file has contents there (from {})",
         first.place.text()
     )?;

@@ -1,35 +1,47 @@
 //! `why`: what supplies an address, or why nothing does.
 
-use std::io::Write;
+use serde::Serialize;
 
 use crate::addr::VirtAddr;
-use crate::commands::{CommandError, Request, json};
+use crate::commands::address;
+use crate::commands::why::{self, Why};
+use crate::commands::{Answer, Context, Result, Text};
 use crate::elf::BuildId;
+use crate::memory::AddressSpace;
 use crate::process::Process;
+use crate::text::{Screen, row};
 
-#[derive(serde::Serialize)]
-struct Why {
-    addr: String,
+#[derive(Serialize)]
+struct Source {
+    addr: VirtAddr,
+    readable: bool,
     file: Option<String>,
     expected_build_id: Option<String>,
     why: String,
 }
 
-pub(in crate::commands) fn run(
-    process: &Process,
-    addr: VirtAddr,
-    request: &Request<'_>,
-    out: &mut dyn Write,
-) -> Result<(), CommandError> {
+pub(in crate::commands) fn run<'d>(
+    process: &'d Process,
+    args: Why,
+    context: Context<'d>,
+) -> Result<Answer<'d>> {
+    let addr = match &args.address {
+        Some(word) => address::of_process(process, context, word)?,
+        None => why::last_fault(context)?.0,
+    };
     let file = process.file_at(addr.0).map(|(file, _)| file);
-    let why = Why {
-        addr: addr.to_string(),
+    let source = Source {
+        addr,
+        readable: process.memory().read_run(addr, &mut [0]).is_ok(),
         file: file.map(|f| f.name.clone()),
         expected_build_id: file.and_then(|f| f.expected()).map(BuildId::to_string),
         why: process.explain(addr.0),
     };
-    if request.json {
-        return json(&why, out);
+    Ok(source.into())
+}
+
+impl Text for Source {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        Ok(row!(screen, "{}", self.why)?)
     }
-    Ok(writeln!(out, "{}", why.why)?)
 }

@@ -1,0 +1,186 @@
+//! A command as it is declared, once: the shell and `monitor` parse with it, and
+//! `--help`, `monitor help`, completions and man pages show it.
+
+use std::fmt;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, ColorChoice};
+
+use super::{Answer, CommandError, Context, Result, Subject};
+use crate::linux::Kernel;
+use crate::process::Process;
+
+/// The heading of options that only a vmcore has a meaning for
+/// (`#[arg(help_heading = FOR_VMCORES)]`): for a process they are refused.
+pub(super) const FOR_VMCORES: &str = "Options for a vmcore";
+
+/// Columns of help in `monitor`: how wide the client is, nobody says.
+const WIDTH: usize = 80;
+
+/// What every command can be asked for.
+const JSON: &str = "json";
+/// Where in help that stands: behind the command's own options.
+const LAST: usize = 900;
+
+/// What a command does with one kind of dump: its parsed arguments go in, what it
+/// answers may borrow from the dump.
+type Run<D, A> = for<'d> fn(&'d D, A, Context<'d>) -> Result<Answer<'d>>;
+
+/// The same, with its arguments not parsed yet.
+type Erased<D> = Box<dyn for<'d> Fn(&'d D, &ArgMatches, Context<'d>) -> Result<Answer<'d>> + Send + Sync>;
+
+/// A row of the table of commands.
+pub struct Command {
+    name: &'static str,
+    summary: &'static str,
+    help: &'static str,
+    hidden: bool,
+    arguments: fn(clap::Command) -> clap::Command,
+    kernel: Option<Erased<Kernel>>,
+    process: Option<Erased<Process>>,
+}
+
+impl Command {
+    /// A command for both kinds of dumps.
+    pub(super) fn of_both<A: Args + 'static>(
+        name: &'static str,
+        summary: &'static str,
+        help: &'static str,
+        kernel: Run<Kernel, A>,
+        process: Run<Process, A>,
+    ) -> Self {
+        Self {
+            name,
+            summary,
+            help,
+            hidden: false,
+            arguments: A::augment_args,
+            kernel: Some(erased(kernel)),
+            process: Some(erased(process)),
+        }
+    }
+
+    /// A command that has no meaning for a process.
+    pub(super) fn of_kernel<A: Args + 'static>(
+        name: &'static str,
+        summary: &'static str,
+        help: &'static str,
+        run: Run<Kernel, A>,
+    ) -> Self {
+        let (kernel, arguments) = (Some(erased(run)), A::augment_args);
+        Self { name, summary, help, hidden: false, arguments, kernel, process: None }
+    }
+
+    /// A command that has no meaning for a vmcore.
+    pub(super) fn of_process<A: Args + 'static>(
+        name: &'static str,
+        summary: &'static str,
+        help: &'static str,
+        run: Run<Process, A>,
+    ) -> Self {
+        let (process, arguments) = (Some(erased(run)), A::augment_args);
+        Self { name, summary, help, hidden: false, arguments, kernel: None, process }
+    }
+
+    /// The command, which works but is in no list: for helpers, not for people.
+    pub(super) fn hidden(self) -> Self {
+        Self { hidden: true, ..self }
+    }
+
+    /// What is typed.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// One line for lists.
+    #[must_use]
+    pub fn summary(&self) -> &'static str {
+        self.summary
+    }
+
+    /// Whether no list shows it.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.hidden
+    }
+
+    /// Whether it has a meaning for this kind of dump.
+    pub(super) fn fits(&self, subject: Subject<'_>) -> bool {
+        match subject {
+            Subject::Kernel(_) => self.kernel.is_some(),
+            Subject::Process(_) => self.process.is_some(),
+        }
+    }
+
+    /// Declares the command's arguments and help behind those that `command` has already.
+    #[must_use]
+    pub fn declare(&self, command: clap::Command) -> clap::Command {
+        let json = Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("JSON for machines");
+        let command = (self.arguments)(command.arg(json.display_order(LAST)))
+            .about(self.summary)
+            .long_about(None::<&str>)
+            .after_help(self.help)
+            .hide(self.hidden);
+        // The command's own `-h` comes first.
+        if command.get_arguments().any(|a| a.get_short() == Some('h')) {
+            let help = Arg::new("help").long("help").action(ArgAction::Help).help("Print help");
+            return command.disable_help_flag(true).arg(help);
+        }
+        command
+    }
+
+    /// The command as `monitor` parses and explains it for a dump of this kind.
+    pub(super) fn for_monitor(&self, subject: Subject<'_>) -> clap::Command {
+        let command = clap::Command::new(self.name)
+            .bin_name(format!("monitor {}", self.name))
+            .no_binary_name(true)
+            .color(ColorChoice::Never)
+            .term_width(WIDTH);
+        let process = matches!(subject, Subject::Process(_));
+        let meant = |a: &Arg| !process || a.get_help_heading() != Some(FOR_VMCORES);
+        self.declare(command).mut_args(|a| if meant(&a) { a } else { a.hide(true) })
+    }
+
+    /// What the command answers.
+    pub(super) fn answer<'d>(
+        &self,
+        subject: Subject<'d>,
+        given: &ArgMatches,
+        context: Context<'d>,
+    ) -> Result<Answer<'d>> {
+        match (subject, &self.kernel, &self.process) {
+            (Subject::Kernel(kernel), Some(run), _) => run(kernel, given, context),
+            (Subject::Process(process), _, Some(run)) => {
+                self.refuse(given, FOR_VMCORES, "a vmcore")?;
+                run(process, given, context)
+            }
+            (Subject::Kernel(_), None, _) => Err(works_only(&self.name, "a process core")),
+            (Subject::Process(_), _, None) => Err(works_only(&self.name, "a vmcore")),
+        }
+    }
+
+    /// An error if an option of this heading was given.
+    fn refuse(&self, given: &ArgMatches, heading: &str, kind: &str) -> Result<()> {
+        let declared = self.declare(clap::Command::new(self.name));
+        let was_given = |a: &&Arg| given.value_source(a.get_id().as_str()) == Some(ValueSource::CommandLine);
+        let mut arguments = declared.get_arguments().filter(|a| a.get_help_heading() == Some(heading));
+        arguments.find(was_given).map_or(Ok(()), |a| Err(works_only(a, kind)))
+    }
+}
+
+/// Whether JSON was asked for.
+pub(super) fn wants_json(given: &ArgMatches) -> bool {
+    given.get_flag(JSON)
+}
+
+fn works_only(what: &dyn fmt::Display, kind: &str) -> CommandError {
+    CommandError::Usage(format!("{what} works on {kind} only"))
+}
+
+fn erased<D: 'static, A: Args + 'static>(run: Run<D, A>) -> Erased<D> {
+    Box::new(move |dump, given, context| {
+        let arguments = A::from_arg_matches(given).map_err(|e| CommandError::Usage(e.to_string()))?;
+        run(dump, arguments, context)
+    })
+}
