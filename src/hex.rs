@@ -12,6 +12,7 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
 }
 
 /// The bytes that pairs of hexadecimal digits (and nothing else) spell.
+#[allow(dead_code, reason = "the protocol's own reader of hex is to become this one")]
 pub(crate) fn decode(digits: &[u8]) -> Option<Vec<u8>> {
     let (pairs, rest) = digits.as_chunks::<2>();
     if !rest.is_empty() {
@@ -21,6 +22,7 @@ pub(crate) fn decode(digits: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The value of one hexadecimal digit.
+#[allow(dead_code, reason = "the protocol's own reader of hex is to become this one")]
 pub(crate) fn digit(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
