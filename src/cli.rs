@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
 use clap_lex::{ParsedArg, RawArgs};
 
-use crate::commands::COMMANDS;
+use crate::commands::{self, COMMANDS};
 use crate::dump::{self, Kind};
 use crate::number;
 
@@ -17,7 +17,7 @@ use crate::number;
 #[command(version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// Say more on stderr (repeat: -v info, -vv debug, -vvv packets)
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 950)]
     pub verbose: u8,
     /// What to do
     #[command(subcommand)]
@@ -56,7 +56,9 @@ pub enum Command {
     },
 }
 
-/// What a dump needs beside itself.
+// What a dump needs beside itself. No doc comment: clap would take it for the summary of
+// the command that these options are added to.
+#[allow(missing_docs, reason = "see above")]
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "What a dump may lack")]
 pub struct Input {
@@ -126,8 +128,7 @@ pub struct Gdb {
     pub gdb_args: Vec<OsString>,
 }
 
-// A command of the table, run once: `corestub COMMAND DUMP... [ARGS]`. No doc comment:
-// clap would take it for the command's summary.
+// What a command of the table is run on, once: `corestub COMMAND DUMP... [ARGS]`.
 #[allow(missing_docs, reason = "see above")]
 #[derive(Debug, Args)]
 pub struct OnDump {
@@ -137,9 +138,6 @@ pub struct OnDump {
     /// A further piece: see [`mark_pieces`]
     #[arg(long = PIECE, hide = true)]
     pub pieces: Vec<PathBuf>,
-    /// The dump's companions
-    #[command(flatten)]
-    pub input: Input,
 }
 
 /// The option by which the pieces of a split dump reach the parser.
@@ -150,8 +148,8 @@ const PIECE: &str = "piece";
 pub fn program() -> clap::Command {
     // clap has a `help` of its own.
     let commands = COMMANDS.iter().filter(|c| c.name() != "help");
-    let once = commands.map(|c| c.declare(OnDump::augment_args(clap::Command::new(c.name()))));
-    Cli::command().subcommands(once)
+    let on_dump = |c: &commands::Command| c.declare(OnDump::augment_args(clap::Command::new(c.name())));
+    Cli::command().subcommands(commands.map(on_dump).map(Input::augment_args))
 }
 
 /// Tells the pieces of a split dump from the arguments behind them, which no

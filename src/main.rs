@@ -86,7 +86,8 @@ fn run_serve(args: &Serve) -> Result<()> {
 
 /// Runs a command of the table once.
 fn once(command: &Command, given: &ArgMatches) -> ExitCode {
-    let OnDump { dump, pieces, input } = OnDump::from_arg_matches(given).unwrap_or_else(|e| e.exit());
+    let OnDump { dump, pieces } = OnDump::from_arg_matches(given).unwrap_or_else(|e| e.exit());
+    let input = Input::from_arg_matches(given).unwrap_or_else(|e| e.exit());
     let dumps: Vec<_> = [dump].into_iter().chain(pieces).collect();
     let snapshot = match Snapshot::open(&dumps, options(&input)) {
         Ok(snapshot) => snapshot,

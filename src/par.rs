@@ -112,7 +112,7 @@ mod tests {
         let mut taken = Vec::new();
         let make = |(): &mut (), i: usize, n: &u32| {
             assert_eq!(u32::try_from(i).unwrap(), *n);
-            if n % 97 == 0 {
+            if n.is_multiple_of(97) {
                 thread::sleep(Duration::from_millis(3));
             }
             *n

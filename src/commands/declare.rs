@@ -124,7 +124,11 @@ impl Command {
             .hide(self.hidden);
         // The command's own `-h` comes first.
         if command.get_arguments().any(|a| a.get_short() == Some('h')) {
-            let help = Arg::new("help").long("help").action(ArgAction::Help).help("Print help");
+            let help = Arg::new("help")
+                .long("help")
+                .action(ArgAction::Help)
+                .help("Print help")
+                .display_order(LAST + 99);
             return command.disable_help_flag(true).arg(help);
         }
         command

@@ -10,6 +10,7 @@ use super::bt::heading;
 use super::select::by_words;
 use super::{Answer, Command, Context, FOR_VMCORES, Result, Text};
 use crate::addr::VirtAddr;
+use crate::error::ReadFault;
 use crate::linux::layout::crash_state;
 use crate::linux::object::Object;
 use crate::linux::usage::{self, Usages};
@@ -279,34 +280,43 @@ struct Process<'d> {
     task: Person<'d>,
     /// Whether it has user memory at all.
     user: bool,
-    arguments: Option<Vec<String>>,
-    environment: Option<Vec<String>>,
-    /// Why these could not be read.
-    fault: Option<String>,
+    arguments: Spoken,
+    environment: Spoken,
+}
+
+/// Words that were given to a process, or why they cannot be read.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Spoken {
+    Words(Vec<String>),
+    Lost { fault: String },
 }
 
 impl<'d> Words<'d> {
     fn processes(&self) -> impl Iterator<Item = Process<'d>> {
-        self.tasks.iter().map(|t| process(self.kernel, t))
+        self.tasks.iter().map(|t| {
+            let words = |start, end| spoken(self.kernel, t, start, end);
+            Process {
+                task: (*t).into(),
+                user: t.mm.is_some(),
+                arguments: words("arg_start", "arg_end"),
+                environment: words("env_start", "env_end"),
+            }
+        })
     }
 }
 
-fn process<'d>(kernel: &'d Kernel, task: &'d Task) -> Process<'d> {
-    let mut out = Process {
-        task: task.into(),
-        user: task.mm.is_some(),
-        arguments: None,
-        environment: None,
-        fault: None,
-    };
-    let Some(mm) = task.mm else { return out };
-    let mm = Object::new(kernel, "mm_struct", mm);
-    let mut words = |start, end| match mm.number(start).zip(mm.number(end)) {
-        Some((a, b)) if a < b => words_at(kernel, task, a, b - a).map_err(|why| out.fault = Some(why)).ok(),
-        _ => Some(Vec::new()),
-    };
-    let (arguments, environment) = (words("arg_start", "arg_end"), words("env_start", "env_end"));
-    Process { arguments, environment, ..out }
+/// The words between two addresses that members of `struct mm_struct` hold.
+fn spoken(kernel: &Kernel, task: &Task, start: &str, end: &str) -> Spoken {
+    let bounds = task.mm.and_then(|mm| {
+        let mm = Object::new(kernel, "mm_struct", mm);
+        mm.number(start).zip(mm.number(end))
+    });
+    match bounds {
+        Some((a, b)) if a < b => words_at(kernel, task, a, b - a)
+            .map_or_else(|fault| Spoken::Lost { fault: fault.to_string() }, Spoken::Words),
+        _ => Spoken::Words(Vec::new()),
+    }
 }
 
 impl Serialize for Words<'_> {
@@ -329,9 +339,9 @@ impl Text for Words<'_> {
             }
             for (title, words) in [("ARG", &process.arguments), ("ENV", &process.environment)] {
                 match words {
-                    Some(words) if words.is_empty() => row!(screen, "{title}: (none)")?,
-                    Some(words) => row!(screen, "{title}: {}", words.join(" "))?,
-                    None => row!(screen, "{title}: ({})", process.fault.as_deref().unwrap_or_default())?,
+                    Spoken::Words(words) if words.is_empty() => row!(screen, "{title}: (none)")?,
+                    Spoken::Words(words) => row!(screen, "{title}: {}", words.join(" "))?,
+                    Spoken::Lost { fault } => row!(screen, "{title}: ({fault})")?,
                 }
             }
         }
@@ -340,12 +350,11 @@ impl Text for Words<'_> {
 }
 
 /// NUL-separated words of user memory.
-fn words_at(kernel: &Kernel, task: &Task, at: u64, len: u64) -> Result<Vec<String>, String> {
+fn words_at(kernel: &Kernel, task: &Task, at: u64, len: u64) -> Result<Vec<String>, ReadFault> {
     let len = usize::try_from(len.min(ARGS_MAX)).unwrap_or(0);
     let mut bytes = vec![0; len];
     let space = kernel.task_space(task);
-    let read = space.map_or(Ok(0), |space| space.read(VirtAddr(at), &mut bytes));
-    let read = read.map_err(|fault| fault.to_string())?;
+    let read = space.map_or(Ok(0), |space| space.read(VirtAddr(at), &mut bytes))?;
     let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default()).into_owned();
     Ok(text.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
 }

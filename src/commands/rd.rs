@@ -107,7 +107,8 @@ struct Memory<'d> {
     unit: usize,
     text: bool,
     symbols: bool,
-    stop_at_nul: bool,
+    /// Whether it is text that ends where it ends.
+    open_end: bool,
     /// Why not all of it could be read.
     fault: Cell<Option<ReadFault>>,
 }
@@ -143,7 +144,7 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         unit,
         text: args.text,
         symbols: args.symbols,
-        stop_at_nul: args.text && args.count.is_none() && end.is_none(),
+        open_end: args.text && args.count.is_none() && end.is_none(),
         fault: Cell::new(None),
     };
     Ok(memory.into())
@@ -168,16 +169,21 @@ impl Memory<'_> {
         (buf.get(..got).unwrap_or_default(), fault)
     }
 
-    /// Hands all bytes to `take`, so many at once. What is text ends at the first
-    /// byte that is none, and a fault behind that does not matter.
-    fn each(&self, at_once: usize, take: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+    /// Hands all bytes to `take`, so many at once. Text of unknown length stops at a
+    /// byte that `ends` it, and a fault behind that does not matter.
+    fn each(
+        &self,
+        at_once: usize,
+        ends: fn(&u8) -> bool,
+        take: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let end = self.start.saturating_add(self.len);
         let (mut at, mut buf) = (self.start, [0; 4096]);
         while at < end {
             self.context.check()?;
             let want = usize::try_from(end - at).unwrap_or(at_once).min(at_once);
             let (bytes, fault) = self.read(at, buf.get_mut(..want).unwrap_or_default());
-            let stop = bytes.iter().position(|b| !(0x20..0x7f).contains(b)).filter(|_| self.stop_at_nul);
+            let stop = bytes.iter().position(ends).filter(|_| self.open_end);
             let bytes = bytes.get(..stop.unwrap_or(bytes.len())).unwrap_or_default();
             if !bytes.is_empty() {
                 take(at, bytes)?;
@@ -217,14 +223,19 @@ impl Memory<'_> {
     }
 }
 
+fn is_printable(byte: &u8) -> bool {
+    (0x20..0x7f).contains(byte)
+}
+
 fn ascii(bytes: &[u8]) -> String {
-    bytes.iter().map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '.' }).collect()
+    bytes.iter().map(|b| if is_printable(b) { char::from(*b) } else { '.' }).collect()
 }
 
 impl Text for Memory<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         let at_once = if self.text { 60 } else { 16 };
-        self.each(at_once, &mut |at, bytes| self.row(at, bytes, screen))
+        // As crash: at what is not printable.
+        self.each(at_once, |b| !is_printable(b), &mut |at, bytes| self.row(at, bytes, screen))
     }
 
     fn failure(&self) -> Option<String> {
@@ -249,7 +260,7 @@ impl fmt::Display for Digits<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut written = Ok(());
         // What ends it else is the end of patience, and no error of the writer.
-        let _ = self.0.each(4096, &mut |_, bytes| {
+        let _ = self.0.each(4096, |&b| b == 0, &mut |_, bytes| {
             written = f.write_str(&hex::encode(bytes));
             written.map_err(|_| CommandError::given_up())
         });

@@ -190,7 +190,10 @@ impl Text for Search<'_> {
                 }
                 Ok(row!(screen)?)
             }
-            (Told::Aside(text), Some(beside)) => Ok(beside(&text)),
+            (Told::Aside(text), Some(beside)) => {
+                beside(&text);
+                Ok(())
+            }
             (Told::Aside(text), None) => {
                 row!(screen, "({text})")?;
                 Ok(screen.flush()?)
@@ -216,7 +219,10 @@ impl Serialize for Search<'_> {
                 written = list.serialize_element(&hit);
                 if written.is_ok() { Ok(()) } else { Err(CommandError::given_up()) }
             }
-            Told::Aside(text) => Ok(self.context.progress.map_or((), |beside| beside(&text))),
+            Told::Aside(text) => {
+                self.context.progress.iter().for_each(|beside| beside(&text));
+                Ok(())
+            }
         });
         written?;
         searched.map_err(S::Error::custom)?;
