@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::select;
 use super::{CommandError, Context, Result};
 use crate::addr::VirtAddr;
+use crate::arch::Register;
 use crate::linux::{Kernel, Task, registers};
 use crate::memory::paging::PageTables;
 use crate::number;
@@ -20,28 +21,37 @@ pub(super) const HELP: &str = "An address is a symbol, `$` and a register of the
 
 /// The address that a word names in a vmcore.
 pub(super) fn of_kernel(kernel: &Kernel, context: Context<'_>, word: &str) -> Result<VirtAddr> {
-    parse(word, |name| match name.strip_prefix('$') {
-        Some(register) => {
-            let task = select::current(kernel, context)?;
-            let regs = match register.strip_prefix("user_") {
-                Some(register) => registers::user(kernel, task).and_then(|r| r.value(register)),
-                None => registers::of(kernel, task).value(register),
-            };
-            regs.map(Some).ok_or_else(|| unknown(name, task.pid))
-        }
-        None => Ok(super::sym::named(kernel, name).next().map(|(s, ..)| s.address)),
+    parse(word, |name| {
+        let Some(named) = name.strip_prefix('$') else {
+            return Ok(super::sym::named(kernel, name).next().map(|(s, ..)| s.address));
+        };
+        let task = select::current(kernel, context)?;
+        let value = match named.strip_prefix("user_") {
+            Some(named) => register(named).and_then(|r| registers::user(kernel, task)?.get(r)),
+            None => register(named).and_then(|r| registers::of(kernel, task).get(r)),
+        };
+        value.map(Some).ok_or_else(|| unknown(name, task.pid))
     })
 }
 
 /// The address that a word names in a process core.
 pub(super) fn of_process(process: &Process, context: Context<'_>, word: &str) -> Result<VirtAddr> {
     parse(word, |name| {
-        let Some(register) = name.strip_prefix('$') else { return Ok(None) };
+        let Some(named) = name.strip_prefix('$') else { return Ok(None) };
         let thread = super::process::thread(process, context.thread)?;
-        let regs = process.general_regs(thread);
-        let value = regs.and_then(|regs| super::process::register(&regs, register));
+        let value = register(named).and_then(|r| process.general_regs(thread)?.get(r));
         value.map(Some).ok_or_else(|| unknown(name, thread.tid))
     })
+}
+
+/// A register by gdb's names.
+fn register(name: &str) -> Option<Register> {
+    match name {
+        "pc" => Some(Register::Rip),
+        "sp" => Some(Register::Rsp),
+        "fp" => Some(Register::Rbp),
+        _ => Register::ALL.iter().find(|r| r.name() == name).copied(),
+    }
 }
 
 fn unknown(register: &str, id: u32) -> CommandError {

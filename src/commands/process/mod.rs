@@ -7,7 +7,6 @@ pub(super) mod sys;
 pub(super) mod verify;
 pub(super) mod why;
 
-use crate::dump::notes::GeneralRegs;
 use crate::hex;
 use crate::process::Process;
 use crate::process::core_file::ThreadNotes;
@@ -82,31 +81,6 @@ pub(super) fn thread(process: &Process, selected: Option<u32>) -> Result<&Thread
         .and_then(|tid| process.thread(tid))
         .or_else(|| process.threads().first())
         .ok_or_else(|| CommandError::failed("the core has no threads"))
-}
-
-/// A register by gdb's name.
-pub(super) fn register(regs: &GeneralRegs, name: &str) -> Option<u64> {
-    let value = match name {
-        "rax" => regs.rax,
-        "rbx" => regs.rbx,
-        "rcx" => regs.rcx,
-        "rdx" => regs.rdx,
-        "rsi" => regs.rsi,
-        "rdi" => regs.rdi,
-        "rbp" => regs.rbp,
-        "rsp" | "sp" => regs.rsp,
-        "r8" => regs.r8,
-        "r9" => regs.r9,
-        "r10" => regs.r10,
-        "r11" => regs.r11,
-        "r12" => regs.r12,
-        "r13" => regs.r13,
-        "r14" => regs.r14,
-        "r15" => regs.r15,
-        "rip" | "pc" => regs.rip,
-        _ => return None,
-    };
-    Some(value)
 }
 
 /// Bytes as `48 8b 07`.
