@@ -104,11 +104,7 @@ fn walk<'d>(kernel: &'d Kernel, space: &PageTables, addr: VirtAddr) -> Walk<'d> 
         fault: there.err().map(|f| f.to_string()),
         levels: steps
             .iter()
-            .map(|s| Level {
-                level: levels.name(s.level),
-                entry: s.at,
-                value: format!("{:#x}", s.entry.0),
-            })
+            .map(|s| Level { level: levels.name(s.level), entry: s.at, value: format!("{:#x}", s.entry.0) })
             .collect(),
         more: More { kernel, user: addr.0 < kernel.user_limit(), steps, end },
     }

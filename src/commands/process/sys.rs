@@ -182,6 +182,5 @@ fn page_warning(process: &Process, pc: u64, warnings: &mut Vec<String>) -> Optio
     let (file, range) = process.file_at(pc)?;
     let mut code = [0; CODE];
     let found = file.served()?;
-    found.fill(range.offset + (pc - range.start), &mut code)
-        .then(|| with_instruction(&code, pc, "file"))
+    found.fill(range.offset + (pc - range.start), &mut code).then(|| with_instruction(&code, pc, "file"))
 }
