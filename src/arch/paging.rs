@@ -5,7 +5,7 @@
 //! and `pgtable_64.h` for what Linux makes of entries that are not present.
 
 use super::map::Levels;
-use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
+use crate::addr::{PAGE_SHIFT, PhysAddr, VirtAddr};
 use crate::bytes::u64_at;
 use crate::error::ReadFault;
 
@@ -122,9 +122,14 @@ impl Entry {
     }
 }
 
+/// How far the index into a table of `level` is from the bottom of an address.
+const fn shift(level: u8) -> u32 {
+    PAGE_SHIFT + 9 * (level.saturating_sub(1) as u32)
+}
+
 /// Bytes that one entry of a table of `level` covers.
-fn span(level: u8) -> u64 {
-    PAGE_SIZE << (9 * u32::from(level.saturating_sub(1)))
+const fn span(level: u8) -> u64 {
+    1 << shift(level)
 }
 
 /// Where a virtual address ends up.
@@ -151,7 +156,7 @@ pub fn walk(
     }
     let mut table = root;
     for level in (1..=paging.levels.count()).rev() {
-        let at = PhysAddr(table.0 + addr.0 / span(level) % 512 * 8);
+        let at = PhysAddr(table.0 + (addr.0 >> shift(level) & 0x1ff) * 8);
         let word = read(level, at).ok_or(ReadFault::PageTable { addr: addr.0, level, phys: at.0 })?;
         let entry = Entry(word);
         match entry.target(level, paging) {

@@ -1,0 +1,30 @@
+//! Page tables of any words: the way down, and along.
+#![no_main]
+
+use corestub::addr::{PhysAddr, VirtAddr};
+use corestub::arch::Levels;
+use corestub::arch::paging::{Paging, Runs, walk};
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let read = |at: PhysAddr, buf: &mut [u8]| {
+        // Low frames only, so that tables find each other.
+        let rest = bytes.get((at.0 & 0xffff) as usize..).unwrap_or_default();
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        len
+    };
+    let start = VirtAddr(bytes.iter().rev().take(8).fold(0, |v, &b| v << 8 | u64::from(b)));
+    for levels in [Levels::Four, Levels::Five] {
+        let paging = Paging { levels, sme_mask: 0 };
+        let _ = walk(paging, PhysAddr(0), start, |_, at| {
+            let mut word = [0; 8];
+            (read(at, &mut word) == 8).then(|| u64::from_le_bytes(word))
+        });
+        let mut next = start;
+        for run in Runs::new(paging, PhysAddr(0), start, VirtAddr(u64::MAX), read).take(3) {
+            assert_eq!(run.start, next);
+            let _ = run.to.map(|mapping| (mapping.entry.flags(true), mapping.entry.swap()));
+            next = VirtAddr(run.last.0.wrapping_add(1));
+        }
+    }
+});
