@@ -232,7 +232,9 @@ fn run(asker: &Asker, dump: &Path) -> (usize, Vec<String>) {
                         let mut diff =
                             format!("{} lines for {}\n", text.lines().count(), right.lines().count());
                         pairs.take(5).for_each(|(a, b)| _ = writeln!(diff, "- {a}\n+ {b}"));
-                        wrong.lock().unwrap().push(format!("{} seed {seed} {stops:?}\n{diff}", asker.name));
+                        let told = format!("{} seed {seed} {stops:?}\n{diff}", asker.name);
+                        eprintln!("{told}");
+                        wrong.lock().unwrap().push(told);
                     }
                 }
             });

@@ -135,9 +135,29 @@ fn enclose(out: &mut Vec<u8>, mark: u8, payload: &[u8]) {
     push_hex(out, sum);
 }
 
-/// Whether a byte of binary data must be escaped.
+/// Whether a byte of binary data is escaped. The first four must be. The others
+/// would mean something in the second half of a frame whose first half gdb has
+/// dropped: a notification, acknowledgements.
 fn special(byte: u8) -> bool {
-    matches!(byte, b'#' | b'$' | b'}' | b'*')
+    matches!(byte, b'#' | b'$' | b'}' | b'*') || meaningful(byte)
+}
+
+fn meaningful(byte: u8) -> bool {
+    matches!(byte, b'%' | b'+' | b'-')
+}
+
+/// Escapes what [`escape`] does and gdbstub does not, from `start` on.
+pub(crate) fn escape_more(reply: &[u8], start: usize) -> Vec<u8> {
+    let (head, data) = reply.split_at_checked(start).unwrap_or((reply, &[]));
+    let mut out = Vec::with_capacity(reply.len() + reply.len() / 32);
+    out.extend_from_slice(head);
+    for &byte in data {
+        match meaningful(byte) {
+            true => out.extend_from_slice(&[b'}', byte ^ 0x20]),
+            false => out.push(byte),
+        }
+    }
+    out
 }
 
 /// Appends `data`, escaped.
@@ -268,6 +288,7 @@ mod tests {
         frame(&mut framed, &out);
         assert_eq!(events(&framed), vec![good(b"a#$}*b")]);
         assert_eq!(fits_escaped(b"a#$b", 4), 2);
+        assert_eq!(escape_more(b"F-1;a}\x03-%", 4), b"F-1;a}\x03}\x0d}\x05");
     }
 
     #[test]

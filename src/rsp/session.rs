@@ -133,7 +133,13 @@ impl Session {
             Some(Stop::Closed) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Some(Stop::Interrupt) | None => {}
         }
-        payload(&captured).map(|reply| Some(reply.to_vec())).ok_or_else(lost)
+        let reply = payload(&captured).ok_or_else(lost)?;
+        let start = match packet {
+            [b'q', b'X', ..] => 1,
+            [b'v', ..] => reply.iter().position(|&b| b == b';').map_or(reply.len(), |at| at + 1),
+            _ => reply.len(),
+        };
+        Ok(Some(frame::escape_more(reply, start)))
     }
 }
 
