@@ -36,10 +36,10 @@ fn kallsyms_by_content_in_a_filtered_dump() {
         let stext = kernel.symbol("_stext").unwrap();
         let image = [(stext, kernel.symbol("_end").unwrap().0 - stext.0)];
         for known in [Some(stext.0), None] {
-            let found = kallsyms_scan::find_and_read(kernel.space().as_ref(), &image, known, false).unwrap();
+            let found = kallsyms_scan::find_and_read(kernel.space(), &image, known, false).unwrap();
             assert!(found.iter().eq(kernel.symbols().iter()), "{release}");
         }
-        let nowhere = kallsyms_scan::find(kernel.space().as_ref(), &[(VirtAddr(0), 1 << 20)], None, false);
+        let nowhere = kallsyms_scan::find(kernel.space(), &[(VirtAddr(0), 1 << 20)], None, false);
         assert!(nowhere.unwrap_err().contains("no kallsyms token table"));
     }
 }

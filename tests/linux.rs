@@ -9,7 +9,6 @@ use std::sync::Arc;
 use corestub::addr::{PhysAddr, VirtAddr};
 use corestub::dump::Vmcore;
 use corestub::linux::{Kernel, Options};
-use corestub::memory::AddressSpace;
 use tempfile::TempDir;
 
 use crate::support;
@@ -44,7 +43,7 @@ impl Patient {
         let file = File::options().read(true).write(true).open(&self.path).unwrap();
         let mut before = Vec::new();
         for (addr, bytes) in writes {
-            for at in self.offsets(self.healthy.space().translate(*addr).unwrap()) {
+            for at in self.offsets(self.healthy.tables().translate(*addr).unwrap()) {
                 let mut old = vec![0; bytes.len()];
                 file.read_exact_at(&mut old, at).unwrap();
                 file.write_all_at(bytes, at).unwrap();

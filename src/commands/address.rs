@@ -89,7 +89,7 @@ pub(super) fn space(
     addr: VirtAddr,
 ) -> Result<Arc<PageTables>> {
     if whose.kernel || !whose.user && addr.0 >= kernel.user_limit() {
-        return Ok(kernel.space().clone());
+        return Ok(kernel.tables().clone());
     }
     let task = task.map_or_else(|| select::current(kernel, context), Ok)?;
     kernel

@@ -9,7 +9,6 @@ use crate::commands::lines::Lines;
 use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks::{Kind, Stack};
 use crate::linux::{Kernel, Task};
-use crate::memory::AddressSpace;
 use crate::text::{Screen, put, row};
 use crate::unwind::{self, End, Frame, FrameKind, Trace};
 

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::answer::streamed;
 use super::{Answer, Command, CommandError, Context, Result, Text};
-use crate::linux::log::{self, Log, Record};
+use crate::linux::log::Record;
 use crate::linux::{Kernel, clock};
 use crate::text::{Screen, row};
 
@@ -62,7 +62,7 @@ struct Row<'a> {
 /// The log, or what of it was asked for.
 struct Shown<'d> {
     context: Context<'d>,
-    records: Vec<Record>,
+    records: Vec<&'d Record>,
     form: Form,
     lost: usize,
 }
@@ -70,21 +70,26 @@ struct Shown<'d> {
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
     let boot = if args.wall_clock { Some(boot(kernel)?) } else { None };
     let form = Form { boot, level: args.levels, caller: args.caller, text: args.text };
-    let Log { mut records, lost } = log::read(kernel).map_err(CommandError::Failed)?;
-    records.retain(|r| r.level.unwrap_or(0) <= args.level);
+    let log = kernel.log();
+    if let Some(why) = &log.missing {
+        return Err(CommandError::Failed(why.clone()));
+    }
+    let mut records: Vec<&Record> =
+        log.records.iter().filter(|r| r.level.unwrap_or(0) <= args.level).collect();
     records.drain(..records.len().saturating_sub(args.last.unwrap_or(usize::MAX)));
-    Ok(Shown { context, records, form, lost }.into())
+    Ok(Shown { context, records, form, lost: log.lost }.into())
 }
 
 impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
-        let row = |r| {
-            let Record { seq, time, level, facility, caller, text, .. }: &Record = r;
-            let (caller, text) = (caller.as_deref(), text.as_str());
-            Row { seq: *seq, ts_ns: *time, level: *level, facility: *facility, caller, text }
-        };
-        streamed(to, self.context, self.records.iter().map(row))
+        streamed(to, self.context, self.records.iter().copied().map(row))
     }
+}
+
+fn row(record: &Record) -> Row<'_> {
+    let Record { seq, time, level, facility, caller, text } = record;
+    let (caller, text) = (caller.as_deref(), text.as_str());
+    Row { seq: *seq, ts_ns: *time, level: *level, facility: *facility, caller, text }
 }
 
 impl Text for Shown<'_> {

@@ -118,7 +118,7 @@ fn gva2gpa(kernel: &Kernel, addr: &str, context: Context<'_>, screen: &mut Scree
     let addr = VirtAddr(number(addr)?);
     let task = context.task.and_then(|t| kernel.tasks().by_address(t));
     let user = task.filter(|_| addr.0 < kernel.user_limit()).and_then(|t| kernel.task_space(t));
-    match user.as_ref().unwrap_or_else(|| kernel.space()).translate(addr) {
+    match user.as_ref().unwrap_or_else(|| kernel.tables()).translate(addr) {
         Ok(phys) => row!(screen, "gpa: {:#x}", phys.0)?,
         Err(_) => row!(screen, "Unmapped")?,
     }
@@ -182,7 +182,7 @@ fn xp(kernel: &Kernel, format: &str, addr: Option<&str>, screen: &mut Screen<'_>
 
 /// All of `buf`, over the ends of pages.
 fn read(kernel: &Kernel, start: u64, buf: &mut [u8]) -> Result<(), ReadFault> {
-    let memory = kernel.space().memory();
+    let memory = kernel.tables().memory();
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
         done += memory.read_phys(PhysAddr(start.wrapping_add(done as u64)), rest)?.max(1);

@@ -350,7 +350,7 @@ impl Finder<'_, '_> {
 
     fn of_kernel(&mut self) -> Result<()> {
         let kernel = self.search.kernel;
-        let space = kernel.space();
+        let space = kernel.tables();
         let levels = space.paging().levels;
         let variable = |name| space.read_u64(kernel.symbol(name)?).ok();
         // Where RAM is mapped as a whole.

@@ -3,9 +3,8 @@
 use serde::Serialize;
 
 use super::{Answer, Command, Context, NoArguments, Result, Text};
-use crate::linux::log::{self, Log};
+use crate::linux::log;
 use crate::linux::{Kernel, Task, clock, taint, usage};
-use crate::memory::AddressSpace;
 use crate::text::{Screen, row};
 use crate::unwind;
 
@@ -26,8 +25,6 @@ struct Sys<'a> {
     kernel: &'a Kernel,
     #[serde(skip)]
     shown: Option<&'a Task>,
-    #[serde(skip)]
-    log: Log,
     release: String,
     version: String,
     machine: String,
@@ -68,7 +65,6 @@ fn shown(kernel: &Kernel) -> Option<&Task> {
 fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<Answer<'d>> {
     let uts = kernel.utsname();
     let task = shown(kernel);
-    let log = log::read(kernel).unwrap_or_default();
     let clock = clock::read(kernel);
     let files = kernel.debug_files();
     let taints = taint::of_kernel(kernel);
@@ -93,7 +89,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         taint: taints.map(taint::letters),
         kaslr_offset: format!("{:#x}", kernel.kaslr_offset()),
         phys_base: format!("{:#x}", kernel.phys_base()),
-        panic: log::panic_message(&log).map(str::to_owned),
+        panic: log::panic_message(kernel.log()).map(str::to_owned),
         pid: task.map(|t| t.pid),
         comm: task.map(|t| t.comm.as_str()),
         cpu: task.map(|t| t.cpu),
@@ -103,7 +99,6 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         symbols: kernel.symbols().origin(),
         types: kernel.types().origin(),
         unwind: unwind::origin(kernel),
-        log,
     };
     Ok(sys.into())
 }
@@ -166,8 +161,9 @@ impl Text for Sys<'_> {
                 &format!("{} elements of the task lists are not tasks", self.kernel.tasks().skipped),
             )?;
         }
-        if self.log.lost > 0 {
-            line("REMARK", &format!("{} records of the log are damaged or not in the dump", self.log.lost))?;
+        let lost = self.kernel.log().lost;
+        if lost > 0 {
+            line("REMARK", &format!("{lost} records of the log are damaged or not in the dump"))?;
         }
         Ok(())
     }

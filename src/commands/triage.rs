@@ -12,7 +12,6 @@ use crate::arch::Register;
 use crate::linux::log::{self, Log};
 use crate::linux::registers::{self, TaskRegisters};
 use crate::linux::{Kernel, Task, clock, taint};
-use crate::memory::AddressSpace;
 use crate::text::{Screen, put, row};
 use crate::unwind::{self, Frame, FrameKind, Trace};
 
@@ -105,7 +104,6 @@ struct Triage<'d> {
 struct More<'d> {
     kernel: &'d Kernel,
     context: Context<'d>,
-    log: Log,
     active: Vec<&'d Task>,
     blocked: Vec<&'d Task>,
     crashed: Option<&'d Task>,
@@ -115,7 +113,7 @@ struct More<'d> {
 }
 
 fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<Answer<'d>> {
-    let log = log::read(kernel).unwrap_or_default();
+    let log = kernel.log();
     let active: Vec<&Task> = super::select::active(kernel).into_iter().map(AsRef::as_ref).collect();
     let crashed = kernel.panic_task().map(AsRef::as_ref);
     let shown = crashed.or_else(|| active.first().copied());
@@ -126,17 +124,17 @@ fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<A
         kernel.tasks().all().iter().map(AsRef::as_ref).filter(|t: &&Task| t.state == 'D').collect();
     let taints = taint::of_kernel(kernel).unwrap_or(0);
     let triage = Triage {
-        panic: log::panic_message(&log).map(str::to_owned),
+        panic: log::panic_message(log).map(str::to_owned),
         release: kernel.utsname().release,
         pid: crashed.map(|t| t.pid),
         comm: crashed.map(|t| t.comm.as_str()),
         cpu: crashed.map(|t| t.cpu),
-        fault_address: crashed.and_then(|_| fault_address(&log, exception.as_deref())).map(VirtAddr),
+        fault_address: crashed.and_then(|_| fault_address(log, exception.as_deref())).map(VirtAddr),
         exception,
         culprit: crashed.and(trace).and_then(|t| culprit(kernel, t)),
         taint: taint::letters(taints),
         blocked: blocked.len(),
-        more: More { kernel, context, log, active, blocked, crashed, shown, taints },
+        more: More { kernel, context, active, blocked, crashed, shown, taints },
     };
     Ok(triage.into())
 }
@@ -155,7 +153,7 @@ impl Text for Triage<'_> {
             let groups = bt::collapse(kernel, blocked, *context)?;
             bt::write_groups(kernel, &groups, screen)?;
         }
-        Ok(last_words(&self.more.log, screen)?)
+        Ok(last_words(kernel.log(), screen)?)
     }
 }
 

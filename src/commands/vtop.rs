@@ -14,7 +14,6 @@ use crate::dump::PhysicalMemory;
 use crate::error::ReadFault;
 use crate::linux::Kernel;
 use crate::linux::object::Object;
-use crate::memory::AddressSpace;
 use crate::memory::paging::{PageTables, Step};
 use crate::text::{Screen, row};
 
@@ -131,7 +130,7 @@ impl Text for Walk<'_> {
         row!(screen, "{:<title$}  {:<16}", "VIRTUAL", "PHYSICAL")?;
         row!(screen, "{:<width$x}  {physical:<16}", self.address.0)?;
         row!(screen)?;
-        let top = kernel.space().paging().levels.count();
+        let top = kernel.tables().paging().levels.count();
         for (step, level) in steps.iter().zip(&self.levels) {
             if step.level == top && !user {
                 // crash's words for the kernel's own top table.

@@ -17,7 +17,6 @@ use crate::image::files::VirtualFile;
 use crate::image::skeleton::{Section, SectionKind};
 use crate::image::{self, Image, KernelParts, ModuleParts};
 use crate::linux::{Kernel, Module, registers, tasks};
-use crate::memory::AddressSpace;
 
 /// Name of the exec-file.
 pub(super) const EXEC: &str = "/kernel/vmlinux";

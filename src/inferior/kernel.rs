@@ -123,7 +123,7 @@ impl Inferior for KernelInferior {
     }
 
     fn read_physical(&self, addr: u64, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        let memory = self.kernel.space().memory();
+        let memory = self.kernel.tables().memory();
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
             match memory.read_phys(PhysAddr(addr.wrapping_add(done as u64)), rest) {

@@ -144,7 +144,7 @@ fn cpus(kernel: &Kernel) -> String {
 
 fn messages(kernel: &Kernel) -> String {
     let mut table = Table::new("log");
-    for record in kernel.log().map_or(&[][..], |log| &log.records) {
+    for record in &kernel.log().records {
         let time = record.time.map(|ns| format!("{}.{:06}", ns / 1_000_000_000, ns % 1_000_000_000 / 1000));
         table.row(&[
             ("time", &time.unwrap_or_default()),

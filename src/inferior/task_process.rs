@@ -15,7 +15,6 @@ use crate::commands::{self, Subject};
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 use crate::linux::{Kernel, Task, registers};
-use crate::memory::AddressSpace;
 
 /// A thread group that has a user side.
 pub(super) struct TaskProcess {

@@ -48,7 +48,7 @@ fn build_id(kernel: &Kernel) -> Option<BuildId> {
         return Some(id);
     }
     let (start, stop) = (kernel.symbol("__start_notes")?, kernel.symbol("__stop_notes")?);
-    in_memory(kernel.space().as_ref(), start, stop)
+    in_memory(kernel.space(), start, stop)
 }
 
 /// The build-id of a running kernel: in the notes from `start` to `stop`.

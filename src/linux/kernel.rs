@@ -33,7 +33,7 @@ struct Kept {
     panic_task: OnceLock<Option<Arc<Task>>>,
     modules: OnceLock<Vec<Module>>,
     module_symbols: OnceLock<Vec<SymbolTable>>,
-    log: OnceLock<Result<Log, String>>,
+    log: OnceLock<Log>,
     stacks: OnceLock<stacks::Stacks>,
     orc: OnceLock<orc::OrcTables>,
     debug_files: OnceLock<debug_files::DebugFiles>,
@@ -89,9 +89,9 @@ impl Kernel {
         self.opened.phys_base
     }
 
-    /// The kernel's own address space.
+    /// The kernel's own page tables.
     #[must_use]
-    pub fn space(&self) -> &Arc<PageTables> {
+    pub fn tables(&self) -> &Arc<PageTables> {
         &self.opened.tables
     }
 
@@ -139,9 +139,10 @@ impl Kernel {
         Some((self.modules().get(i)?, self.module_symbols().get(i)?))
     }
 
-    /// The kernel's log. Read at first use; `Err` says what is missing.
-    pub fn log(&self) -> Result<&Log, &str> {
-        self.kept.log.get_or_init(|| log::read(self)).as_ref().map_err(String::as_str)
+    /// The kernel's log. Read at first use.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        self.kept.log.get_or_init(|| log::read(self))
     }
 
     /// The IRQ, exception and entry stacks of the CPUs. Read at first use.

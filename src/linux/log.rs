@@ -43,17 +43,20 @@ pub struct Log {
     pub records: Vec<Record>,
     /// Records that are damaged or not in the dump.
     pub lost: usize,
+    /// Why there are no records at all.
+    pub missing: Option<String>,
 }
 
-/// Reads the log. `Err` says what is missing.
-pub(crate) fn read(view: &View) -> Result<Log, String> {
-    if view.symbol("prb").is_some() {
-        return lockless(view).ok_or_else(|| "the printk ring (prb) cannot be read".to_owned());
-    }
-    if view.symbol("log_first_idx").is_some() {
-        return records(view).ok_or_else(|| "the printk record buffer cannot be read".to_owned());
-    }
-    flat(view).ok_or_else(|| "there is no log buffer that is known".to_owned())
+/// Reads the log.
+pub(super) fn read(view: &View) -> Log {
+    let log = if view.symbol("prb").is_some() {
+        lockless(view).ok_or("the printk ring (prb) cannot be read")
+    } else if view.symbol("log_first_idx").is_some() {
+        records(view).ok_or("the printk record buffer cannot be read")
+    } else {
+        flat(view).ok_or("there is no log buffer that is known")
+    };
+    log.unwrap_or_else(|missing| Log { missing: Some(missing.to_owned()), ..Log::default() })
 }
 
 fn word(view: &View, symbol: &str) -> Option<u64> {
@@ -219,7 +222,7 @@ fn flat(view: &View) -> Option<Log> {
             Record { seq: None, time, level, facility: None, caller: None, text: text.to_owned() }
         })
         .collect();
-    Some(Log { records, lost: 0 })
+    Some(Log { records, ..Log::default() })
 }
 
 /// Nanoseconds of `12.345678`.
@@ -272,7 +275,8 @@ mod tests {
             caller: None,
             text: text.to_owned(),
         };
-        let mut log = Log { records: vec![record("Oops: 0000 [#1]\nmore"), record("nothing")], lost: 0 };
+        let mut log =
+            Log { records: vec![record("Oops: 0000 [#1]\nmore"), record("nothing")], ..Log::default() };
         assert_eq!(panic_message(&log), Some("Oops: 0000 [#1]"));
         log.records.push(record("Kernel panic - not syncing: Fatal exception"));
         assert_eq!(panic_message(&log), Some("Kernel panic - not syncing: Fatal exception"));

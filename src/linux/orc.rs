@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Kernel;
 use crate::addr::VirtAddr;
 use crate::debuginfo::orc::{Layout, OrcEntry, OrcTable};
-use crate::memory::AddressSpace;
 
 /// Most rows that are read (a kernel with everything built in has 2 million).
 const MAX_ROWS: u64 = 1 << 23;

@@ -73,7 +73,7 @@ pub fn of(kernel: &Kernel, task: &Task) -> TaskRegisters {
         // What the CPU would load: the task's own tables, or the kernel's.
         let root = match task.mm {
             Some(_) => kernel.task_space(task).map(|s| s.root().0),
-            None => Some(kernel.space().root().0),
+            None => Some(kernel.tables().root().0),
         };
         regs.values.set(Register::Cr3, root);
     }

@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use super::object::Object;
 use super::{Kernel, Task, View};
 use crate::addr::{PAGE_SIZE, VirtAddr};
-use crate::memory::AddressSpace;
 
 /// Nodes that are believed (`MAX_NUMNODES` is at most 1024).
 const MAX_NODES: u64 = 1024;

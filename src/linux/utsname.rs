@@ -4,7 +4,6 @@ use super::Kernel;
 use crate::addr::VirtAddr;
 use crate::bytes::cstr;
 pub use crate::dump::Utsname;
-use crate::memory::AddressSpace;
 
 /// `struct new_utsname`: six fields of this many bytes.
 const FIELD: usize = 65;

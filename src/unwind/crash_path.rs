@@ -12,7 +12,6 @@ use crate::bytes::u64_at;
 use crate::linux::registers::{self, Source};
 use crate::linux::stacks::{self, Kind};
 use crate::linux::{Kernel, Task};
-use crate::memory::AddressSpace;
 
 /// Where a CPU of a crashing kernel ends: the panicking one, and those it stops
 /// (`arch/x86/kernel/crash.c`, `arch/x86/kernel/reboot.c`).
