@@ -126,3 +126,5 @@ need_cargo() {
 BUILD_NEEDS=(gcc=cc libc6-dev=/usr/include/stdio.h gdb=gdb)
 LAB_NEEDS=(cpio=cpio zstd=zstd xz-utils=xz kmod=depmod e2fsprogs=debugfs gcc=gcc libc6-dev=/usr/include/stdio.h make=make
 	binutils=objcopy libelf1=/usr/lib/x86_64-linux-gnu/libelf.so.1 python3=/usr/bin/python3)
+# the lab unpacks QEMU where root cannot install it; who cannot install is to be told all at once
+[ "$(id -u)" = 0 ] || LAB_NEEDS+=(qemu-system-x86=qemu-system-x86_64)

@@ -94,10 +94,12 @@ next_tools() {
 	[ ! -e "$n/.done" ] || return 0
 	[ "$SUITE" = bookworm ] || return 0
 	mkdir -p "$n/apt/parts" "$n/apt/lists" "$n/apt/cache/archives/partial"
-	for f in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
+	for f in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do # one has many suites a line, the other a line a suite
 		[ -e "$f" ] || continue
-		sed "s/$SUITE-updates//; s/$SUITE/$next/g" "$f" > "$n/apt/parts/$(basename "$f")"
-		case $f in *.list) mv "$n/apt/parts/$(basename "$f")" "$n/apt/parts/main.list" ;; esac
+		case $f in
+		*.list) sed "/$SUITE-updates/d; s/$SUITE/$next/g" "$f" > "$n/apt/parts/main.list" ;;
+		*) sed "s/$SUITE-updates//; s/$SUITE/$next/g" "$f" > "$n/apt/parts/debian.sources" ;;
+		esac
 	done
 	local APT_FROM=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$n/apt/parts" -o "Dir::State::lists=$n/apt/lists" -o "Dir::Cache=$n/apt/cache")
 	logged apt_get "${APT_FROM[@]}" update || die "the package lists of $next cannot be had; see $APT_LOG"
