@@ -36,7 +36,7 @@ ruff:
 
 # Documentation without dead links
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 
 # Licences, bans, sources and advisories of the crates (cargo install cargo-deny)
 deny:

@@ -2,10 +2,10 @@
 //!
 //! ORC tells for each instruction where the caller's stack pointer, rbp and
 //! return address are, also across the switches between task, IRQ and exception
-//! stacks (`orc` has the rules). A few functions have no ORC; `__crash_kexec`,
-//! which stands on the stack of every panic, is one of them (`scan`). A kernel
+//! stacks ([`orc`] has the rules). A few functions have no ORC; `__crash_kexec`,
+//! which stands on the stack of every panic, is one of them ([`scan`]). A kernel
 //! built without ORC (before 4.14, or by choice) keeps frame pointers instead
-//! (`frame_pointers`).
+//! ([`frame_pointers`]).
 //!
 //! Every walk is bounded: [`FRAMES_MAX`] frames, and within one stack each frame
 //! lies above the one before. Source of the rules: `arch/x86/kernel/unwind_orc.c`,
