@@ -9,7 +9,6 @@ use std::sync::LazyLock;
 use corestub::addr::VirtAddr;
 use corestub::dump::Vmcore;
 use corestub::linux::{Kernel, Options};
-use corestub::memory::AddressSpace;
 use corestub::unwind;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
