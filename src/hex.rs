@@ -1,18 +1,25 @@
 //! Bytes as pairs of hexadecimal digits, and back.
 
-/// `bytes` as hexadecimal digits.
-pub(crate) fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
+/// Appends `bytes` as hexadecimal digits.
+pub(crate) fn push(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    out.reserve(bytes.len() * 2);
     for byte in bytes {
         for digit in [byte >> 4, byte & 15] {
-            text.extend(char::from_digit(digit.into(), 16));
+            out.extend(DIGITS.get(usize::from(digit)));
         }
     }
-    text
+}
+
+/// `bytes` as hexadecimal digits.
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    let mut digits = Vec::new();
+    push(&mut digits, bytes);
+    // They are ASCII.
+    String::from_utf8(digits).unwrap_or_default()
 }
 
 /// The bytes that pairs of hexadecimal digits (and nothing else) spell.
-#[allow(dead_code, reason = "the protocol's own reader of hex is to become this one")]
 pub(crate) fn decode(digits: &[u8]) -> Option<Vec<u8>> {
     let (pairs, rest) = digits.as_chunks::<2>();
     if !rest.is_empty() {
@@ -22,7 +29,6 @@ pub(crate) fn decode(digits: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The value of one hexadecimal digit.
-#[allow(dead_code, reason = "the protocol's own reader of hex is to become this one")]
 pub(crate) fn digit(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }

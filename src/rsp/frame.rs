@@ -5,6 +5,8 @@
 //! is escaped with `}` (the next byte was xored with 0x20) and summed before it
 //! is unescaped. Run-length coding is never sent.
 
+use crate::hex;
+
 /// Longest frame body that is taken from a client, before unescaping. It is
 /// twice what [`PACKET_SIZE`] invites.
 pub(crate) const FRAME_CAP: usize = 0x2_0000;
@@ -101,7 +103,7 @@ impl Framer {
             (State::Sum(Some(high)), low) => {
                 self.state = State::Between;
                 let sum = self.body.iter().fold(0u8, |sum, b| sum.wrapping_add(*b));
-                let said = nibble(high).zip(nibble(low)).map(|(h, l)| h << 4 | l);
+                let said = hex::digit(high).zip(hex::digit(low)).map(|(h, l)| h << 4 | l);
                 let body = unescape(&self.body);
                 self.body.clear();
                 return Some(Event::Packet { body, good: said == Some(sum) });
@@ -132,7 +134,7 @@ fn enclose(out: &mut Vec<u8>, mark: u8, payload: &[u8]) {
     out.push(mark);
     out.extend_from_slice(payload);
     out.push(b'#');
-    push_hex(out, sum);
+    hex::push(out, &[sum]);
 }
 
 /// Whether a byte of binary data is escaped. The first four must be. The others
@@ -194,45 +196,12 @@ fn unescape(raw: &[u8]) -> Vec<u8> {
     out
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
-}
-
-/// Appends two hexadecimal digits.
-pub(crate) fn push_hex(out: &mut Vec<u8>, byte: u8) {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    for digit in [byte >> 4, byte & 15] {
-        out.extend(DIGITS.get(usize::from(digit)));
-    }
-}
-
-/// `bytes` as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() * 2);
-    bytes.iter().for_each(|b| push_hex(&mut out, *b));
-    out
-}
-
 /// The number that 1 to 16 hexadecimal digits (and nothing else) spell.
 pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 16 {
         return None;
     }
-    digits.iter().try_fold(0u64, |value, d| Some(value << 4 | u64::from(nibble(*d)?)))
-}
-
-/// The bytes that pairs of hexadecimal digits spell.
-pub(crate) fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let (pairs, rest) = digits.as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|[h, l]| Some(nibble(*h)? << 4 | nibble(*l)?)).collect()
+    digits.iter().try_fold(0u64, |value, d| Some(value << 4 | u64::from(hex::digit(*d)?)))
 }
 
 #[cfg(test)]
@@ -297,8 +266,6 @@ mod tests {
         assert_eq!(number(b"10000000000000000"), None);
         assert_eq!(number(b""), None);
         assert_eq!(number(b"-1"), None);
-        assert_eq!(unhex(b"0a0"), None);
-        assert_eq!(unhex(b"0aFf"), Some(vec![10, 255]));
     }
 
     proptest! {

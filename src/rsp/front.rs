@@ -20,6 +20,7 @@ use super::served::{self, Served};
 use super::signal;
 use super::state::State;
 use crate::addr::VirtAddr;
+use crate::hex;
 use crate::inferior::{Inferior, Tid};
 
 /// What a refused read is told as.
@@ -107,8 +108,8 @@ impl State {
         match name {
             b"qSupported" => self.supported(args),
             b"qXfer" => self.transfer(args),
-            b"qRcmd" => match frame::unhex(args) {
-                Some(line) => Answer::pass([b"qRcmd,".as_slice(), &frame::hex(&line)].concat(), 0),
+            b"qRcmd" => match hex::decode(args) {
+                Some(line) => Answer::pass([b"qRcmd,".as_slice(), hex::encode(&line).as_bytes()].concat(), 0),
                 None => Answer::error(),
             },
             b"qOffsets" if self.options.qemu_dialect => Answer::empty(),
@@ -265,7 +266,7 @@ impl State {
             None => return Answer::error(),
         };
         let cut = text.as_bytes().get(..PIECE).unwrap_or(text.as_bytes());
-        Answer::Reply(frame::hex(cut))
+        Answer::text(hex::encode(cut))
     }
 
     /// `qGetTLSAddr:THREAD,OFFSET,LINK-MAP`
@@ -383,7 +384,7 @@ impl State {
             };
         };
         if !binary {
-            return Answer::Reply(frame::hex(read));
+            return Answer::text(hex::encode(read));
         }
         let mut reply = b"b".to_vec();
         frame::escape(&mut reply, read);

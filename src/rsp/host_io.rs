@@ -17,10 +17,11 @@ use gdbstub::target::ext::host_io::{
 };
 
 use super::answer::{Answer, split};
-use super::frame::{self, number};
+use super::frame::number;
 use super::open_files::{LONGEST_READ, Open};
 use super::served::Served;
 use super::state::State;
+use crate::hex;
 use crate::inferior::{FileError, Inferior};
 
 /// Longest path that is looked up (PATH_MAX).
@@ -40,12 +41,12 @@ impl State {
         let mut next = || fields.next();
         let passed = match operation {
             b"open" => (|| {
-                let (path, flags, _mode) = (frame::unhex(next()?)?, number(next()?)?, number(next()?)?);
+                let (path, flags, _mode) = (hex::decode(next()?)?, number(next()?)?, number(next()?)?);
                 Some(match Self::path(&path) {
                     _ if flags & WRITING != 0 => Err(HostIoErrno::EROFS),
                     Err(errno) => Err(errno),
                     // Other flags mean nothing here, and gdbstub knows only some.
-                    Ok(path) => Ok(format!("vFile:open:{},0,0", hex_text(path))),
+                    Ok(path) => Ok(format!("vFile:open:{},0,0", hex::encode(path.as_bytes()))),
                 })
             })(),
             b"pread" => (|| {
@@ -59,8 +60,8 @@ impl State {
                 Some(Ok(format!("vFile:{operation}:{fd:x}")))
             })(),
             b"readlink" => (|| {
-                let path = frame::unhex(next()?)?;
-                Some(Self::path(&path).map(|path| format!("vFile:readlink:{}", hex_text(path))))
+                let path = hex::decode(next()?)?;
+                Some(Self::path(&path).map(|path| format!("vFile:readlink:{}", hex::encode(path.as_bytes()))))
             })(),
             b"setfs" => (|| Some(Ok(format!("vFile:setfs:{:x}", number(next()?)?))))(),
             b"pwrite" | b"unlink" => Some(Err(HostIoErrno::EROFS)),
@@ -107,10 +108,6 @@ impl State {
         }
         Err(if denied { HostIoErrno::EACCES } else { HostIoErrno::ENOENT })
     }
-}
-
-fn hex_text(path: &str) -> String {
-    frame::hex(path.as_bytes()).iter().map(|b| char::from(*b)).collect()
 }
 
 impl HostIo for State {
