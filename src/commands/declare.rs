@@ -1,7 +1,7 @@
 //! A command as it is declared, once: the shell and `monitor` parse with it, and
 //! `--help`, `monitor help`, completions and man pages show it.
 
-use std::fmt;
+use std::{fmt, io};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, ColorChoice};
@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, ColorChoice};
 use super::{Answer, CommandError, Context, Result, Subject};
 use crate::linux::Kernel;
 use crate::process::Process;
+use crate::text::{Screen, row};
 
 /// The heading of options that only a vmcore has a meaning for
 /// (`#[arg(help_heading = FOR_VMCORES)]`): for a process they are refused.
@@ -136,11 +137,9 @@ impl Command {
 
     /// The command as `monitor` parses and explains it for a dump of this kind.
     pub(super) fn for_monitor(&self, subject: Subject<'_>) -> clap::Command {
-        let command = clap::Command::new(self.name)
+        let command = in_monitor(clap::Command::new(self.name))
             .bin_name(format!("monitor {}", self.name))
-            .no_binary_name(true)
-            .color(ColorChoice::Never)
-            .term_width(WIDTH);
+            .no_binary_name(true);
         let process = matches!(subject, Subject::Process(_));
         let meant = |a: &Arg| !process || a.get_help_heading() != Some(FOR_VMCORES);
         self.declare(command).mut_args(|a| if meant(&a) { a } else { a.hide(true) })
@@ -166,11 +165,22 @@ impl Command {
 
     /// An error if an option of this heading was given.
     fn refuse(&self, given: &ArgMatches, heading: &str, kind: &str) -> Result<()> {
-        let declared = self.declare(clap::Command::new(self.name));
+        let mut declared = self.declare(clap::Command::new(self.name));
+        declared.build();
         let was_given = |a: &&Arg| given.value_source(a.get_id().as_str()) == Some(ValueSource::CommandLine);
         let mut arguments = declared.get_arguments().filter(|a| a.get_help_heading() == Some(heading));
         arguments.find(was_given).map_or(Ok(()), |a| Err(works_only(a, kind)))
     }
+}
+
+/// Help that comes out plain, and no wider than a client may be.
+pub(super) fn in_monitor(command: clap::Command) -> clap::Command {
+    command.color(ColorChoice::Never).term_width(WIDTH)
+}
+
+/// Writes what clap has to say.
+pub(super) fn write_help(help: &dyn fmt::Display, screen: &mut Screen<'_>) -> io::Result<()> {
+    help.to_string().trim_end().lines().try_for_each(|line| row!(screen, "{line}"))
 }
 
 /// Whether JSON was asked for.

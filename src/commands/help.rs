@@ -5,7 +5,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Answer, COMMANDS, Command, CommandError, Context, Result, Subject, Text, find};
+use super::{Answer, COMMANDS, Command, CommandError, Context, Result, Subject, Text, declare, find};
 use crate::linux::Kernel;
 use crate::process::Process;
 use crate::text::{Screen, row};
@@ -35,7 +35,9 @@ fn answer(subject: Subject<'_>, name: Option<&str>) -> Result<Answer<'static>> {
         return Ok(List(shown.map(|c| Line { name: c.name(), summary: c.summary() }).collect()).into());
     };
     let command = find(name).ok_or_else(|| CommandError::unknown(name))?;
-    let help = command.for_monitor(subject).render_long_help().to_string();
+    // What the parser itself says to `monitor NAME --help`.
+    let asked = command.for_monitor(subject).try_get_matches_from(["--help"]);
+    let help = asked.map_or_else(|said| said.render().to_string(), |_| String::new());
     Ok(One { name: command.name(), summary: command.summary(), help }.into())
 }
 
@@ -50,10 +52,12 @@ struct Line {
 
 impl Text for List {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        let width = self.0.iter().map(|l| l.name.len()).max().unwrap_or(0);
-        for Line { name, summary } in &self.0 {
-            row!(screen, "{name:<width$}  {summary}")?;
-        }
+        let rows = self.0.iter().map(|l| clap::Command::new(l.name).about(l.summary));
+        let mut list = declare::in_monitor(clap::Command::new("monitor"))
+            .disable_help_subcommand(true)
+            .help_template("{subcommands}")
+            .subcommands(rows);
+        declare::write_help(&list.render_help(), screen)?;
         row!(screen)?;
         row!(screen, "`help COMMAND` explains one. In gdb: `monitor COMMAND`; in a shell:")?;
         Ok(row!(screen, "`corestub COMMAND DUMP`. --json is for machines.")?)
@@ -69,6 +73,6 @@ struct One {
 
 impl Text for One {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        Ok(self.help.trim_end().lines().try_for_each(|line| row!(screen, "{line}"))?)
+        Ok(declare::write_help(&self.help, screen)?)
     }
 }

@@ -206,5 +206,5 @@ fn refused(name: &str, why: &clap::Error, out: &mut dyn Write) -> io::Result<()>
         }
         None => &text,
     };
-    text.trim_end().lines().try_for_each(|line| row!(screen, "{line}"))
+    declare::write_help(&text, &mut screen)
 }

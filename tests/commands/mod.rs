@@ -2,6 +2,9 @@
 //! snapshots of the text on dumps that never change.
 
 mod crash;
+mod declared;
+mod hostile;
+mod shell;
 mod snapshots;
 
 use std::collections::BTreeMap;

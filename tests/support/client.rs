@@ -30,6 +30,10 @@ impl Client {
         let sum = body.bytes().fold(0u8, u8::wrapping_add);
         self.to.write_all(format!("${body}#{sum:02x}").as_bytes()).unwrap();
         assert_eq!(self.byte(), b'+', "no ack for {body}");
+        self.reply()
+    }
+
+    fn reply(&mut self) -> String {
         assert_eq!(self.byte(), b'$');
         let mut reply = Vec::new();
         loop {
@@ -42,6 +46,20 @@ impl Client {
         self.byte();
         self.to.write_all(b"+").unwrap();
         String::from_utf8(reply).unwrap()
+    }
+
+    /// What a `monitor` command prints.
+    pub fn monitor(&mut self, line: &str) -> String {
+        let line: String = line.bytes().map(|b| format!("{b:02x}")).collect();
+        let mut reply = self.ask(&format!("qRcmd,{line}"));
+        let mut text = Vec::new();
+        while let Some(hex) = reply.strip_prefix('O').filter(|rest| *rest != "K") {
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            text.extend((0..hex.len()).step_by(2).map(byte));
+            reply = self.reply();
+        }
+        assert_eq!(reply, "OK");
+        String::from_utf8(text).unwrap()
     }
 
     /// Reads memory; as hex, as far as it goes.
