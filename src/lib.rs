@@ -18,6 +18,7 @@
 //!   dump       bytes -> physical pages or segments, notes
 //!    v
 //!   elf, arch, bytes, addr, error    the ground floor: ELF files, x86-64, bytes by range, addresses
+//!   text, hex, number, par, xml      and what all rooms write, read and count with
 //! ```
 //!
 //! The life of one `m` packet: `rsp::front` cuts and checks the frame, gdbstub
