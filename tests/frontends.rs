@@ -448,6 +448,7 @@ fn qemu_dialect() {
         "monitor info version",
         "monitor info registers",
         "monitor info mtree -f",
+        "monitor info mem",
         &format!("monitor xp/2gx {phys:#x}"),
         &format!("monitor xp /2gx {phys:#x}"),
         "monitor gva2gpa &",
@@ -467,6 +468,13 @@ fn qemu_dialect() {
         assert_eq!(text.contains("received: \"ENABLE="), qemu, "{text}");
         assert_eq!(text.contains("received: \"TextSeg="), !qemu, "{text}");
         has(&text, &["corestub 0", "RAX=", "RIP=", "CR3=", "(prio 0, ram)"]);
+        let mem: Vec<Vec<u64>> = text
+            .lines()
+            .filter(|l| [" -rw", " -r-", " ur-", " urw"].iter().any(|rights| l.ends_with(rights)))
+            .map(|l| l.split(['-', ' ']).take(3).map(|n| u64::from_str_radix(n, 16).unwrap()).collect())
+            .collect();
+        assert!(mem.len() > 100 && mem.iter().all(|m| m[0] + m[2] == m[1]), "{text}");
+        assert!(mem.windows(2).all(|w| w[0][1] <= w[1][0]));
         has(
             &text,
             &["received: \"OK\"", "received: \"1\"", "a dump has no host addresses", "& is not a number"],

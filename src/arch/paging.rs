@@ -58,6 +58,8 @@ pub enum Target {
 
 impl Entry {
     const PRESENT: u32 = 0;
+    const RW: u32 = 1;
+    const USER: u32 = 2;
     /// The entry maps memory, not a further table; in a PTE it is PAT.
     const PSE: u32 = 7;
     /// `_PAGE_PROTNONE`: in an entry that is not present, bit 8 says that the page
@@ -104,8 +106,8 @@ impl Entry {
         let present = self.has(Self::PRESENT);
         [
             (present, "PRESENT"),
-            (self.has(1), "RW"),
-            (self.has(2), "USER"),
+            (self.has(Self::RW), "RW"),
+            (self.has(Self::USER), "USER"),
             (self.has(3), "PWT"),
             (self.has(4), "PCD"),
             (self.has(5), "ACCESSED"),
@@ -132,6 +134,17 @@ const fn span(level: u8) -> u64 {
     1 << shift(level)
 }
 
+/// What the entries on the way to a page allow: each of them must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// Not where `PROT_NONE` hides the page.
+    pub read: bool,
+    /// Writing.
+    pub write: bool,
+    /// User mode.
+    pub user: bool,
+}
+
 /// Where a virtual address ends up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapping {
@@ -141,6 +154,8 @@ pub struct Mapping {
     pub page_size: u64,
     /// The leaf entry.
     pub entry: Entry,
+    /// What may be done there.
+    pub rights: Rights,
 }
 
 /// Follows `addr` down from the table at `root`. `read` gives the word of a table
@@ -155,10 +170,14 @@ pub fn walk(
         return Err(ReadFault::NonCanonical { addr: addr.0 });
     }
     let mut table = root;
+    let mut rights = Rights { read: true, write: true, user: true };
     for level in (1..=paging.levels.count()).rev() {
         let at = PhysAddr(table.0 + (addr.0 >> shift(level) & 0x1ff) * 8);
         let word = read(level, at).ok_or(ReadFault::PageTable { addr: addr.0, level, phys: at.0 })?;
         let entry = Entry(word);
+        rights.read &= entry.has(Entry::PRESENT);
+        rights.write &= entry.has(Entry::RW);
+        rights.user &= entry.has(Entry::USER);
         match entry.target(level, paging) {
             Target::Nothing => return Err(ReadFault::NotMapped { addr: addr.0, level }),
             Target::Swap => return Err(ReadFault::Swapped { addr: addr.0, pte: word }),
@@ -166,7 +185,7 @@ pub fn walk(
             Target::Page(page) => {
                 let page_size = span(level);
                 let phys = PhysAddr(page.0 | addr.0 & (page_size - 1));
-                return Ok(Mapping { phys, page_size, entry });
+                return Ok(Mapping { phys, page_size, entry, rights });
             }
         }
     }
@@ -174,8 +193,8 @@ pub fn walk(
     Err(ReadFault::NotMapped { addr: addr.0, level: 1 })
 }
 
-/// Addresses in a row that are mapped to physical addresses in a row, or are not
-/// mapped for one kind of reason.
+/// Addresses in a row that are mapped to physical addresses in a row, with the same
+/// rights, or are not mapped for one kind of reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     /// The first address.
@@ -190,7 +209,7 @@ impl Run {
     /// Whether `next`, which begins where this one ends, is more of the same.
     fn goes_on_as(&self, next: &Self) -> bool {
         match (self.to, next.to) {
-            (Ok(a), Ok(b)) => a.phys.0 + (next.start.0 - self.start.0) == b.phys.0,
+            (Ok(a), Ok(b)) => a.phys.0 + (next.start.0 - self.start.0) == b.phys.0 && a.rights == b.rights,
             (Err(a), Err(b)) => std::mem::discriminant(&a) == std::mem::discriminant(&b),
             _ => false,
         }

@@ -259,6 +259,27 @@ fn both_halves_of_a_pair_are_walked() {
 }
 
 #[test]
+fn a_right_is_what_every_level_grants() {
+    let mut tables = Builder::new(Levels::Four, 6);
+    for (page, entry) in [(1, PRESENT + 6), (2, PRESENT + 4), (3, PRESENT + 2), (4, 0x100 + 6)] {
+        tables.put(ROOT, page, 1, page * 4096 + entry);
+    }
+    let rights = |tables: &Builder, at: u64| {
+        let r = tables.walk(FOUR, ROOT, at).unwrap().rights;
+        [r.user, r.read, r.write]
+    };
+    assert_eq!(rights(&tables, 0x1000), [true, true, true]);
+    assert_eq!(rights(&tables, 0x2000), [true, true, false]);
+    assert_eq!(rights(&tables, 0x3000), [false, true, true]);
+    assert_eq!(rights(&tables, 0x4000), [true, false, true]);
+    // Neighbours with other rights are other runs.
+    assert_eq!(tables.runs(FOUR, 0x1000, 0x4fff).count(), 4);
+    let top = tables.frames[&ROOT][0];
+    tables.frames.get_mut(&ROOT).unwrap()[0] = top - 2;
+    assert_eq!(rights(&tables, 0x1000), [true, true, false]);
+}
+
+#[test]
 fn a_swap_entry_is_crashs() {
     // k6.1-oops, mtprog: /dev/zram0, 512.
     assert_eq!(Entry(0x07ff_ffff_fffb_fe02).swap(), (0, 512));

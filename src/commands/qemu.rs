@@ -2,14 +2,15 @@
 //!
 //! The kernel's own `scripts/gdb` take a server for QEMU, and `thread - 1` for
 //! the CPU, when `monitor info version` prints anything (`linux/utils.py`); gef
-//! and pwndbg read registers and physical memory with `info registers`, `xp`,
-//! `gva2gpa`. The formats are those that QEMU prints (`monitor/hmp-cmds*.c`,
+//! and pwndbg read registers, mappings and physical memory with `info registers`,
+//! `info mem`, `xp`, `gva2gpa`. The formats are those that QEMU prints (`monitor/hmp-cmds*.c`,
 //! `target/i386/cpu-dump.c`). They are in no list of commands: people have
 //! better ones.
 
 use super::{CommandError, Context, Result};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::Register;
+use crate::arch::paging::Rights;
 use crate::error::ReadFault;
 use crate::linux::{Kernel, Task, registers, tasks};
 use crate::number::unsigned;
@@ -31,8 +32,9 @@ pub(super) fn run(
         ("info", Some("registers")) => {
             info_registers(kernel, context, words.iter().any(|w| w == "-a"), screen)
         }
+        ("info", Some("mem")) => info_mem(kernel, context, screen),
         ("info", Some(what)) => info(kernel, what, context, screen),
-        ("info", None) => Err(CommandError::failed("info version, registers, cpus or mtree")),
+        ("info", None) => Err(CommandError::failed("info version, registers, mem, cpus or mtree")),
         ("gva2gpa", Some(addr)) => gva2gpa(kernel, addr, context, screen),
         ("gpa2hva", Some(_)) => Err(CommandError::failed("a dump has no host addresses")),
         _ => {
@@ -55,6 +57,37 @@ fn info_registers(kernel: &Kernel, context: Context<'_>, all: bool, screen: &mut
         }
     }
     Ok(())
+}
+
+/// What is mapped where the selected task runs: addresses, bytes, rights.
+fn info_mem(kernel: &Kernel, context: Context<'_>, screen: &mut Screen<'_>) -> Result<()> {
+    let task = context.task.and_then(|t| kernel.tasks().by_address(t));
+    let own = task.and_then(|t| kernel.task_space(t));
+    let mut range: Option<(VirtAddr, VirtAddr, Rights)> = None;
+    let line = |screen: &mut Screen<'_>, range| match range {
+        Some((VirtAddr(start), VirtAddr(last), rights)) => {
+            let Rights { user, write, .. } = rights;
+            let (user, write) = (if user { 'u' } else { '-' }, if write { 'w' } else { '-' });
+            let end = last.wrapping_add(1);
+            row!(screen, "{start:016x}-{end:016x} {:016x} {user}r{write}", end.wrapping_sub(start))
+        }
+        None => Ok(()),
+    };
+    for run in own.as_ref().unwrap_or_else(|| kernel.tables()).runs(VirtAddr(0), VirtAddr(u64::MAX)) {
+        context.check()?;
+        let here = run.to.ok().map(|to| to.rights).filter(|rights| rights.read);
+        match (&mut range, here) {
+            (Some((_, last, rights)), Some(here)) if *rights == here => *last = run.last,
+            _ => {
+                line(screen, range.take())?;
+                range = here.map(|rights| (run.start, run.last, rights));
+            }
+        }
+        if let Err(fault @ ReadFault::Endless { .. }) = run.to {
+            row!(screen, "({fault})")?;
+        }
+    }
+    Ok(line(screen, range)?)
 }
 
 fn info(kernel: &Kernel, what: &str, context: Context<'_>, screen: &mut Screen<'_>) -> Result<()> {
