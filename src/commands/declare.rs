@@ -198,3 +198,79 @@ fn erased<D: 'static, A: Args + 'static>(run: Run<D, A>) -> Erased<D> {
         run(dump, arguments, context)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+
+    use super::*;
+    use crate::commands::Text;
+
+    #[derive(Args)]
+    struct Arguments {
+        /// Who is greeted
+        #[arg(short, long, default_value = "world")]
+        name: String,
+        /// As in crash
+        #[arg(short = 'h')]
+        half: bool,
+    }
+
+    #[derive(Serialize)]
+    struct Greeting(String);
+
+    impl Text for Greeting {
+        fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+            Ok(row!(screen, "hello, {}", self.0)?)
+        }
+    }
+
+    fn hello() -> Command {
+        fn run<'d>(_: &'d Kernel, args: Arguments, _: Context<'d>) -> Result<Answer<'d>> {
+            Ok(Greeting(args.name).into())
+        }
+        Command::of_kernel("hello", "greet somebody", "Example: hello -n you", run)
+    }
+
+    /// What the recipe in `commands` promises of one declaration.
+    #[test]
+    fn a_declared_command_is_everywhere() {
+        let mut command = hello().declare(clap::Command::new("hello"));
+        let help = command.render_help().to_string();
+        for part in ["greet somebody", "Who is greeted", "[default: world]", "--json", "Example: "] {
+            assert!(help.contains(part), "{part}: {help}");
+        }
+        let mut program = clap::Command::new("corestub").subcommand(command);
+        let mut page = Vec::new();
+        let declared = program.find_subcommand("hello").cloned().unwrap();
+        clap_mangen::Man::new(declared).render(&mut page).unwrap();
+        assert!(String::from_utf8(page).unwrap().contains("Who is greeted"));
+        let mut completions = Vec::new();
+        clap_complete::generate(clap_complete::Shell::Fish, &mut program, "corestub", &mut completions);
+        assert!(String::from_utf8(completions).unwrap().contains("greet somebody"));
+    }
+
+    #[test]
+    fn a_commands_own_h_is_not_help() {
+        let parse = |words: &[&str]| {
+            let command = hello().declare(clap::Command::new("hello").no_binary_name(true));
+            command.try_get_matches_from(words)
+        };
+        assert!(parse(&["-h"]).unwrap().get_flag("half"));
+        assert_eq!(parse(&["--help"]).unwrap_err().kind(), clap::error::ErrorKind::DisplayHelp);
+        assert!(wants_json(&parse(&["--json"]).unwrap()));
+    }
+
+    #[test]
+    fn an_answer_is_rows_and_json() {
+        let context =
+            Context { thread: None, task: None, last_fault: None, cancelled: &|| false, progress: None };
+        let shown = |json| {
+            let mut out = Vec::new();
+            Answer::from(Greeting("you\n\u{9b}".to_owned())).write(json, context, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(false), "hello, you..\n");
+        assert_eq!(shown(true), "\"you\\n\\u009b\"\n");
+    }
+}

@@ -1,8 +1,64 @@
 //! The commands: `monitor X` in gdb and `corestub X DUMP` in a shell, the same code.
 //!
-//! A command is one function from a snapshot and its arguments to text, and to
-//! a serialisable value for `--json`. This is the table; each command has a file.
+//! A command is declared once ([`Command`]): its arguments as a type, and a function
+//! for a vmcore, for a process core, or for both. The shell and `monitor` parse with
+//! that declaration, and help, completions and manual pages show it. The function
+//! answers a value that is JSON and text. This is the table; each command has a file.
 //! Names are crash's where crash has one.
+//!
+//! # To add a command
+//!
+//! One file, `src/commands/hello.rs`:
+//!
+//! ```ignore
+//! //! `hello`: greets.
+//!
+//! use clap::Args;
+//! use serde::Serialize;
+//!
+//! use super::{Answer, Command, Context, Result, Text};
+//! use crate::linux::Kernel;
+//! use crate::text::{Screen, row};
+//!
+//! pub(super) fn command() -> Command {
+//!     Command::of_kernel("hello", "greet somebody", "Examples:\n  (gdb) monitor hello -n you", run)
+//! }
+//!
+//! #[derive(Args)]
+//! struct Arguments {
+//!     /// Who is greeted
+//!     #[arg(short, default_value = "world")]
+//!     name: String,
+//! }
+//!
+//! #[derive(Serialize)]
+//! struct Greeting {
+//!     name: String,
+//!     release: String,
+//! }
+//!
+//! fn run<'d>(kernel: &'d Kernel, args: Arguments, _: Context<'d>) -> Result<Answer<'d>> {
+//!     Ok(Greeting { name: args.name, release: kernel.utsname().release }.into())
+//! }
+//!
+//! impl Text for Greeting {
+//!     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+//!         Ok(row!(screen, "hello, {} on {}", self.name, self.release)?)
+//!     }
+//! }
+//! ```
+//!
+//! and here `mod hello;` and its row, `hello::command()`, in [`COMMANDS`]. That is all:
+//! it is in `corestub hello DUMP`, `monitor hello`, both helps, `--json`, completions and
+//! manual pages; a test asks for its row in `docs/commands.md`.
+//!
+//! * `of_both` takes a function for each kind of dump. Options for a vmcore only have
+//!   `#[arg(help_heading = FOR_VMCORES)]`: for a process they are refused.
+//! * Text is written by `row!` and `put!`, which names of the dump cannot break. A long
+//!   answer holds the dump and makes its rows while it is shown (`log`, `rd`, `search`).
+//! * What could not be done although there is an answer: [`Text::failure`]. An error is
+//!   [`CommandError::Failed`] (exit code 1), or `Usage` (2) if it is of what was typed.
+//! * Addresses are words that [`address`] reads; tasks, words that [`select`] reads.
 
 use std::io::{self, Write};
 use std::sync::LazyLock;
