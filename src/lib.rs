@@ -52,7 +52,7 @@ pub mod process;
 pub mod rsp;
 pub mod session;
 pub mod snapshot;
-mod text;
+pub mod text;
 pub mod unwind;
 mod xml;
 

@@ -2,7 +2,8 @@
 #![allow(clippy::print_stderr, reason = "the one place that speaks to the person")]
 
 use std::error::Error as _;
-use std::io::{self, IsTerminal, Write};
+use std::fmt;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,7 +14,12 @@ use corestub::error::{Error, Result};
 use corestub::gdb;
 use corestub::rsp::{self, Endpoint, Listener};
 use corestub::snapshot::{Options, Snapshot};
+use corestub::text::printable;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 fn main() -> ExitCode {
     let mut program = cli::program();
@@ -34,7 +40,7 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut program, "corestub", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        cli::Command::Man { dir } => manual(program, dir.as_deref()).map(|()| ExitCode::SUCCESS),
+        cli::Command::Man { dir } => manual(dir.as_deref()).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|e| cannot_open(&e))
 }
@@ -47,7 +53,7 @@ fn cannot_open(error: &Error) -> ExitCode {
         text = format!("{text}: {c}");
         cause = c.source();
     }
-    eprintln!("corestub: {text}");
+    eprintln!("corestub: {}", printable(&text));
     ExitCode::from(1)
 }
 
@@ -115,8 +121,9 @@ fn once(command: &Command, given: &ArgMatches) -> ExitCode {
     }
 }
 
-/// Writes the manual pages.
-fn manual(program: clap::Command, dir: Option<&Path>) -> Result<()> {
+/// Writes the manual pages; `help` needs none.
+fn manual(dir: Option<&Path>) -> Result<()> {
+    let program = cli::program().disable_help_subcommand(true);
     let written = match dir {
         Some(dir) => std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(program, dir)),
         None => clap_mangen::Man::new(program).render(&mut io::stdout().lock()),
@@ -124,14 +131,43 @@ fn manual(program: clap::Command, dir: Option<&Path>) -> Result<()> {
     written.map_err(|e| Error::io("write manual pages to", dir.unwrap_or(Path::new("stdout")), e))
 }
 
+/// What is logged: by `-v`, which a `RUST_LOG` in the environment does not weaken;
+/// without it `RUST_LOG` may ask for something else than warnings.
 fn init_logging(verbose: u8) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
-        _ => "trace",
+    let filter = match verbose {
+        0 => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
+        1 => EnvFilter::new("info"),
+        2 => EnvFilter::new("debug"),
+        _ => EnvFilter::new("trace"),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).event_format(Plain).with_writer(io::stderr).init();
+}
+
+/// A line of the log in the form of an error: `corestub: warning: ...`. No time, no
+/// colours, whatever the terminal can do.
+struct Plain;
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut to: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let word = match *event.metadata().level() {
+            Level::ERROR => "",
+            Level::WARN => "warning: ",
+            Level::INFO => "info: ",
+            Level::DEBUG => "debug: ",
+            Level::TRACE => "trace: ",
+        };
+        let mut text = String::new();
+        context.format_fields(Writer::new(&mut text), event)?;
+        // It may quote the dump.
+        writeln!(to, "corestub: {word}{}", printable(&text))
+    }
 }

@@ -15,7 +15,8 @@ use serde::Serialize;
 const DOT: char = '.';
 
 /// `text` in one row: every control character but the tab is a dot.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
     if text.bytes().all(is_plain) {
         return Cow::Borrowed(text);
     }

@@ -108,6 +108,7 @@ fn every_command_has_a_manual_page() {
         assert!(page(&format!("corestub-{name}.1")).contains(".SH OPTIONS"), "{name}");
     }
     assert!(page("corestub-bt.1").contains("identical stacks once"));
+    assert!(!dir.path().join("man1/corestub-help-bt.1").exists());
     assert!(page("corestub-serve.1").contains("qemu"));
 }
 

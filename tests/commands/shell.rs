@@ -184,6 +184,26 @@ fn sizes_of_words_are_written_as_crash_does() {
     assert_eq!(run(["rd", dump, "-17", "linux_banner"]).0, 2);
 }
 
+/// Warnings look as errors do, and stay plain; `-v` says more whatever `RUST_LOG` says.
+#[test]
+fn the_log_is_plain_and_v_is_obeyed() {
+    let dump = vmcore!();
+    let said = |args: &[&str], log: &str| {
+        let mut command = corestub();
+        command.args(["ps", "-A", "--debug-dir", "/nonexistent", &dump]).args(args);
+        let out = command.env("RUST_LOG", log).env("CLICOLOR_FORCE", "1").output().unwrap();
+        String::from_utf8(out.stderr).unwrap()
+    };
+    assert_eq!(said(&[], "off"), "");
+    let told = said(&["-vv"], "off");
+    assert!(told.lines().any(|l| l.starts_with("corestub: debug: ")), "{told}");
+    for line in told.lines() {
+        assert!(line.starts_with("corestub: ") && !line.contains('\x1b'), "{line:?}");
+    }
+    let (_, _, err) = run(["ps", "no\x1b[2Jsuch\ndump"]);
+    assert!(err.starts_with("corestub: cannot open no.[2Jsuch.dump"), "{err:?}");
+}
+
 #[test]
 fn every_answer_is_json_too() {
     let dump = &vmcore!();
