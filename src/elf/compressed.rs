@@ -6,7 +6,7 @@ use object::LittleEndian as LE;
 use object::elf::{CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD};
 use object::pod::from_bytes;
 
-use super::file::DATA_MAX;
+use super::DATA_MAX;
 
 /// Compressed sections may grow by this factor; zlib's limit is about 1030.
 const EXPANSION_MAX: u64 = 1100;

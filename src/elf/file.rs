@@ -15,8 +15,6 @@ use crate::bytes::cstr;
 use crate::bytes::source::{self, Source};
 use crate::error::Result;
 
-/// Nothing larger is read or decompressed at once: twice what any vmlinux has.
-pub(super) const DATA_MAX: u64 = 2 << 30;
 /// Notes longer than this are not searched for a build-id.
 const NOTES_MAX: u64 = 1 << 20;
 /// More sections than this are not believed.
@@ -254,7 +252,7 @@ impl File {
 
     fn range(&self, offset: u64, size: u64, wanted: &'static str) -> Result<Cow<'_, [u8]>> {
         let short = || self.malformed(offset, wanted, format!("{size:#x} bytes, past the end"));
-        let len = usize::try_from(size).ok().filter(|_| size <= DATA_MAX).ok_or_else(short)?;
+        let len = usize::try_from(size).ok().filter(|_| size <= super::DATA_MAX).ok_or_else(short)?;
         self.source.bytes(offset, len).map_err(|_| short())
     }
 
@@ -295,7 +293,7 @@ fn sections(header: &Header, source: &dyn Source) -> Result<Vec<Section>> {
     // Names are a convenience: without their table, sections go by number only.
     let names = table
         .get(names as usize)
-        .filter(|s| s.sh_size.get(LE) <= DATA_MAX)
+        .filter(|s| s.sh_size.get(LE) <= super::DATA_MAX)
         .and_then(|s| bytes_of(s.sh_offset.get(LE), s.sh_size.get(LE)))
         .unwrap_or_default();
     let section = |(index, raw): (usize, &SectionHeader64<LE>)| {

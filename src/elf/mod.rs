@@ -44,6 +44,9 @@ pub use object::elf::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, PT
 pub use relocations::relocated_places;
 pub use symbols::{Symbol, Symbols};
 
+/// Nothing larger is read or decompressed at once: twice what any vmlinux has.
+const DATA_MAX: u64 = 2 << 30;
+
 /// More program headers than this (900 MB of them) are not believed.
 const PROGRAM_HEADERS_MAX: u64 = 1 << 24;
 

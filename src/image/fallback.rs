@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::cfi::Writer;
+use super::debug_frame::Writer;
 use crate::arch::{Levels, map};
 
 /// Where the library itself stands: in the last page, which the kernel keeps free

@@ -33,6 +33,7 @@ use crate::debuginfo::symbols::SymbolTable;
 use crate::xml::push_escaped;
 
 pub mod cfi;
+mod debug_frame;
 pub mod dwarf_types;
 mod fallback;
 pub mod files;
@@ -42,7 +43,8 @@ pub mod skeleton;
 #[path = "tests/kernel.rs"]
 pub(crate) mod tests;
 
-use cfi::{CallOverride, Frames};
+use cfi::CallOverride;
+use debug_frame::Frames;
 use dwarf_types::Dwarf;
 use skeleton::{Section, SectionKind, Skeleton};
 
