@@ -110,7 +110,7 @@ install_packages() { # install_packages PACKAGE...: by apt-get, which may refuse
 need() { # need PACKAGE=FILE...: install what has not its FILE (a program, or a path), or say who can
 	local pair missing=()
 	for pair in "$@"; do
-		there "${pair#*=}" || missing+=("${pair%%=*}")
+		there "${pair#*=}" || [[ " ${missing[*]} " == *" ${pair%%=*} "* ]] || missing+=("${pair%%=*}")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 	command -v apt-get > /dev/null || die "missing: ${missing[*]} (so Debian's packages are called; this machine has no apt-get)"
