@@ -105,12 +105,6 @@ pub fn u64_at(data: &[u8], offset: usize) -> Option<u64> {
     array_at(data, offset).map(u64::from_le_bytes)
 }
 
-/// Bytes in hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// The bytes up to the first NUL (or all), as text; invalid UTF-8 is replaced.
 #[must_use]
 pub fn cstr(data: &[u8]) -> std::borrow::Cow<'_, str> {

@@ -24,6 +24,7 @@ use attributes::{Strings, is_flag, number, plus_constant, reference, unsigned};
 use super::elf::Vmlinux;
 use super::{Field, Types};
 use crate::error::{Error, Result};
+use crate::par;
 
 mod attributes;
 
@@ -40,8 +41,6 @@ const MEMBERS_MAX: usize = 1 << 20;
 const NAMES_MAX: usize = 4 << 20;
 /// Units that are searched by one thread before all are by many.
 const FIRST_UNITS: usize = 24;
-/// Threads of the full pass.
-const THREADS_MAX: usize = 8;
 
 /// The DWARF of one vmlinux as a source of types.
 pub struct DwarfTypes {
@@ -266,10 +265,9 @@ impl DwarfTypes {
 
     fn index_all(&self, units: &[usize], names: &mut Names) {
         let began = std::time::Instant::now();
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
         let next = AtomicUsize::new(0);
         let parts = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
+            let workers: Vec<_> = (0..par::threads())
                 .map(|_| {
                     scope.spawn(|| {
                         let mut part = Names::new();

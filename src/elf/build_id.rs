@@ -10,7 +10,7 @@ use object::elf::{ELF_NOTE_GNU, NT_GNU_BUILD_ID};
 use serde::{Serialize, Serializer};
 
 use super::notes::notes;
-use crate::bytes::hex;
+use crate::hex;
 
 /// Longest id that is believed: `ld --build-id=0x...` allows any, hashes give 20.
 const LEN_MAX: usize = 64;
@@ -52,7 +52,7 @@ impl BuildId {
 
 impl fmt::Display for BuildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        f.write_str(&hex::encode(&self.0))
     }
 }
 

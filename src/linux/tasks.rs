@@ -18,6 +18,7 @@ use super::{View, object};
 use crate::addr::VirtAddr;
 use crate::bytes::cstr;
 use crate::debuginfo::Field;
+use crate::par;
 
 /// More tasks than this are not believed (`PID_MAX_LIMIT` is 2^22).
 const MAX_TASKS: usize = 1 << 22;
@@ -226,8 +227,7 @@ pub(super) fn collect(view: &View) -> TaskList {
 /// Reads the tasks at `addrs`, on two or more threads where that pays: what
 /// takes time is the decompression of their pages.
 fn read_all(view: &View, addrs: &[VirtAddr]) -> Vec<Task> {
-    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-    let part = addrs.len().div_ceil(workers).max(256);
+    let part = addrs.len().div_ceil(par::threads()).max(256);
     std::thread::scope(|scope| {
         let parts: Vec<_> = addrs
             .chunks(part)

@@ -4,8 +4,8 @@
 //! physical memory, or the segments of a userspace core ([`segments`]).
 
 use crate::addr::VirtAddr;
-use crate::bytes;
 use crate::error::ReadFault;
+use crate::{bytes, par};
 
 pub mod paging;
 pub mod segments;
@@ -79,8 +79,7 @@ pub trait AddressSpace: Send + Sync {
 pub fn read_large(space: &dyn AddressSpace, addr: VirtAddr, len: usize) -> Result<Vec<u8>, ReadFault> {
     /// Less than this is not worth a thread.
     const PART: usize = 256 << 10;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let part = len.div_ceil(threads).max(PART).next_multiple_of(4096);
+    let part = len.div_ceil(par::threads()).max(PART).next_multiple_of(4096);
     let mut out = vec![0; len];
     let results: Vec<_> = std::thread::scope(|scope| {
         let readers: Vec<_> = out

@@ -20,6 +20,7 @@ use crate::addr::PAGE_SIZE;
 use crate::bytes::source::{self, Source};
 use crate::elf::{self, BuildId, PT_LOAD};
 use crate::memory::segments::{Backing, Stored};
+use crate::text::printable;
 
 /// `O_NONBLOCK` and `O_NOCTTY` (`include/uapi/asm-generic/fcntl.h`): no wait for the writer of a
 /// FIFO that took the file's place, no terminal.
@@ -93,7 +94,7 @@ impl MappedFile {
         private_memory: bool,
     ) -> Self {
         let raw_name = ranges.first().map(|r| r.name.clone()).unwrap_or_default();
-        let name = printable(&String::from_utf8_lossy(&raw_name));
+        let name = printable(&String::from_utf8_lossy(&raw_name)).into_owned();
         let (image, lookup) = (OnceLock::new(), OnceLock::new());
         Self { name, ranges, stored, places, private_memory, raw_name, image, lookup }
     }
@@ -379,13 +380,6 @@ fn open_regular(path: &Path) -> Result<(File, u64), Refusal> {
         return Err(Refusal::NotRegular(path.to_owned(), "a file that changed while it was opened"));
     }
     Ok((file, after.len()))
-}
-
-/// `text` with control characters replaced: a name in a core may try to talk to
-/// the terminal.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 impl fmt::Display for Refusal {

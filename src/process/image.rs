@@ -71,11 +71,20 @@ impl Image {
     #[must_use]
     pub fn symbol(&self, process: &Process, addr: u64) -> Option<(String, u64)> {
         let link_time = addr.wrapping_sub(self.bias);
-        let tables = self.symbols.get_or_init(|| self.read_symbols(process));
-        let (symbol, offset) = tables.iter().find_map(|table| table.covering(link_time))?;
+        let (symbol, offset) = self.symbols(process).iter().find_map(|table| table.covering(link_time))?;
         // `clock_nanosleep@@GLIBC_2.17`: the version is the linker's business.
         let plain = symbol.name.split('@').next().filter(|n| !n.is_empty()).unwrap_or(symbol.name);
         Some((plain.to_owned(), offset))
+    }
+
+    /// The address of a function.
+    #[must_use]
+    pub fn address_of(&self, process: &Process, name: &str) -> Option<u64> {
+        self.symbols(process).iter().find_map(|table| table.by_name(name)).map(|s| self.at(s.address))
+    }
+
+    fn symbols(&self, process: &Process) -> &[SymbolTable] {
+        self.symbols.get_or_init(|| self.read_symbols(process))
     }
 
     /// The file's own symbols, those of its debug file, those for the linker.

@@ -10,13 +10,13 @@
 
 use std::collections::HashSet;
 
-use super::files::printable;
 use super::{Process, ThreadNotes};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::bytes::u64_at;
 use crate::elf::{PT_DYNAMIC, PT_PHDR, PT_TLS, ProgramHeader};
 use crate::memory::AddressSpace;
+use crate::text::printable;
 
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
@@ -52,7 +52,12 @@ pub fn walk(process: &Process) -> Vec<LinkMap> {
             let Ok(raw) = memory.read_vec(VirtAddr(at), 32) else { break };
             let field = |offset| u64_at(&raw, offset).unwrap_or_default();
             let name = memory.read_cstr(VirtAddr(field(8)), 4096).unwrap_or_default();
-            found.push(LinkMap { at, bias: field(0), name: printable(&name), dynamic: field(16) });
+            found.push(LinkMap {
+                at,
+                bias: field(0),
+                name: printable(&name).into_owned(),
+                dynamic: field(16),
+            });
             next = Some(field(24));
         }
         namespaces += 1;

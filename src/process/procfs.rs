@@ -11,6 +11,7 @@ use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::arch::{Register, map};
 use crate::bytes::u64_at;
 use crate::memory::AddressSpace;
+use crate::text::printable;
 
 /// One line of `maps`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,14 +170,14 @@ pub fn command_line(process: &Process) -> Option<String> {
     let words = arguments(process).map(|words| {
         let quote = |w: &Vec<u8>| {
             let text = String::from_utf8_lossy(w).replace('\n', "\\n").replace('\t', "\\t");
-            let text = super::files::printable(&text);
+            let text = printable(&text).into_owned();
             let plain = !text.is_empty()
                 && !text.contains(|c: char| c.is_whitespace() || "'\"\\$&|;<>*?".contains(c));
             if plain { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
         };
         words.iter().map(quote).collect::<Vec<_>>().join(" ")
     });
-    words.or_else(|| process.core().psinfo.as_ref().map(|p| super::files::printable(&p.args)))
+    words.or_else(|| process.core().psinfo.as_ref().map(|p| printable(&p.args).into_owned()))
 }
 
 /// `argv` from the stack: the kernel lays `argc, argv.., 0, envp.., 0, auxv` there,
@@ -241,7 +242,7 @@ pub fn stat(process: &Process) -> String {
 pub fn status(process: &Process) -> String {
     let p = process.core().psinfo.as_ref();
     let pid = process.pid();
-    let name = p.map(|p| super::files::printable(&p.name)).unwrap_or_default();
+    let name = p.map(|p| printable(&p.name)).unwrap_or_default();
     let mut out =
         format!("Name:\t{name}\nState:\t{} (dead)\nTgid:\t{pid}\nPid:\t{pid}\n", p.map_or('?', |p| p.state));
     if let Some(p) = p {

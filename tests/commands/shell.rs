@@ -240,6 +240,7 @@ fn a_process_refuses_what_only_a_kernel_has() {
     }
     let pc = json(&["sys", core])["pc"].clone();
     assert_eq!(json(&["why", core, "$rip"])["addr"], pc);
+    assert_eq!(json(&["why", core, "divide+5"])["addr"], pc);
     assert_eq!(json(&["bt", core, "--all"]), json(&["bt", core, "-a"]));
 }
 

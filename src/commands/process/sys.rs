@@ -8,7 +8,7 @@ use crate::arch::Register;
 use crate::commands::{Answer, Context, NoArguments, Result, Text};
 use crate::elf::BuildId;
 use crate::memory::AddressSpace;
-use crate::process::files::{Lookup, printable};
+use crate::process::files::Lookup;
 use crate::process::signal::{self, SigInfo};
 use crate::process::verify::{self, How};
 use crate::process::{Process, disasm, procfs};
@@ -128,7 +128,7 @@ fn collect(process: &Process) -> Sys {
         ppid: psinfo.map(|p| p.ppid),
         uid: psinfo.map(|p| p.uid),
         gid: psinfo.map(|p| p.gid),
-        comm: psinfo.map(|p| printable(&p.name)),
+        comm: psinfo.map(|p| p.name.clone()),
         threads: process.threads().len(),
         tid: first.map(|t| t.tid),
         signal: signal.map(signal::name),
