@@ -52,7 +52,7 @@ struct Row<'a> {
     size: u64,
     state: &'static str,
     taint: String,
-    build_id: Option<String>,
+    build_id: Option<BuildId>,
     debug_file: Option<String>,
 }
 
@@ -137,7 +137,7 @@ fn row<'a>(m: &'a Module, file: Option<&std::path::PathBuf>) -> Row<'a> {
             State::Unformed => "unformed",
         },
         taint: taint::letters(m.taints),
-        build_id: m.build_id.as_ref().map(BuildId::to_string),
+        build_id: m.build_id.clone(),
         debug_file: file.map(|f| f.display().to_string()),
     }
 }

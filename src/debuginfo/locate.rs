@@ -21,6 +21,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,14 @@ pub struct Locator {
 struct Debuginfod {
     program: PathBuf,
     timeout: Duration,
+    /// It did not answer once, and is not asked again: a core may have a thousand files.
+    silent: AtomicBool,
+}
+
+impl Debuginfod {
+    fn new(program: impl Into<PathBuf>, timeout: Duration) -> Self {
+        Self { program: program.into(), timeout, silent: AtomicBool::new(false) }
+    }
 }
 
 /// Filled by the first who asks; the others wait, as a download is made once.
@@ -93,9 +102,8 @@ impl Locator {
     #[must_use]
     pub fn new(debug_dirs: Vec<PathBuf>) -> Self {
         let asked = std::env::var_os("DEBUGINFOD_URLS").is_some_and(|urls| !urls.is_empty());
-        Self::with(debug_dirs, "/".into(), cache_dir()).debuginfod(
-            asked.then(|| Debuginfod { program: "debuginfod-find".into(), timeout: DEBUGINFOD_TIMEOUT }),
-        )
+        Self::with(debug_dirs, "/".into(), cache_dir())
+            .debuginfod(asked.then(|| Debuginfod::new("debuginfod-find", DEBUGINFOD_TIMEOUT)))
     }
 
     fn with(mut debug_dirs: Vec<PathBuf>, root: PathBuf, cache: Option<PathBuf>) -> Self {
@@ -384,6 +392,9 @@ impl Debuginfod {
             Kind::Debug => ("debuginfo", "debug file"),
             Kind::Executable => ("executable", "executable"),
         };
+        if self.silent.load(Ordering::Relaxed) {
+            return Err("debuginfod is not asked again: it did not answer before".to_owned());
+        }
         let began = Instant::now();
         let mut child = Command::new(&self.program)
             .args([kind, &id.to_string()])
@@ -404,6 +415,7 @@ impl Debuginfod {
                 Ok(None) if began.elapsed() > self.timeout => {
                     let _ = child.kill();
                     let _ = child.wait();
+                    self.silent.store(true, Ordering::Relaxed);
                     return Err(format!("debuginfod did not answer within {} s", self.timeout.as_secs()));
                 }
                 Ok(None) => {}

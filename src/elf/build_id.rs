@@ -71,16 +71,7 @@ impl FromStr for BuildId {
     type Err = NotABuildId;
 
     fn from_str(text: &str) -> Result<Self, NotABuildId> {
-        let digits = text.as_bytes();
-        let value = |digit: &u8| char::from(*digit).to_digit(16).and_then(|v| u8::try_from(v).ok());
-        let bytes: Option<Vec<u8>> = digits
-            .chunks(2)
-            .map(|pair| match pair {
-                [high, low] => Some(value(high)? << 4 | value(low)?),
-                _ => None,
-            })
-            .collect();
-        bytes.and_then(|bytes| Self::new(&bytes)).ok_or(NotABuildId)
+        hex::decode(text.as_bytes()).and_then(|bytes| Self::new(&bytes)).ok_or(NotABuildId)
     }
 }
 

@@ -9,8 +9,10 @@
 //!
 //! * It borrows what it reads for as long as the file lives (`ReadRef`). What is not
 //!   mapped, such as a program's image within a core, would go through `ReadCache`,
-//!   which is not `Sync` and keeps each range that it ever read.
-//! * It refuses a file of which a table is cut; a core that ran out of disk is one.
+//!   which is not `Sync` and keeps each range that it ever read: 174 MB after five
+//!   sections of Debian's vmlinux (6.1). Copies that [`Source`] gives are dropped.
+//! * It refuses a table that is cut ("Invalid ELF program header size or alignment");
+//!   a core that ran out of disk has one, and what is there of it is served.
 //! * Its errors are a sentence without file and offset.
 //!
 //! One rule for more than 65,534 program headers (`e_phnum` is `PN_XNUM`, `elf(5)`):

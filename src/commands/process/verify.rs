@@ -22,7 +22,7 @@ struct Row {
     host_file: Option<String>,
     verdict: &'static str,
     why: Option<String>,
-    build_id: Option<String>,
+    build_id: Option<BuildId>,
     pages: u64,
     compared: u64,
     relro: u64,
@@ -143,7 +143,7 @@ fn row(process: &Process, r: &Report) -> Row {
         host_file: r.file.served().map(|f| f.path.display().to_string()),
         verdict,
         why,
-        build_id: r.file.expected().map(BuildId::to_string),
+        build_id: r.file.expected().cloned(),
         pages: r.pages,
         compared: r.compared,
         relro: r.relro,
@@ -169,7 +169,7 @@ fn text(row: &Row, r: &Report, screen: &mut Screen<'_>) -> Result<()> {
             row!(screen, "no pages   {name}: the core holds none of its {} read-only pages", r.pages)?;
         }
         Verdict::NotCompared(why) => {
-            let id = row.build_id.as_deref().unwrap_or("not in the core");
+            let id = row.build_id.as_ref().map_or_else(|| "not in the core".to_owned(), BuildId::to_string);
             row!(screen, "NOT FOUND  {name}: expected build-id {id}; {why}")?;
         }
         Verdict::Differs => {

@@ -16,7 +16,7 @@ struct Source {
     addr: VirtAddr,
     readable: bool,
     file: Option<String>,
-    expected_build_id: Option<String>,
+    expected_build_id: Option<BuildId>,
     why: String,
 }
 
@@ -34,7 +34,7 @@ pub(in crate::commands) fn run<'d>(
         addr,
         readable: process.memory().read_run(addr, &mut [0]).is_ok(),
         file: file.map(|f| f.name.clone()),
-        expected_build_id: file.and_then(|f| f.expected()).map(BuildId::to_string),
+        expected_build_id: file.and_then(|f| f.expected()).cloned(),
         why: process.explain(addr.0),
     };
     Ok(source.into())

@@ -191,7 +191,7 @@ fn programs_by_build_id() {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let (executable, debug) =
         (tree.put("executable", &image(&ID, false)), tree.put("debuginfo", &image(&ID, true)));
-    let locator = tree.locator().debuginfod(Some(Debuginfod { program, timeout: Duration::from_secs(5) }));
+    let locator = tree.locator().debuginfod(Some(Debuginfod::new(program, Duration::from_secs(5))));
     assert!(locator.may_be_slow());
     assert_eq!(locator.executable(&id(ID)), Some(executable));
     assert_eq!(locator.debug_file(&id(ID)), Some(debug));
@@ -204,7 +204,7 @@ fn debuginfod_is_asked_last_and_checked() {
     let script = tree.put("debuginfod-find", format!("#!/bin/sh\necho {}\n", answer.display()).as_bytes());
     let ask = |script: &Path, timeout| {
         fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
-        tree.locator().debuginfod(Some(Debuginfod { program: script.into(), timeout }))
+        tree.locator().debuginfod(Some(Debuginfod::new(script, timeout)))
     };
     assert_eq!(ask(&script, PATIENCE).vmlinux(REL, &id(ID)), Some(answer));
     let wrong = ask(&script, PATIENCE);
@@ -213,9 +213,10 @@ fn debuginfod_is_asked_last_and_checked() {
     let slow = tree.put("slow", b"#!/bin/sh\nexec sleep 600\n");
     let slow = ask(&slow, Duration::from_millis(100));
     assert_eq!(slow.vmlinux(REL, &id(ID)), None);
-    assert!(slow.explain().join("\n").contains("did not answer"));
-    let missing =
-        tree.locator().debuginfod(Some(Debuginfod { program: "/no/such/program".into(), timeout: PATIENCE }));
+    assert_eq!(slow.vmlinux(REL, &id(OTHER)), None);
+    let said = slow.explain().join("\n");
+    assert!(said.contains("did not answer within") && said.contains("not asked again"), "{said}");
+    let missing = tree.locator().debuginfod(Some(Debuginfod::new("/no/such/program", PATIENCE)));
     assert_eq!(missing.module(REL, "x", Some(&id(ID))), None);
     assert!(missing.explain().join("\n").contains("not installed"));
 }
