@@ -14,7 +14,7 @@ use crate::number;
 
 /// Serve Linux kernel and process crash dumps to stock gdb
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(version, long_version = VERSION, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// Say more on stderr (repeat: -v info, -vv debug, -vvv packets)
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 950)]
@@ -34,6 +34,17 @@ Examples:
 
 A command's dump comes first: one file, or the pieces of a split dump one behind the other. Then
 come the command's own arguments; `--` ends the dumps. Options may stand anywhere.";
+
+/// What a report of a fault is to hold.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("CORESTUB_COMMIT"),
+    ")
+vmcores:      kdump-compressed (zlib, lzo, snappy, zstd; flattened, split), ELF, QEMU
+cores:        of x86-64 processes, also in .zst and .lz4
+kernels seen: x86-64, Debian 6.1 and 6.12 in every test; 5.10 and 7.3 once"
+);
 
 /// The verbs that are no commands of the table.
 #[derive(Debug, Subcommand)]

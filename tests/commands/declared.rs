@@ -73,6 +73,16 @@ fn search_has_its_own_h() {
 }
 
 #[test]
+fn the_version_says_what_a_report_needs() {
+    let long = output(corestub().arg("--version")).unwrap();
+    for part in [env!("CARGO_PKG_VERSION"), "(commit ", "kdump-compressed", "cores: ", "kernels seen: "] {
+        assert!(long.contains(part), "{part}: {long}");
+    }
+    let short = output(corestub().arg("-V")).unwrap();
+    assert_eq!(short, format!("corestub {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
 fn helpers_commands_are_in_no_list() {
     for args in [&["--help"][..], &["completions", "bash"], &["man"]] {
         let text = output(corestub().args(args)).unwrap();
