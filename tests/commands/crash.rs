@@ -18,6 +18,13 @@ struct Parts<'a> {
     rest: Vec<&'a str>,
 }
 
+impl Parts<'_> {
+    /// Whether the guest crashed; else it was running.
+    fn crashed(&self) -> bool {
+        !self.banner.iter().any(|l| l.trim_start() == "PANIC: \"\"")
+    }
+}
+
 fn parts(text: &str) -> Option<Parts<'_>> {
     let lines: Vec<&str> = text.lines().collect();
     let find = |from: usize, test: &dyn Fn(&str) -> bool| {
@@ -95,7 +102,13 @@ fn the_log_is_crashs() {
 fn ps_is_crashs() {
     with_crash("ps", |dump, parts| {
         let ours = run(&dump.path, &["ps"])?;
-        let mut differ = differences(ours.lines(), parts.ps.iter().copied());
+        // A running guest may be caught within __schedule(): crash marks the task that
+        // the run queue has already turned to, we the one that still runs, as drgn does.
+        let crashed = parts.crashed();
+        let mark = |l: &str| if crashed { l.to_owned() } else { l.replacen('>', " ", 1) };
+        let ours: Vec<String> = ours.lines().map(mark).collect();
+        let theirs: Vec<String> = parts.ps.iter().map(|l| mark(l)).collect();
+        let mut differ = differences(ours.iter().map(String::as_str), theirs.iter().map(String::as_str));
         // vfork() shares memory between two processes. crash adds to each what
         // its own threads have not handed in yet, we what all users have not.
         let columns = |l: &str| {
@@ -201,7 +214,7 @@ fn bt_is_crashs() {
         let (ours, crash) = (stacks(ours.lines()), stacks(parts.rest.iter().copied()));
         // The registers of a running guest's CPUs are QEMU's, which crash cannot
         // walk from, or walks stale frames.
-        let crashed = !parts.banner.iter().any(|l| l.trim_start() == "PANIC: \"\"");
+        let crashed = parts.crashed();
         let mut differ = Vec::new();
         for (task, theirs) in &crash {
             let empty = Vec::new();

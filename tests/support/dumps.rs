@@ -97,6 +97,12 @@ impl Task {
         pcs
     }
 
+    /// Whether drgn ends at a retpoline thunk, where ORC ends before 6.4: the CPU was
+    /// interrupted at its first instruction, and has callers.
+    pub fn ends_in_thunk(&self) -> bool {
+        self.pcs().last().is_some_and(|(_, name)| name.starts_with("__x86_indirect_thunk_"))
+    }
+
     /// The thread id by which corestub serves it.
     pub fn tid(&self) -> u32 {
         if self.idle { (1 << 22) + 1 + self.cpu.unwrap_or_default() } else { self.pid }
