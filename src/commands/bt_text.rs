@@ -66,6 +66,7 @@ pub(in crate::commands) fn write_trace(
             }
             let place = place(kernel, frame.pc);
             match place {
+                Some(p) if p.offset == 0 => row!(screen, "    [exception RIP: {}]", p.name)?,
                 Some(p) => row!(screen, "    [exception RIP: {}+{}]", p.name, p.offset)?,
                 None => row!(screen, "    [exception RIP: unknown or invalid address]")?,
             }

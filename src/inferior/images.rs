@@ -194,7 +194,8 @@ fn module_btf(kernel: &Kernel, module: &Module, at: VirtAddr, size: u64) -> Opti
 }
 
 /// Functions without ORC in which a CPU stands: `__crash_kexec` after every
-/// panic. Their frame is found by the call that led there.
+/// panic. Their frame is found by the call that led there. So is that of a function
+/// which is outermost by ORC, but was called this moment (a retpoline thunk).
 fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
     let mut out: Vec<CallOverride> = Vec::new();
     let Some(orc) = kernel.orc().of_kernel() else { return out };
@@ -205,7 +206,8 @@ fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
         task.idle_of = (task.pid == 0).then_some(cpu);
         let regs = registers::of(kernel, &task);
         let (Some(pc), Some(sp)) = (regs.get(Register::Rip), regs.get(Register::Rsp)) else { continue };
-        if !orc.range().contains(&pc) || orc.lookup(pc).kind != Kind::Undefined {
+        let kind = orc.lookup(pc).kind;
+        if !orc.range().contains(&pc) || !matches!(kind, Kind::Undefined | Kind::End) {
             continue;
         }
         let Some((function, _)) = kernel.symbols().by_address(pc).filter(|(s, _)| s.is_text()) else {
@@ -217,6 +219,7 @@ fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
             let mut bytes = [0; 5];
             kernel.space().read_exact(VirtAddr(at), &mut bytes).ok().map(|()| bytes)
         };
+        let got = if kind == Kind::End { got.min(8) } else { got };
         let found = cfi::frame_by_caller(stack.get(..got).unwrap_or_default(), function.address, code);
         if let Some(cfa) = found
             && !out.iter().any(|o| o.range.contains(&pc))

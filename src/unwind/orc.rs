@@ -75,12 +75,18 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
     let mut rule = kernel.orc().lookup(kernel, at);
     let mut guessed = false;
     match rule.kind {
-        Kind::End => return Ok(None),
-        Kind::Undefined => {
-            if let Some(caller) = scan::leave(kernel, at, state.sp, state.regs.get(Rbp), memory) {
+        Kind::End | Kind::Undefined => {
+            // A CPU interrupted at the first instruction of a retpoline thunk, which
+            // is an end by ORC before 6.4, was just called.
+            let ends = rule.kind == Kind::End;
+            let reach = if ends { u64::from(state.exact) * 8 } else { scan::REACH };
+            if let Some(caller) = scan::leave(kernel, at, state.sp, reach, state.regs.get(Rbp), memory) {
                 let regs = caller.bp.map(|bp| (Rbp, bp)).into_iter().collect();
                 *state = State { pc: caller.pc, sp: caller.sp, regs, exact: false };
                 return Ok(Some(call(state)));
+            }
+            if ends {
+                return Ok(None);
             }
             guessed = true;
             rule = if state.exact && !is_code(kernel, at) { BAD_CALL } else { FRAME_POINTER };

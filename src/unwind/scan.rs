@@ -3,14 +3,15 @@
 //! A handful of functions are marked `STACK_FRAME_NON_STANDARD`; of these only
 //! `__crash_kexec` occurs in dumps, but in every one that went through `panic()`.
 //! Its return address is found by what makes it one: the call in front of it
-//! leads to the function's own start.
+//! leads to the function's own start. By the same sign a function that ORC takes
+//! for the outermost one has a caller after all.
 
 use super::memory::StackMemory;
 use crate::addr::VirtAddr;
 use crate::linux::{Kernel, View};
 
 /// How far up the return address is looked for.
-const REACH: u64 = 4096;
+pub(super) const REACH: u64 = 4096;
 
 /// The caller.
 pub(super) struct Caller {
@@ -19,11 +20,13 @@ pub(super) struct Caller {
     pub(super) bp: Option<u64>,
 }
 
-/// Finds the caller of the function around `pc`, whose stack pointer is `sp`.
+/// Finds the caller of the function around `pc`, whose stack pointer is `sp`, in
+/// the `reach` bytes from there up.
 pub(super) fn leave(
     kernel: &Kernel,
     pc: u64,
     sp: u64,
+    reach: u64,
     bp: Option<u64>,
     memory: &mut StackMemory<'_>,
 ) -> Option<Caller> {
@@ -32,7 +35,7 @@ pub(super) fn leave(
     }
     let (symbol, _) = kernel.symbols().by_address(pc)?;
     let start = symbol.address;
-    for slot in (sp..sp.checked_add(REACH)?).step_by(8) {
+    for slot in (sp..sp.checked_add(reach)?).step_by(8) {
         let word = memory.word(slot)?;
         if !kernel.is_text(VirtAddr(word)) {
             continue;
@@ -46,7 +49,7 @@ pub(super) fn leave(
 }
 
 /// Where the call in front of return address `pc` leads, if it is a near one.
-fn call_target(view: &View, pc: u64) -> Option<u64> {
+pub(super) fn call_target(view: &View, pc: u64) -> Option<u64> {
     let mut code = [0; 5];
     view.space().read_exact(VirtAddr(pc.checked_sub(5)?), &mut code).ok()?;
     let [0xe8, rel @ ..] = code else { return None };

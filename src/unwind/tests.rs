@@ -85,6 +85,36 @@ fn a_call_of_null_leads_back_to_its_caller() {
     }
 }
 
+/// A CPU interrupted at the first instruction of a retpoline thunk has callers, though
+/// ORC before 6.4 calls that an end.
+#[test]
+fn a_thunk_leads_back_to_its_caller() {
+    for kernel in kernels() {
+        let thunk = |pc: u64| {
+            let at = scan::call_target(&kernel, pc)?;
+            let (symbol, _) = kernel.symbols().by_address(at).filter(|(_, offset)| *offset == 0)?;
+            symbol.name.starts_with("__x86_indirect_thunk_").then_some(at)
+        };
+        // As if a frame that called on by a thunk were still within it.
+        let mut found = None;
+        for task in kernel.tasks().all() {
+            let frames = super::task(&kernel, task).frames;
+            let called = |i: usize| frames.get(i).filter(|f| f.kind == FrameKind::Call).map(|f| f.pc);
+            let at = (1..frames.len()).find_map(|i| Some((i, thunk(called(i)?)?)));
+            found = found.or(at.map(|(i, pc)| (task, frames[i..].to_vec(), pc)));
+        }
+        let Some((task, known, pc)) = found else {
+            let version = &kernel.layout().version;
+            crate::lab::not_here(&format!("{version:?}: no stack goes through a retpoline thunk"));
+            continue;
+        };
+        let start = Start { pc, sp: known[0].sp - 8, exact: true, ..Start::default() };
+        let trace = walk(&kernel, task, &start);
+        let pcs = |frames: &[Frame]| frames.iter().map(|f| f.pc).collect::<Vec<_>>();
+        assert_eq!(pcs(&trace.frames[1..]), pcs(&known));
+    }
+}
+
 /// A stack pointer that does not go up ends the walk.
 #[test]
 fn a_frame_below_the_last_one_is_refused() {
