@@ -10,6 +10,7 @@ use super::select;
 use super::{CommandError, Context, Result};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
+use crate::error::ReadFault;
 use crate::linux::{Kernel, Task, registers};
 use crate::memory::paging::PageTables;
 use crate::number;
@@ -23,7 +24,7 @@ pub(super) const HELP: &str = "An address is a symbol, `$` and a register of the
 pub(super) fn of_kernel(kernel: &Kernel, context: Context<'_>, word: &str) -> Result<VirtAddr> {
     parse(word, |name| {
         let Some(named) = name.strip_prefix('$') else {
-            return Ok(super::sym::named(kernel, name).next().map(|(s, ..)| s.address));
+            return Ok(kernel.symbols_named(name).next().map(|(s, _)| s.address));
         };
         let task = select::current(kernel, context)?;
         let value = match named.strip_prefix("user_") {
@@ -44,6 +45,12 @@ pub(super) fn of_process(process: &Process, context: Context<'_>, word: &str) ->
         let value = register(named).and_then(|r| process.general_regs(thread)?.get(r));
         value.map(Some).ok_or_else(|| unknown(name, thread.tid))
     })
+}
+
+/// The last fault of the session, which is meant where no address is given.
+pub(super) fn last_fault(context: Context<'_>) -> Result<(VirtAddr, ReadFault)> {
+    let none = || CommandError::failed("no read has failed in this session; why ADDRESS asks for one");
+    context.last_fault.ok_or_else(none)
 }
 
 /// A register by gdb's names.

@@ -37,16 +37,19 @@ pub(super) fn command() -> Command {
         "stacks of tasks",
         "Examples:\n  (gdb) monitor bt 1\n  $ corestub bt vmcore --all --json",
         of_kernel,
-        super::process::bt::run,
+        |process, args: Bt, context| {
+            let all = args.words.is_empty() && (args.active || args.all);
+            super::process::bt::run(process, all, &args.words, context)
+        },
     )
 }
 
 #[derive(Args)]
-pub(super) struct Bt {
+struct Bt {
     /// Pids, addresses of task_struct, or names; thread ids in a process core; without, the
     /// selected task
     #[arg(value_name = "PID|TASK|COMMAND")]
-    pub(super) words: Vec<String>,
+    words: Vec<String>,
     /// What each CPU was running; in a process core all threads
     #[arg(short = 'a')]
     active: bool,
@@ -69,13 +72,6 @@ struct OfKernel {
     /// Source lines, where the debug info of vmlinux or a module is found
     #[arg(short)]
     lines: bool,
-}
-
-impl Bt {
-    /// Whether a process's threads are wanted all.
-    pub(super) fn wants_all_threads(&self) -> bool {
-        self.words.is_empty() && (self.active || self.all)
-    }
 }
 
 /// What is shown of each frame.

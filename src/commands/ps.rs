@@ -25,15 +25,15 @@ pub(super) fn command() -> Command {
         "`>` marks what a CPU was running. States: RU running, IN interruptible, UN uninterruptible \
          (D), ID idle kernel thread, ST stopped, TR traced, ZO zombie, DE dead, PA parked.",
         of_kernel,
-        super::process::ps::run,
+        |process, args: Ps, _| super::process::ps::run(process, &args.words),
     )
 }
 
 #[derive(Args)]
-pub(super) struct Ps {
+struct Ps {
     /// Pids, addresses of task_struct, or names; thread ids in a process core
     #[arg(value_name = "PID|TASK|COMMAND")]
-    pub(super) words: Vec<String>,
+    words: Vec<String>,
     #[command(flatten)]
     only: Only,
     #[command(flatten)]

@@ -109,7 +109,7 @@ impl Text for Symbols<'_> {
 fn by_words<'a>(kernel: &'a Kernel, context: Context<'_>, words: &[String]) -> Result<Vec<Found<'a>>> {
     let mut found = Vec::new();
     for word in words {
-        let named: Vec<Found<'a>> = named(kernel, word).collect();
+        let named: Vec<Found<'a>> = kernel.symbols_named(word).map(|(s, m)| (s, 0, m)).collect();
         if !named.is_empty() {
             found.extend(named);
             continue;
@@ -121,15 +121,6 @@ fn by_words<'a>(kernel: &'a Kernel, context: Context<'_>, words: &[String]) -> R
         }
     }
     Ok(found)
-}
-
-/// Every symbol of that name, of the kernel and of its modules.
-pub(super) fn named<'a>(kernel: &'a Kernel, name: &str) -> impl Iterator<Item = Found<'a>> {
-    let own: Vec<Found<'a>> = kernel.symbols().all_by_name(name).map(|s| (s, 0, None)).collect();
-    let modules = kernel.modules().iter().zip(kernel.module_symbols());
-    let theirs: Vec<Found<'a>> =
-        modules.flat_map(|(m, table)| table.all_by_name(name).map(move |s| (s, 0, Some(m)))).collect();
-    own.into_iter().chain(theirs)
 }
 
 /// All symbols, or those of the modules of these names.

@@ -4,11 +4,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::address::{self, Whose};
-use super::{Answer, Command, CommandError, Context, Result, Text};
+use super::{Answer, Command, Context, Result, Text};
 use crate::addr::VirtAddr;
 use crate::error::ReadFault;
 use crate::linux::Kernel;
 use crate::memory::AddressSpace;
+use crate::process::Process;
 use crate::text::{Screen, row};
 
 pub(super) fn command() -> Command {
@@ -23,14 +24,14 @@ pub(super) fn command() -> Command {
            (gdb) monitor why\n  \
            (gdb) monitor why $rsp+8",
         of_kernel,
-        super::process::why::run,
+        of_process,
     )
 }
 
 #[derive(Args)]
-pub(super) struct Why {
+struct Why {
     #[arg(help = address::HELP)]
-    pub(super) address: Option<String>,
+    address: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -40,22 +41,20 @@ struct Reason {
     why: String,
 }
 
-/// The last fault of the session, which is meant where no address is given.
-pub(super) fn last_fault(context: Context<'_>) -> Result<(VirtAddr, ReadFault)> {
-    let none = || CommandError::failed("no read has failed in this session; why ADDRESS asks for one");
-    context.last_fault.ok_or_else(none)
-}
-
 fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<Answer<'d>> {
     let (addr, fault) = match &args.address {
         Some(word) => {
             let addr = address::of_kernel(kernel, context, word)?;
             (addr, read(kernel, context, addr).err())
         }
-        None => last_fault(context).map(|(addr, fault)| (addr, Some(fault)))?,
+        None => address::last_fault(context).map(|(addr, fault)| (addr, Some(fault)))?,
     };
     let why = fault.map_or_else(|| "it is in the dump".to_owned(), |f| f.to_string());
     Ok(Reason { addr, readable: fault.is_none(), why }.into())
+}
+
+fn of_process<'d>(process: &'d Process, args: Why, context: Context<'d>) -> Result<Answer<'d>> {
+    super::process::why::run(process, args.address.as_deref(), context)
 }
 
 fn read(kernel: &Kernel, context: Context<'_>, addr: VirtAddr) -> Result<(), ReadFault> {

@@ -132,6 +132,18 @@ impl Kernel {
         self.kept.module_symbols.get_or_init(|| modules::all_symbols(self, self.modules()))
     }
 
+    /// Every symbol of that name, of the kernel and then of its modules.
+    pub(crate) fn symbols_named<'k>(
+        &'k self,
+        name: &str,
+    ) -> impl Iterator<Item = (Symbol<'k>, Option<&'k Module>)> {
+        let own: Vec<_> = self.symbols().all_by_name(name).map(|s| (s, None)).collect();
+        let modules = self.modules().iter().zip(self.module_symbols());
+        let theirs: Vec<_> =
+            modules.flat_map(|(m, table)| table.all_by_name(name).map(move |s| (s, Some(m)))).collect();
+        own.into_iter().chain(theirs)
+    }
+
     /// The module in whose memory `addr` lies, with its symbols.
     #[must_use]
     pub fn module_at(&self, addr: VirtAddr) -> Option<(&Module, &SymbolTable)> {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Place, threads};
-use crate::commands::{Answer, Context, Result, Text, bt::Bt};
+use crate::commands::{Answer, Context, Result, Text};
 use crate::process::core_file::ThreadNotes;
 use crate::process::unwind::{self, Frame, Kind};
 use crate::process::{Process, signal};
@@ -35,14 +35,12 @@ struct Row {
 
 pub(in crate::commands) fn run<'d>(
     process: &'d Process,
-    args: Bt,
+    all: bool,
+    words: &[String],
     context: Context<'d>,
 ) -> Result<Answer<'d>> {
-    let chosen: Vec<&ThreadNotes> = if args.wants_all_threads() {
-        process.threads().iter().collect()
-    } else {
-        threads(process, &args.words, context.thread)?
-    };
+    let chosen: Vec<&ThreadNotes> =
+        if all { process.threads().iter().collect() } else { threads(process, words, context.thread)? };
     let mut stacks = Vec::new();
     for thread in chosen {
         context.check()?;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Place;
 use crate::arch::Register;
-use crate::commands::{Answer, CommandError, Context, Result, Text, ps::Ps};
+use crate::commands::{Answer, CommandError, Result, Text};
 use crate::process::core_file::ThreadNotes;
 use crate::process::{Process, signal};
 use crate::text::{Screen, row};
@@ -25,7 +25,7 @@ struct Row<'a> {
     place: Place,
 }
 
-pub(in crate::commands) fn run<'d>(process: &'d Process, args: Ps, _: Context<'d>) -> Result<Answer<'d>> {
+pub(in crate::commands) fn run<'d>(process: &'d Process, words: &[String]) -> Result<Answer<'d>> {
     let row = |(i, thread): (usize, &ThreadNotes)| {
         let pc = process.general_regs(thread).and_then(|r| r.get(Register::Rip)).unwrap_or(0);
         Row {
@@ -41,10 +41,10 @@ pub(in crate::commands) fn run<'d>(process: &'d Process, args: Ps, _: Context<'d
         w.parse() == Ok(t.tid) || process.thread_name(t.tid) == Some(w.as_str())
     };
     let threads = process.threads();
-    if let Some(word) = args.words.iter().find(|w| !threads.iter().any(|t| named(t, w))) {
+    if let Some(word) = words.iter().find(|w| !threads.iter().any(|t| named(t, w))) {
         return Err(CommandError::Failed(format!("{word} is no thread id and no thread's name")));
     }
-    let wanted = |t: &ThreadNotes| args.words.is_empty() || args.words.iter().any(|w| named(t, w));
+    let wanted = |t: &ThreadNotes| words.is_empty() || words.iter().any(|w| named(t, w));
     Ok(Threads(threads.iter().enumerate().filter(|(_, t)| wanted(t)).map(row).collect()).into())
 }
 

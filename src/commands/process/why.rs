@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::addr::VirtAddr;
 use crate::commands::address;
-use crate::commands::why::{self, Why};
 use crate::commands::{Answer, Context, Result, Text};
 use crate::elf::BuildId;
 use crate::memory::AddressSpace;
@@ -22,12 +21,12 @@ struct Source {
 
 pub(in crate::commands) fn run<'d>(
     process: &'d Process,
-    args: Why,
+    word: Option<&str>,
     context: Context<'d>,
 ) -> Result<Answer<'d>> {
-    let addr = match &args.address {
+    let addr = match word {
         Some(word) => address::of_process(process, context, word)?,
-        None => why::last_fault(context)?.0,
+        None => address::last_fault(context)?.0,
     };
     let file = process.file_at(addr.0).map(|(file, _)| file);
     let source = Source {
