@@ -91,8 +91,9 @@ holes() { # holes FILE...: its zeros take no place on the disk
 }
 
 live_dumps() { # live_dumps NAME...: dump-guest-memory of a stopped guest
-	local k
+	local k formats
 	qmp stop || return
+	formats=$(qmp formats) || return
 	qmp hmp "info registers -a" > "$D/oracle-registers.txt" || return
 	qmp hmp "info cpus" > "$D/oracle-cpus.txt" || return
 	for k in "$@"; do
@@ -100,7 +101,7 @@ live_dumps() { # live_dumps NAME...: dump-guest-memory of a stopped guest
 		elf) step "$S: dump elf" qmp dump elf "$D/qemu.elf" || return;;
 		paging) step "$S: dump elf -p" qmp dump elf "$D/qemu-paging.elf" paging || return;;
 		zlib|lzo|snappy)
-			if ! qmp formats | grep -qx "kdump-$k"; then say "this QEMU cannot write kdump-$k"; continue; fi
+			if ! grep -qx "kdump-$k" <<< "$formats"; then say "this QEMU cannot write kdump-$k"; continue; fi
 			step "$S: dump kdump-$k (flattened)" qmp dump "kdump-$k" "$D/qemu-$k.flat" || return
 			"${MDF[@]}" -R "$D/qemu-$k.kdump" < "$D/qemu-$k.flat" > "$D/mdf-R-$k.log" 2>&1 || say "makedumpfile -R failed"
 			;;
