@@ -9,6 +9,7 @@ mod frontends;
 mod late;
 mod linux;
 mod lx;
+mod matrix;
 mod process;
 mod rsp;
 mod support;

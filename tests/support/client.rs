@@ -67,4 +67,27 @@ impl Client {
         let reply = self.ask(&format!("m{address:x},{size:x}"));
         if reply.starts_with('E') { String::new() } else { reply }
     }
+
+    /// A whole document, `threads:read:` say.
+    pub fn document(&mut self, name: &str) -> String {
+        let mut all = String::new();
+        loop {
+            let reply = self.ask(&format!("qXfer:{name}:{:x},1000", all.len()));
+            let Some(part) = reply.strip_prefix(['m', 'l']) else { return reply };
+            all += &unescaped(part);
+            if reply.starts_with('l') {
+                return all;
+            }
+        }
+    }
+}
+
+/// What `}` hides: the byte behind it, with one bit turned.
+fn unescaped(text: &str) -> String {
+    let mut bytes = text.bytes();
+    let mut out = Vec::new();
+    while let Some(byte) = bytes.next() {
+        out.push(if byte == b'}' { bytes.next().unwrap() ^ 0x20 } else { byte });
+    }
+    String::from_utf8(out).unwrap()
 }

@@ -2,7 +2,8 @@
 //!
 //! A dump `NAME` has its oracle beside it in `NAME.drgn.json` (by
 //! scripts/lab/drgn-oracle.py) and `NAME.addresses.json` (by drgn-addresses.py),
-//! each possibly with `.zst`; in /shared folders the dump's own suffix is left out.
+//! each possibly with `.zst`; beside samples the dump's own suffix is left out.
+//! Where no lab is, the fixtures in tests/fixtures take its place.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{cache, lab_dirs, skip};
+use super::{cache, fixtures, lab_dirs, skip};
 
 /// A dump of which the truth is known.
 pub struct Dump {
@@ -155,8 +156,11 @@ impl Dump {
 
     /// What crash prints of it (`NAME.crash.txt`), if it was run.
     pub fn crash(&self) -> Option<String> {
-        let text = [self.path.clone(), self.path.with_extension("")];
-        let path = text.iter().find_map(|p| beside(p, ".crash.txt"))?;
+        // a sample's oracles are beside each other, wherever the sample was unpacked
+        let sample = self.oracle.file_name()?.to_str()?.strip_suffix(".drgn.json.zst");
+        let sample = sample.map(|name| self.oracle.with_file_name(name));
+        let text = [Some(self.path.clone()), sample];
+        let path = text.iter().flatten().find_map(|p| beside(p, ".crash.txt"))?;
         let bytes = std::fs::read(&path).ok()?;
         let packed = path.extension().is_some_and(|e| e == "zst");
         let bytes = if packed { zstd::decode_all(&bytes[..]).unwrap() } else { bytes };
@@ -169,8 +173,8 @@ impl Dump {
 
     /// Whether two files are dumps of one moment of one guest.
     fn guest(&self) -> (PathBuf, bool) {
-        if self.path.with_extension("drgn.json.zst").exists() {
-            return (self.path.clone(), false); // one guest a file
+        if self.oracle.extension().is_some_and(|e| e == "zst") {
+            return (self.path.clone(), false); // a sample: one guest a file
         }
         (self.path.parent().unwrap().to_owned(), self.file_name().starts_with("qemu"))
     }
@@ -280,11 +284,20 @@ fn collect(folder: &Path, depth: u32, found: &mut Vec<Dump>) {
     }
 }
 
+/// A fixture with the oracle of the dump that it was cut from.
+fn small(name: &str) -> Dump {
+    let oracle = fixtures::folder().join(Path::new(name).with_extension("drgn.json.zst"));
+    Dump { path: fixtures::fixture(name), oracle }
+}
+
 /// All dumps with an oracle. `CORESTUB_ONLY=TEXT` narrows them to names with that text.
 pub fn all() -> Vec<Dump> {
     let mut found = Vec::new();
     for dir in lab_dirs() {
         collect(&dir, 2, &mut found);
+    }
+    if found.is_empty() {
+        found.extend(fixtures::VMCORES.map(small));
     }
     if let Ok(only) = std::env::var("CORESTUB_ONLY") {
         found.retain(|d| d.name().contains(&only));

@@ -1,5 +1,6 @@
-//! Pages of a kdump-compressed file written anew, in a copy. Shares no code with the
-//! reader: the layout is `struct disk_dump_header` and what follows it (makedumpfile).
+//! A kdump-compressed file with other pages, lost pages, a lost end, or flattened: in a
+//! copy. Shares no code with the reader: the layout is `struct disk_dump_header` and
+//! what follows it (makedumpfile).
 
 use std::fs;
 use std::io::Read;
@@ -58,6 +59,42 @@ impl Kdump {
         self.bytes[at..at + 8].copy_from_slice(&end.to_le_bytes());
         self.bytes[at + 8..at + 12].copy_from_slice(&(page.len() as u32).to_le_bytes());
         self.bytes[at + 12..at + 16].fill(0);
+    }
+
+    /// The page was never written, as when the disk is full.
+    pub fn lose(&mut self, phys: u64) {
+        let at = self.descriptor(phys).unwrap();
+        self.bytes[at..at + 24].fill(0);
+    }
+
+    /// The file ends before a page: all pages behind it in physical memory are lost, too.
+    pub fn end_before(&mut self, phys: u64) {
+        let at = self.descriptor(phys).unwrap();
+        let end = u64::from_le_bytes(self.bytes[at..][..8].try_into().unwrap());
+        self.bytes.truncate(end as usize);
+    }
+
+    /// The address of a symbol in VMCOREINFO.
+    pub fn in_vmcoreinfo(&self, symbol: &str) -> u64 {
+        let wanted = format!("\nSYMBOL({symbol})=");
+        let at = self.bytes.windows(wanted.len()).position(|w| w == wanted.as_bytes()).unwrap();
+        let digits = self.bytes[at + wanted.len()..].iter().take_while(|b| b.is_ascii_hexdigit());
+        let digits: String = digits.map(|&b| char::from(b)).collect();
+        u64::from_str_radix(&digits, 16).unwrap()
+    }
+
+    /// As `makedumpfile -F` writes it to a pipe: pieces with their places, here the last first.
+    pub fn flatten(&mut self) {
+        const PIECE: usize = 100_000;
+        let mut flat = Vec::from(b"makedumpfile\0\0\0\0");
+        flat.extend([1i64, 1].map(i64::to_be_bytes).concat());
+        flat.resize(4096, 0);
+        for (i, piece) in self.bytes.chunks(PIECE).enumerate().collect::<Vec<_>>().into_iter().rev() {
+            flat.extend([(i * PIECE) as i64, piece.len() as i64].map(i64::to_be_bytes).concat());
+            flat.extend(piece);
+        }
+        flat.extend([-1i64, -1].map(i64::to_be_bytes).concat());
+        self.bytes = flat;
     }
 
     pub fn write(&self, to: &Path) {

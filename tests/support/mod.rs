@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod dumps;
+pub mod fixtures;
 pub mod kdump;
 mod lab;
 pub mod program;
