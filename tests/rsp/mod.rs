@@ -2,6 +2,7 @@
 //! for what a person sees.
 
 mod gdb;
+mod line;
 mod lldb;
 mod packets;
 mod places;
