@@ -66,9 +66,12 @@ async function main() {
   await request('configurationDone', {});
   // The adapter continues a remote target at this point; it must come back as
   // stopped, not run away.
-  seen.stopped = (await stopped).reason;
+  const stop = await stopped;
+  seen.stopped = stop.reason;
   seen.threads = (await request('threads')).threads;
-  const first = seen.threads[0];
+  // The thread that died, as an editor shows it: another may have been stopped
+  // in user mode, and its stack filtered out of the dump.
+  const first = seen.threads.find((t) => t.id === stop.threadId) || seen.threads[0];
   seen.stack = (await request('stackTrace', { threadId: first.id, startFrame: 0, levels: 20 })).stackFrames;
   seen.scopes = (await request('scopes', { frameId: seen.stack[0].id })).scopes;
   seen.variables = {};
