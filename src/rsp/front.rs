@@ -16,12 +16,13 @@ use tracing::{debug, info};
 use super::answer::{Answer, Id, PIECE, split, thread_id};
 use super::frame::{self, PACKET_SIZE, number};
 use super::selection::Selected;
-use super::served::{self, Served};
+use super::served::Served;
 use super::signal;
 use super::state::State;
 use crate::addr::VirtAddr;
 use crate::hex;
 use crate::inferior::{Inferior, Tid};
+use crate::text::printable;
 
 /// What a refused read is told as.
 const EFAULT: u8 = 14;
@@ -260,11 +261,12 @@ impl State {
         else {
             return Answer::error();
         };
-        let text = match served.thread(tid) {
-            Some(thread) if thread.extra.is_empty() => served::printable(&thread.name),
-            Some(thread) => served::printable(&format!("{} {}", thread.name, thread.extra)),
+        let said = match served.thread(tid) {
+            Some(thread) if thread.extra.is_empty() => thread.name.clone(),
+            Some(thread) => format!("{} {}", thread.name, thread.extra),
             None => return Answer::error(),
         };
+        let text = printable(&said);
         let cut = text.as_bytes().get(..PIECE).unwrap_or(text.as_bytes());
         Answer::text(hex::encode(cut))
     }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{frame, signal};
 use crate::inferior::{Inferior, ThreadInfo, Tid};
+use crate::text::printable;
 use crate::xml::push_escaped;
 
 const THREADS_HEAD: &str = "<?xml version=\"1.0\"?>\n<threads>\n";
@@ -73,7 +74,7 @@ impl Served {
         let threads = self.inferior.threads().iter().map(|thread| {
             let mut entry = Map::new();
             entry.insert("tid".to_owned(), thread.tid.into());
-            entry.insert("name".to_owned(), printable(&thread.name).into());
+            entry.insert("name".to_owned(), printable(&thread.name).into_owned().into());
             if thread.tid == initial && signal > 0 {
                 entry.insert("reason".to_owned(), "signal".into());
                 entry.insert("signal".to_owned(), signal::from_linux(signal).into());
@@ -117,14 +118,4 @@ pub(crate) fn threads_document(inferiors: &[Arc<Served>], multiprocess: bool) ->
     }
     xml.extend_from_slice(THREADS_TAIL.as_bytes());
     xml.into()
-}
-
-/// A name as a client may show it: one from a dump may try to talk to the
-/// person's terminal.
-pub(crate) fn printable(name: &str) -> String {
-    name.chars().map(shown).collect()
-}
-
-fn shown(c: char) -> char {
-    if c.is_control() { '?' } else { c }
 }
