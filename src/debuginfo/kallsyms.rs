@@ -239,9 +239,10 @@ impl Tokens {
     }
 }
 
-/// The letters of `nm`.
+/// What `nm` writes in front of a name: a letter, or one of its two signs. `?` is
+/// `__nosave_begin` of kernels without HIBERNATION (seen on 3.10 and 4.18).
 fn is_kind(kind: u8) -> bool {
-    matches!(kind | 0x20, b'a'..=b'd' | b'g' | b'i' | b'n' | b'p' | b'r'..=b'w') && kind.is_ascii_alphabetic()
+    kind.is_ascii_alphabetic() || matches!(kind, b'?' | b'-')
 }
 
 /// The length in front of a name, and its own size.

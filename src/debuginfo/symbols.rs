@@ -331,6 +331,7 @@ impl Builder {
         let mut table = self.table;
         sort(&mut table);
         fill_sizes(&mut table);
+        call_data_data(&mut table);
         table.arena.shrink_to_fit();
         table
     }
@@ -407,6 +408,20 @@ fn fill_sizes(table: &mut SymbolTable) {
                 _ => LAST_SIZE,
             };
         }
+    }
+}
+
+/// Since 6.16 the kernel's `.data` is writable and executable, and kallsyms calls
+/// what lies in it `T` (seen on Debian's 6.16, 7.2 and 7.3).
+fn call_data_data(table: &mut SymbolTable) {
+    let address = |name| table.entries.iter().find(|e| name_of(&table.arena, e) == name).map(|e| e.address);
+    let (Some(start), Some(end)) = (address("_sdata"), address("_edata")) else { return };
+    for entry in table.entries.iter_mut().filter(|e| (start..end).contains(&e.address)) {
+        entry.kind = match entry.kind {
+            b'T' => b'D',
+            b't' => b'd',
+            other => other,
+        };
     }
 }
 

@@ -203,7 +203,9 @@ pub fn module(parts: &ModuleParts<'_>) -> ModuleImages {
             symbols: parts.symbols,
             text: &text,
             signal_ranges: &frames.signal_ranges,
-            name: parts.name,
+            // gdb reads a word that is a unit's name as a file: `struct zram` would
+            // be a syntax error while a module zram is loaded.
+            name: &format!("{}.ko", parts.name),
         })
     });
     let symbols = skeleton::symbol_table(parts.symbols, parts.sections);

@@ -135,6 +135,15 @@ fn long_names_are_told_by_what_decodes() {
 }
 
 #[test]
+fn an_odd_kind_does_not_end_the_table() {
+    let mut all = symbols(false);
+    all.push((STEXT + 0x2000, b'?', "__nosave_begin"));
+    all.push((STEXT + 0x3000, b't', "after"));
+    let (space, tables) = image(&all, Encoding::BaseRelative, true);
+    assert_eq!(listed(&read(&space, &tables, Some(STEXT), true).unwrap()), all);
+}
+
+#[test]
 fn what_precedes_a_lost_page_is_kept() {
     let names: Vec<String> = (0..2000).map(|i| format!("function_{i}")).collect();
     let mut all = symbols(false);

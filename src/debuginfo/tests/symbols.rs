@@ -39,6 +39,21 @@ fn gaps_are_capped_and_elf_sizes_kept() {
 }
 
 #[test]
+fn what_lies_in_data_is_data_whatever_kallsyms_says() {
+    let t = table(&[
+        (0x0e00, 0, b'T', "schedule"),
+        (0x1000, 0, b'T', "_sdata"),
+        (0x1000, 0, b'T', "init_task"),
+        (0x1800, 0, b't', "slab_caches"),
+        (0x2000, 0, b'T', "_edata"),
+        (0x3000, 0, b't', "do_one_initcall"),
+    ]);
+    let kinds: Vec<_> = t.iter().map(|s| (s.name, char::from(s.kind))).collect();
+    let told = [("schedule", 'T'), ("init_task", 'D'), ("slab_caches", 'd'), ("do_one_initcall", 't')];
+    assert!(told.iter().all(|one| kinds.contains(one)), "{kinds:?}");
+}
+
+#[test]
 fn names_find_the_global_one_and_all() {
     let t = table(&[
         (0x30, 0, b't', "init"),
