@@ -96,6 +96,47 @@ fn permission_hint(source: &io::Error) -> &'static str {
     }
 }
 
+/// Why a page of physical memory is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// The machine has no memory there.
+    NoMemory,
+    /// The dump's filter left it out.
+    Excluded,
+    /// It was to be in the dump, and was never written or has been cut off.
+    Lost,
+    /// It is in a piece of the split dump that was not given.
+    OtherPiece,
+    /// Its bytes do not decode.
+    Corrupt,
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoMemory => "the machine has no memory there",
+            Self::Excluded => "the dump's filter left it out",
+            Self::Lost => "it was never written, or cut off",
+            Self::OtherPiece => "it is in a piece of the split dump that was not given",
+            Self::Corrupt => "it does not decompress",
+        })
+    }
+}
+
+impl ReadFault {
+    /// What the fault of a physical read says of the page.
+    #[must_use]
+    pub fn absence(self) -> Absence {
+        match self {
+            Self::Excluded { .. } => Absence::Excluded,
+            Self::Truncated { .. } => Absence::Lost,
+            Self::OtherPiece { .. } => Absence::OtherPiece,
+            Self::Corrupt { .. } => Absence::Corrupt,
+            _ => Absence::NoMemory,
+        }
+    }
+}
+
 /// Why one address cannot be read. [`fmt::Display`] gives the sentence that
 /// `monitor why` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +169,8 @@ pub enum ReadFault {
         level: u8,
         /// Physical address of the entry.
         phys: u64,
+        /// Why it is not there.
+        why: Absence,
     },
     /// More is mapped than any machine has: the tables are damaged.
     Endless {
@@ -197,9 +240,9 @@ impl fmt::Display for ReadFault {
                 f,
                 "{addr:#x} was not looked at: the page tables below it map more than any machine has"
             ),
-            Self::PageTable { addr, level, phys } => write!(
+            Self::PageTable { addr, level, phys, why } => write!(
                 f,
-                "the {} (level {level}) table for {addr:#x} at physical {phys:#x} is not in the dump",
+                "the {} (level {level}) table for {addr:#x} at physical {phys:#x} is not in the dump: {why}",
                 table(level)
             ),
             Self::NoMemory { phys } => write!(f, "the machine has no memory at physical {phys:#x}"),

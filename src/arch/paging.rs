@@ -7,7 +7,7 @@
 use super::map::Levels;
 use crate::addr::{PAGE_SHIFT, PhysAddr, VirtAddr};
 use crate::bytes::u64_at;
-use crate::error::ReadFault;
+use crate::error::{Absence, ReadFault};
 
 #[cfg(test)]
 #[path = "paging_tests.rs"]
@@ -159,12 +159,13 @@ pub struct Mapping {
 }
 
 /// Follows `addr` down from the table at `root`. `read` gives the word of a table
-/// of a level (1 is the page table, 5 the PML5); it may keep what it sees.
+/// of a level (1 is the page table, 5 the PML5), or why there is none; it may keep
+/// what it sees.
 pub fn walk(
     paging: Paging,
     root: PhysAddr,
     addr: VirtAddr,
-    mut read: impl FnMut(u8, PhysAddr) -> Option<u64>,
+    mut read: impl FnMut(u8, PhysAddr) -> Result<u64, Absence>,
 ) -> Result<Mapping, ReadFault> {
     if !paging.levels.canonical(addr) {
         return Err(ReadFault::NonCanonical { addr: addr.0 });
@@ -173,7 +174,8 @@ pub fn walk(
     let mut rights = Rights { read: true, write: true, user: true };
     for level in (1..=paging.levels.count()).rev() {
         let at = PhysAddr(table.0 + (addr.0 >> shift(level) & 0x1ff) * 8);
-        let word = read(level, at).ok_or(ReadFault::PageTable { addr: addr.0, level, phys: at.0 })?;
+        let lost = |why| ReadFault::PageTable { addr: addr.0, level, phys: at.0, why };
+        let word = read(level, at).map_err(lost)?;
         let entry = Entry(word);
         rights.read &= entry.has(Entry::PRESENT);
         rights.write &= entry.has(Entry::RW);
@@ -218,7 +220,7 @@ impl Run {
 
 /// All addresses from one to another, as [`Run`]s without a gap. Each table is
 /// read once in a row; `read` fills a buffer from physical memory and says how
-/// much of it.
+/// much of it, or why nothing.
 pub struct Runs<R> {
     paging: Paging,
     root: PhysAddr,
@@ -234,12 +236,13 @@ pub struct Runs<R> {
 struct Table {
     at: Option<PhysAddr>,
     bytes: Vec<u8>,
+    absence: Absence,
 }
 
-impl<R: FnMut(PhysAddr, &mut [u8]) -> usize> Runs<R> {
+impl<R: FnMut(PhysAddr, &mut [u8]) -> Result<usize, Absence>> Runs<R> {
     /// Runs from `start` up to and with `last`.
     pub fn new(paging: Paging, root: PhysAddr, start: VirtAddr, last: VirtAddr, read: R) -> Self {
-        let tables = std::array::from_fn(|_| Table { at: None, bytes: Vec::new() });
+        let tables = std::array::from_fn(|_| Table { at: None, bytes: Vec::new(), absence: Absence::Lost });
         let next = Some(start).filter(|s| *s <= last);
         Self { paging, root, read, next, last, tables, left: STEPS_MAX }
     }
@@ -250,7 +253,7 @@ impl<R: FnMut(PhysAddr, &mut [u8]) -> usize> Runs<R> {
         let (tables, read) = (&mut self.tables, &mut self.read);
         let to = walk(self.paging, self.root, start, |level, at| {
             at_level = level;
-            tables.get_mut(usize::from(level - 1))?.word(at, read)
+            tables.get_mut(usize::from(level - 1)).ok_or(Absence::NoMemory)?.word(at, read)
         });
         let last = match to {
             Err(ReadFault::NonCanonical { .. }) => self.paging.levels.kernel_start().0 - 1,
@@ -261,19 +264,25 @@ impl<R: FnMut(PhysAddr, &mut [u8]) -> usize> Runs<R> {
 }
 
 impl Table {
-    fn word(&mut self, at: PhysAddr, read: &mut impl FnMut(PhysAddr, &mut [u8]) -> usize) -> Option<u64> {
+    fn word(
+        &mut self,
+        at: PhysAddr,
+        read: &mut impl FnMut(PhysAddr, &mut [u8]) -> Result<usize, Absence>,
+    ) -> Result<u64, Absence> {
         let page = PhysAddr(at.0 - at.page_offset());
         if self.at != Some(page) {
             self.bytes.resize(4096, 0);
             let got = read(page, &mut self.bytes);
-            self.bytes.truncate(got);
+            self.absence = got.err().unwrap_or(Absence::Lost);
+            self.bytes.truncate(got.unwrap_or(0));
             self.at = Some(page);
         }
-        u64_at(&self.bytes, usize::try_from(at.page_offset()).ok()?)
+        let at = usize::try_from(at.page_offset()).unwrap_or(usize::MAX);
+        u64_at(&self.bytes, at).ok_or(self.absence)
     }
 }
 
-impl<R: FnMut(PhysAddr, &mut [u8]) -> usize> Iterator for Runs<R> {
+impl<R: FnMut(PhysAddr, &mut [u8]) -> Result<usize, Absence>> Iterator for Runs<R> {
     type Item = Run;
 
     fn next(&mut self) -> Option<Run> {

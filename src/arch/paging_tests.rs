@@ -49,24 +49,29 @@ impl Builder {
         self.put(ROOT, page, level, frame * 4096 + PRESENT + large + self.extra);
     }
 
-    fn read(&self, at: PhysAddr, buf: &mut [u8]) -> usize {
-        let Some(words) = self.frames.get(&(at.0 / 4096)) else { return 0 };
+    fn read(&self, at: PhysAddr, buf: &mut [u8]) -> Result<usize, Absence> {
+        let words = self.frames.get(&(at.0 / 4096)).ok_or(Absence::NoMemory)?;
         let from = (at.0 % 4096) as usize;
         let len = buf.len().min(4096 - from);
         for (to, word) in buf.chunks_mut(8).zip(&words[from / 8..]) {
             to.copy_from_slice(&word.to_le_bytes()[..to.len()]);
         }
-        len
+        Ok(len)
     }
 
     fn walk(&self, paging: Paging, root: u64, addr: u64) -> Result<Mapping, ReadFault> {
         walk(paging, PhysAddr(root * 4096), VirtAddr(addr), |_, at| {
             let mut word = [0; 8];
-            (self.read(at, &mut word) == 8).then(|| u64::from_le_bytes(word))
+            self.read(at, &mut word).map(|_| u64::from_le_bytes(word))
         })
     }
 
-    fn runs(&self, paging: Paging, start: u64, last: u64) -> Runs<impl FnMut(PhysAddr, &mut [u8]) -> usize> {
+    fn runs(
+        &self,
+        paging: Paging,
+        start: u64,
+        last: u64,
+    ) -> Runs<impl FnMut(PhysAddr, &mut [u8]) -> Result<usize, Absence>> {
         let root = PhysAddr(ROOT * 4096);
         Runs::new(paging, root, VirtAddr(start), VirtAddr(last), |at, buf: &mut [u8]| self.read(at, buf))
     }
@@ -235,7 +240,7 @@ fn absent_swapped_and_prot_none_are_told_apart() {
     assert_eq!(at(1 << 50), Err(ReadFault::NonCanonical { addr: 1 << 50 }));
     // A table that the dump lacks.
     tables.put(ROOT, 1 << 27, 4, 99 * 4096 + PRESENT);
-    let lost = ReadFault::PageTable { addr: 1 << 39, level: 3, phys: 99 * 4096 };
+    let lost = ReadFault::PageTable { addr: 1 << 39, level: 3, phys: 99 * 4096, why: Absence::NoMemory };
     assert_eq!(tables.walk(FOUR, ROOT, 1 << 39), Err(lost));
 }
 

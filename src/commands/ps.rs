@@ -79,7 +79,7 @@ struct Row<'a> {
     task: VirtAddr,
     pid: u32,
     tgid: u32,
-    ppid: u32,
+    ppid: Option<u32>,
     comm: &'a str,
     state: char,
     cpu: u32,
@@ -87,6 +87,7 @@ struct Row<'a> {
     kthread: bool,
     vsz_kib: u64,
     rss_kib: u64,
+    found_by: &'static str,
 }
 
 /// Bytes of arguments or environment that are shown.
@@ -144,7 +145,7 @@ impl Text for List<'_> {
                 "{mark} {:>7} {:>7} {:>3}  {:016x}  {} {:>5.1} {:>8} {:>8}  {}",
                 t.pid,
                 // As crash: that an idle task was forked by pid 1 is of no interest.
-                if t.idle_of.is_some() { 0 } else { t.ppid },
+                if t.idle_of.is_some() { "0".to_owned() } else { parent(t) },
                 t.cpu,
                 t.addr.0,
                 crash_state(t.state),
@@ -156,6 +157,11 @@ impl Text for List<'_> {
         }
         Ok(())
     }
+}
+
+/// The parent's pid, if it is known.
+fn parent(t: &Task) -> String {
+    t.ppid.map_or_else(|| "?".to_owned(), |p| p.to_string())
 }
 
 /// A kernel thread's name stands in brackets.
@@ -176,6 +182,7 @@ fn row(t: &Task, used: usage::Usage) -> Row<'_> {
         kthread: t.kthread,
         vsz_kib: used.vsz,
         rss_kib: used.rss,
+        found_by: t.found_by.words(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CommandError, Context, Result};
 use crate::addr::VirtAddr;
-use crate::linux::{Kernel, Task, tasks};
+use crate::linux::{Kernel, Panicked, Task, tasks};
 use crate::number;
 
 /// The tasks that a word names: a pid in decimal, the address of a
@@ -50,11 +50,16 @@ pub(super) fn current<'k>(kernel: &'k Kernel, context: Context<'_>) -> Result<&'
     if let Some(task) = context.task.and_then(|addr| kernel.tasks().by_address(addr)) {
         return Ok(task);
     }
-    kernel
-        .panic_task()
-        .or_else(|| kernel.tasks().all().iter().find(|t| t.on_cpu))
-        .map(AsRef::as_ref)
-        .ok_or_else(|| CommandError::failed("no task is selected; name one by pid"))
+    let selected = match kernel.panicked() {
+        Panicked::Task(task) => Some(task),
+        Panicked::Nobody => kernel.tasks().all().iter().find(|t| t.on_cpu),
+        Panicked::Unreadable(why) => {
+            return Err(CommandError::Failed(format!(
+                "who panicked is not known ({why}); name a task by pid"
+            )));
+        }
+    };
+    selected.map(AsRef::as_ref).ok_or_else(|| CommandError::failed("no task is selected; name one by pid"))
 }
 
 /// The tasks that words name, without words the selected one.

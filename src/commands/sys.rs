@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Answer, Command, Context, NoArguments, Result, Text};
 use crate::linux::log;
-use crate::linux::{Kernel, Task, clock, taint, usage};
+use crate::linux::{Kernel, Panicked, Task, clock, taint, usage};
 use crate::text::{Screen, row};
 use crate::unwind;
 
@@ -54,12 +54,35 @@ struct Sys<'a> {
     symbols: &'a str,
     types: &'a str,
     unwind: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remarks: Vec<String>,
 }
 
-/// The task to show: the one that panicked, else what the first CPU was running.
+/// The task to show: the one that panicked, and if none did what the first CPU was running.
 fn shown(kernel: &Kernel) -> Option<&Task> {
-    let running = || super::select::active(kernel).into_iter().next();
-    kernel.panic_task().or_else(running).map(AsRef::as_ref)
+    match kernel.panicked() {
+        Panicked::Task(task) => Some(task),
+        Panicked::Unreadable(_) => None,
+        Panicked::Nobody => super::select::active(kernel).into_iter().next().map(AsRef::as_ref),
+    }
+}
+
+/// What was found damaged on the way.
+fn remarks(kernel: &Kernel) -> Vec<String> {
+    let tasks = kernel.tasks();
+    let mut out = Vec::new();
+    if let Panicked::Unreadable(why) = kernel.panicked() {
+        out.push(format!("who panicked is not known: {why}"));
+    }
+    out.extend(tasks.remarks.iter().cloned());
+    if tasks.skipped > 0 {
+        out.push(format!("{} elements of the task lists are not tasks", tasks.skipped));
+    }
+    let lost = kernel.log().lost;
+    if lost > 0 {
+        out.push(format!("{lost} records of the log are damaged or not in the dump"));
+    }
+    out
 }
 
 fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<Answer<'d>> {
@@ -99,6 +122,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         symbols: kernel.symbols().origin(),
         types: kernel.types().origin(),
         unwind: unwind::origin(kernel),
+        remarks: remarks(kernel),
     };
     Ok(sys.into())
 }
@@ -152,19 +176,7 @@ impl Text for Sys<'_> {
         if let Some(lost) = &self.incomplete {
             line("INCOMPLETE", lost)?;
         }
-        for remark in &self.kernel.tasks().remarks {
-            line("REMARK", remark)?;
-        }
-        if self.kernel.tasks().skipped > 0 {
-            line(
-                "REMARK",
-                &format!("{} elements of the task lists are not tasks", self.kernel.tasks().skipped),
-            )?;
-        }
-        let lost = self.kernel.log().lost;
-        if lost > 0 {
-            line("REMARK", &format!("{lost} records of the log are damaged or not in the dump"))?;
-        }
+        self.remarks.iter().try_for_each(|remark| line("REMARK", remark))?;
         Ok(())
     }
 }

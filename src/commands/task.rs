@@ -38,7 +38,7 @@ struct Row<'k> {
     parent: String,
     pid: u32,
     tgid: u32,
-    ppid: u32,
+    ppid: Option<u32>,
     comm: String,
     task: String,
     cpu: u32,
@@ -101,9 +101,10 @@ impl Text for Row<'_> {
 }
 
 fn parent(kernel: &Kernel, task: &Task) -> String {
-    match kernel.tasks().by_pid(task.ppid).next() {
+    let Some(ppid) = task.ppid else { return "(not in the dump)".to_owned() };
+    match kernel.tasks().by_pid(ppid).next() {
         Some(p) => format!("pid {} \"{}\"", p.pid, p.comm),
-        None => format!("pid {}", task.ppid),
+        None => format!("pid {ppid}"),
     }
 }
 

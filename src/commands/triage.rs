@@ -11,7 +11,7 @@ use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::linux::log::{self, Log};
 use crate::linux::registers::{self, TaskRegisters};
-use crate::linux::{Kernel, Task, clock, taint};
+use crate::linux::{Kernel, Panicked, Task, clock, taint};
 use crate::text::{Screen, put, row};
 use crate::unwind::{self, Frame, FrameKind, Trace};
 
@@ -116,7 +116,10 @@ fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<A
     let log = kernel.log();
     let active: Vec<&Task> = super::select::active(kernel).into_iter().map(AsRef::as_ref).collect();
     let crashed = kernel.panic_task().map(AsRef::as_ref);
-    let shown = crashed.or_else(|| active.first().copied());
+    let shown = match kernel.panicked() {
+        Panicked::Unreadable(_) => None,
+        Panicked::Task(_) | Panicked::Nobody => crashed.or_else(|| active.first().copied()),
+    };
     let shown = shown.map(|t| (t, unwind::with_crash_path(kernel, t)));
     let trace = shown.as_ref().map(|(_, trace)| trace);
     let exception = trace.and_then(|t| exception(kernel, t));
@@ -169,7 +172,11 @@ impl Triage<'_> {
         match (&self.panic, crashed) {
             (Some(line), _) => row!(screen, "{}", line.trim())?,
             (None, Some(_)) => row!(screen, "The kernel panicked; its log does not say why.")?,
+            (None, None) if *kernel.panicked() != Panicked::Nobody => {}
             (None, None) => row!(screen, "No crash: the dump was taken of a running machine.")?,
+        }
+        if let Panicked::Unreadable(why) = kernel.panicked() {
+            row!(screen, "WHO PANICKED IS NOT KNOWN: {why}")?;
         }
         if let Some(t) = crashed {
             row!(screen, "in pid {} \"{}\" on CPU {}", t.pid, t.comm, t.cpu)?;

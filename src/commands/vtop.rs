@@ -54,6 +54,9 @@ struct Walk<'d> {
     flags: Vec<&'static str>,
     in_dump: bool,
     fault: Option<String>,
+    /// By what the physical address is known where a table is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    computed: Option<String>,
     #[serde(skip)]
     more: More<'d>,
 }
@@ -84,19 +87,28 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
 }
 
 /// Whether the page's bytes are there.
-fn presence(kernel: &Kernel, mapping: Mapping) -> Result<(), ReadFault> {
-    kernel.dump().read_phys(mapping.phys, &mut [0]).map(|_| ())
+fn presence(kernel: &Kernel, phys: PhysAddr) -> Result<(), ReadFault> {
+    kernel.dump().read_phys(phys, &mut [0]).map(|_| ())
 }
 
 fn walk<'d>(kernel: &'d Kernel, space: &PageTables, addr: VirtAddr) -> Walk<'d> {
     let levels = space.paging().levels;
     let mut steps = Vec::new();
     let end = space.walk(addr, &mut |step| steps.push(step));
-    let there = end.and_then(|mapping| presence(kernel, mapping));
     let mapping = end.ok();
+    let computed = match end {
+        Err(ReadFault::PageTable { .. }) => space.computed(addr),
+        _ => None,
+    };
+    let physical = mapping.map(|m| m.phys).or(computed.map(|(phys, _)| phys));
+    let there = match (physical, end) {
+        (Some(phys), _) => presence(kernel, phys),
+        (None, end) => end.map(|_| ()),
+    };
     Walk {
         address: addr,
-        physical: mapping.map(|m| m.phys),
+        physical,
+        computed: computed.map(|(_, basis)| basis.to_string()),
         page_size: mapping.map(|m| m.page_size),
         flags: mapping.map(|m| m.entry.flags(m.page_size > PAGE_SIZE)).unwrap_or_default(),
         in_dump: there.is_ok(),
@@ -155,6 +167,10 @@ impl Text for Walk<'_> {
             Err(fault) => {
                 row!(screen)?;
                 row!(screen, "{fault}")?;
+                if let Some(basis) = &self.computed {
+                    row!(screen, "physical {physical} is computed, by {basis}")?;
+                    row!(screen, "{}", self.fault.as_deref().unwrap_or("the page is in the dump"))?;
+                }
             }
         }
         Ok(())

@@ -39,6 +39,9 @@ struct Reason {
     addr: VirtAddr,
     readable: bool,
     why: String,
+    /// The address is readable, though a page table is lost.
+    #[serde(skip)]
+    computed: bool,
 }
 
 fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<Answer<'d>> {
@@ -49,8 +52,20 @@ fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<
         }
         None => address::last_fault(context).map(|(addr, fault)| (addr, Some(fault)))?,
     };
-    let why = fault.map_or_else(|| "it is in the dump".to_owned(), |f| f.to_string());
-    Ok(Reason { addr, readable: fault.is_none(), why }.into())
+    let computed = fault.is_none().then(|| computed(kernel, addr)).flatten();
+    let why = match (fault, &computed) {
+        (Some(fault), _) => fault.to_string(),
+        (None, Some(how)) => format!("it is in the dump; {how}"),
+        (None, None) => "it is in the dump".to_owned(),
+    };
+    Ok(Reason { addr, readable: fault.is_none(), why, computed: computed.is_some() }.into())
+}
+
+/// How a readable address of the kernel is known whose page table is lost.
+fn computed(kernel: &Kernel, addr: VirtAddr) -> Option<String> {
+    let lost = kernel.tables().walk(addr, &mut |_| ()).err().filter(|_| addr.0 >= kernel.user_limit())?;
+    let (phys, basis) = kernel.tables().computed(addr)?;
+    Some(format!("{lost}, and its physical address {phys} is computed, by {basis}"))
 }
 
 fn of_process<'d>(process: &'d Process, args: Why, context: Context<'d>) -> Result<Answer<'d>> {
@@ -66,6 +81,9 @@ fn read(kernel: &Kernel, context: Context<'_>, addr: VirtAddr) -> Result<(), Rea
 
 impl Text for Reason {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        if self.computed {
+            return Ok(row!(screen, "{} is readable: {}", self.addr, self.why)?);
+        }
         if self.readable {
             return Ok(row!(screen, "{} is readable", self.addr)?);
         }

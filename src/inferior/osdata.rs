@@ -82,7 +82,7 @@ fn processes(kernel: &Kernel) -> String {
         let count = threads.get(&task.tgid).copied().unwrap_or(1);
         table.row(&[
             ("pid", &task.pid.to_string()),
-            ("ppid", &task.ppid.to_string()),
+            ("ppid", &task.ppid.map_or_else(String::new, |p| p.to_string())),
             ("command", &task.comm),
             ("state", &task.state.to_string()),
             ("threads", &count.to_string()),

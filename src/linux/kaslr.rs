@@ -7,15 +7,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Options;
+use super::{KernelVersion, Options};
 use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use crate::arch::paging::Paging;
 use crate::arch::{Levels, map};
+use crate::debuginfo::symbols::SymbolTable;
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
-use crate::error::{Error, Result};
+use crate::error::{Absence, Error, ReadFault, Result};
 use crate::memory::AddressSpace;
-use crate::memory::paging::PageTables;
+use crate::memory::paging::{Basis, Linear, PageTables};
 
 /// Pages looked at for a lost VMCOREINFO: 4 TiB of them.
 const SEARCH_PAGES: u64 = 1 << 30;
@@ -49,7 +50,9 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     let tables = |phys_base| tables(dump, &vmcoreinfo, top, phys_base);
     // The kernel's own name tells whether the tables are the right ones.
     let proof = |tables: &PageTables| {
-        let Some(at) = vmcoreinfo.symbol("init_uts_ns") else { return true };
+        let Some(at) = vmcoreinfo.symbol("init_uts_ns") else {
+            return tables.walk(VirtAddr(top), &mut |_| ()).is_ok();
+        };
         let mut head = [0; 64];
         tables
             .read(VirtAddr(at), &mut head)
@@ -66,19 +69,25 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
         }
     }
     let (phys_base, tables) = found;
-    if let Err(fault) = tables.translate(VirtAddr(top)) {
-        if let Some(lost) = dump.incomplete() {
+    match tables.walk(VirtAddr(top), &mut |_| ()) {
+        Ok(_) => {}
+        // Where the image lies is known without them; that it lies there is proven.
+        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) if proof(&tables) => {}
+        Err(fault @ ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) => {
+            let lost = dump.incomplete().map(|lost| format!("; {lost}")).unwrap_or_default();
             return Err(missing(
-                &format!("{fault}, and nothing can be read without the kernel's page tables; {lost}"),
+                &format!("{fault}, and nothing proves where the kernel lies{lost}"),
                 "copy or make the dump again",
             ));
         }
-        return Err(missing(
-            &format!(
-                "the kernel's page tables are not where phys_base {phys_base:#x} and swapper_pg_dir {top:#x} put them: {fault}"
-            ),
-            "give --phys-base, or --vmcoreinfo FILE of this kernel",
-        ));
+        Err(fault) => {
+            return Err(missing(
+                &format!(
+                    "the kernel's page tables are not where phys_base {phys_base:#x} and swapper_pg_dir {top:#x} put them: {fault}"
+                ),
+                "give --phys-base, or --vmcoreinfo FILE of this kernel",
+            ));
+        }
     }
     Ok(Place { vmcoreinfo, kaslr_offset, phys_base, tables })
 }
@@ -153,8 +162,44 @@ fn tables(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64, phys_base: i64) -> Pa
         levels: if five { Levels::Five } else { Levels::Four },
         sme_mask: info.number("sme_mask").map_or(0, i64::cast_unsigned),
     };
-    let root = PhysAddr(top.wrapping_sub(map::KERNEL_MAP).wrapping_add_signed(phys_base));
-    PageTables::new(dump.clone(), root, paging)
+    let in_image = |addr: u64| PhysAddr(addr.wrapping_sub(map::KERNEL_MAP).wrapping_add_signed(phys_base));
+    let mut tables = PageTables::new(dump.clone(), in_image(top), paging);
+    // From the first byte of the kernel on: below it phys_base may be negative.
+    let start = info.symbol("_stext").map_or(map::KERNEL_MAP, |stext| stext & !(PAGE_SIZE - 1));
+    let room = info.number("KERNEL_IMAGE_SIZE").map_or(map::KERNEL_IMAGE_SIZE, i64::cast_unsigned);
+    let len = map::KERNEL_MAP.saturating_add(room).saturating_sub(start);
+    tables.know(Linear { basis: Basis::Image, start: VirtAddr(start), len, phys: in_image(start) });
+    tables
+}
+
+/// Tells `tables` where all memory is mapped in a row, by `page_offset_base`; where that
+/// cannot be read, by the first address there that they still map.
+pub(super) fn know_direct_map(
+    dump: &Vmcore,
+    tables: &mut PageTables,
+    symbols: &SymbolTable,
+    version: &KernelVersion,
+) {
+    let levels = tables.paging().levels;
+    let start = match symbols.address("page_offset_base") {
+        Some(at) => tables.read_u64(VirtAddr(at)).ok().or_else(|| first_mapped(tables)),
+        // Without CONFIG_RANDOMIZE_MEMORY it is always in one place.
+        None => Some(version.direct_map(levels)),
+    };
+    let Some(start) = start.map(VirtAddr).filter(|s| s.0 >= levels.kernel_start().0) else { return };
+    let len = dump.physical_ranges().last().map_or(0, |(at, len)| at.0.saturating_add(*len));
+    tables.know(Linear { basis: Basis::DirectMap, start, len, phys: PhysAddr(0) });
+}
+
+/// Where physical address 0 would be in the direct map, by its first page that is mapped.
+fn first_mapped(tables: &PageTables) -> Option<u64> {
+    let levels = tables.paging().levels;
+    let last = VirtAddr(levels.vmemmap());
+    let mut runs = tables.runs(levels.kernel_start(), last).take(1024);
+    // The map begins at a multiple of 1 GiB, and with the first memory of the machine.
+    let run = runs.find(|run| run.start.0 >= levels.direct_map() && run.to.is_ok())?;
+    let base = run.start.0.checked_sub(run.to.ok()?.phys.0)?;
+    base.is_multiple_of(1 << 30).then_some(base)
 }
 
 #[cfg(test)]

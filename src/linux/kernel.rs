@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::log::Log;
 use super::open::{Opened, open};
-use super::{Module, Options, Task, TaskList, Utsname, View};
-use super::{debug_files, log, modules, orc, stacks, tasks, utsname};
+use super::task_scan::Scanned;
+use super::{Module, Options, Panicked, Task, TaskList, Utsname, View};
+use super::{debug_files, log, modules, orc, stacks, task_scan, tasks, utsname};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::map;
 use crate::debuginfo::btf::Btf;
@@ -30,7 +31,7 @@ pub struct Kernel {
 #[derive(Default)]
 struct Kept {
     tasks: OnceLock<TaskList>,
-    panic_task: OnceLock<Option<Arc<Task>>>,
+    panicked: OnceLock<Panicked>,
     modules: OnceLock<Vec<Module>>,
     module_symbols: OnceLock<Vec<SymbolTable>>,
     log: OnceLock<Log>,
@@ -110,14 +111,26 @@ impl Kernel {
     /// All tasks. Read at first use.
     #[must_use]
     pub fn tasks(&self) -> &TaskList {
-        self.kept.tasks.get_or_init(|| tasks::collect(self))
+        let scan = |view: &View| match self.opened.tables.direct_map() {
+            Some(direct) => task_scan::scan(view, &self.opened.dump, direct),
+            None => Scanned::default(),
+        };
+        self.kept.tasks.get_or_init(|| tasks::collect(self, &scan))
     }
 
-    /// The task that was running where the kernel panicked, if it did. Does not
-    /// need the list of tasks.
+    /// Who panicked. Does not need the list of tasks.
+    #[must_use]
+    pub fn panicked(&self) -> &Panicked {
+        self.kept.panicked.get_or_init(|| tasks::panicked(self))
+    }
+
+    /// The task that was running where the kernel panicked, if it did and that can be read.
     #[must_use]
     pub fn panic_task(&self) -> Option<&Arc<Task>> {
-        self.kept.panic_task.get_or_init(|| tasks::panicked(self).map(Arc::new)).as_ref()
+        match self.panicked() {
+            Panicked::Task(task) => Some(task),
+            Panicked::Nobody | Panicked::Unreadable(_) => None,
+        }
     }
 
     /// All modules, the newest first. Read at first use.

@@ -3,7 +3,8 @@
 //! `struct list_head` is a circle through its head, `struct hlist_head` a chain
 //! that ends with null (`include/linux/types.h`); in both a link's first word
 //! leads on. The walk ends at the first link that cannot be right, and says what
-//! was wrong with it.
+//! was wrong with it. A circle can be walked from its other end, too, by the second
+//! words of its links: [`both_ways`] loses no more than lies between the two breaks.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -45,9 +46,37 @@ pub(crate) struct List<'a> {
     last: u64,
     /// Where the link lies in an element.
     offset: u64,
+    /// Which word of a link leads on: 0 is the next element's, 8 the one before.
+    word: u64,
     seen: HashSet<u64>,
     steps: usize,
     broken: Option<Broken>,
+}
+
+/// What a walk along a circle met.
+pub(crate) struct Walked {
+    /// The elements, in the order of the list as far as that is known.
+    pub(crate) elements: Vec<VirtAddr>,
+    /// What ended the walk from the front too early.
+    pub(crate) broken: Option<Broken>,
+    /// How many of the steps are left.
+    pub(crate) steps: usize,
+}
+
+/// The elements on the circle through `head`; where it is broken, those that can be
+/// reached from its end, too.
+#[must_use]
+pub(crate) fn both_ways(view: &View, head: VirtAddr, offset: u64, steps: usize) -> Walked {
+    let mut list = List::circular(view, head, offset, steps);
+    let mut elements: Vec<_> = list.by_ref().collect();
+    let broken = list.broken();
+    if broken.is_some() {
+        // It ends where it meets what was seen from the front.
+        list = List { at: Some(head), word: 8, broken: None, ..list };
+        let behind: Vec<_> = list.by_ref().collect();
+        elements.extend(behind.into_iter().rev());
+    }
+    Walked { elements, broken, steps: list.steps }
 }
 
 impl<'a> List<'a> {
@@ -55,7 +84,8 @@ impl<'a> List<'a> {
     /// member at `offset`; at most so many `steps`.
     #[must_use]
     pub(crate) fn circular(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
-        Self { view, at: Some(head), last: head.0, offset, seen: HashSet::new(), steps, broken: None }
+        let (at, last, seen) = (Some(head), head.0, HashSet::new());
+        Self { view, at, last, offset, word: 0, seen, steps, broken: None }
     }
 
     /// The elements of the `struct hlist_head` at `head`.
@@ -70,14 +100,9 @@ impl<'a> List<'a> {
         self.broken
     }
 
-    /// How many of the steps are left.
-    #[must_use]
-    pub(crate) fn steps_left(&self) -> usize {
-        self.steps
-    }
-
     fn follow(&mut self, at: VirtAddr) -> Result<Option<VirtAddr>, Broken> {
-        let next = self.view.space().read_u64(at).map_err(|fault| Broken::Unreadable(at, fault))?;
+        let word = at.checked_add(self.word).ok_or(Broken::Stray(at, u64::MAX))?;
+        let next = self.view.space().read_u64(word).map_err(|fault| Broken::Unreadable(at, fault))?;
         if next == self.last {
             return Ok(None);
         }

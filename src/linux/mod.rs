@@ -21,10 +21,12 @@ pub(crate) mod percpu;
 pub mod registers;
 pub(crate) mod stacks;
 pub(crate) mod taint;
+mod task_scan;
 pub mod tasks;
 pub(crate) mod usage;
 pub(crate) mod utsname;
 mod view;
+mod vmalloc;
 pub(crate) mod xarray;
 
 #[cfg(test)]
@@ -35,6 +37,6 @@ pub use layout::{KernelVersion, Layout};
 pub use modules::Module;
 pub use open::Options;
 pub use registers::TaskRegisters;
-pub use tasks::{Task, TaskList};
+pub use tasks::{Panicked, Task, TaskList};
 pub use utsname::Utsname;
 pub use view::View;

@@ -16,7 +16,7 @@
 use object::elf::SHN_UNDEF;
 
 use super::View;
-use super::list::List;
+use super::list;
 use super::object::Object;
 use crate::addr::VirtAddr;
 use crate::bytes::{array_at, cstr};
@@ -123,14 +123,14 @@ pub(super) fn collect(view: &View) -> Vec<Module> {
     let (Some(head), Some(link)) = (view.symbol("modules"), view.types().field("module", "list")) else {
         return out;
     };
-    let mut list = List::circular(view, head, link.offset, MAX_MODULES);
-    for at in list.by_ref() {
+    let walked = list::both_ways(view, head, link.offset, MAX_MODULES);
+    for at in walked.elements {
         match read(view, at) {
             Some(module) => out.push(module),
             None => tracing::warn!("the module list's element at {at} is not a module"),
         }
     }
-    if let Some(why) = list.broken() {
+    if let Some(why) = walked.broken {
         tracing::warn!(
             "the module list is damaged, or not whole in the dump: {} modules found; {why}",
             out.len()
@@ -336,7 +336,7 @@ pub(super) fn btf(view: &View) -> Vec<(String, VirtAddr, u64)> {
     let (Some(head), Some(link)) = (view.symbol("btf_modules"), types.field("btf_module", "list")) else {
         return out;
     };
-    for at in List::circular(view, head, link.offset, MAX_MODULES) {
+    for at in list::both_ways(view, head, link.offset, MAX_MODULES).elements {
         let entry = Object::new(view, "btf_module", at);
         let Some(btf) = entry.number("btf") else { continue };
         let btf = Object::new(view, "btf", VirtAddr(btf));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layout::KernelVersion;
-use super::{View, kaslr};
+use super::{View, kaslr, vmalloc};
 use crate::addr::VirtAddr;
 use crate::arch::map;
 use crate::debuginfo::btf::Btf;
@@ -65,13 +65,16 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     }
     let symbols = symbols(&dump, &place, &version, vmlinux.as_deref())?;
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
-    let (types, btf) = types(&dump, &place.tables, &symbols, vmlinux.as_ref())?;
+    let mut tables = place.tables;
+    kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
+    let (types, btf) = types(&dump, &tables, &symbols, vmlinux.as_ref())?;
     tracing::debug!(origin = types.origin(), "types read");
-    let tables = Arc::new(place.tables);
+    let tables = Arc::new(tables);
     let user_limit = tables.paging().levels.user_end();
     let view = View::new(tables.clone(), user_limit, symbols, types, version)
         .map_err(|what| Error::Missing { path: dump.path().to_owned(), what, hint: NO_TYPES })?;
     tracing::debug!("layout resolved");
+    vmalloc::know_pages(&tables, &view);
     Ok(Opened {
         dump,
         options,

@@ -1,9 +1,12 @@
-//! All tasks of the dump: the union of three sources that may each be damaged.
+//! All tasks of the dump: the union of sources that may each be damaged.
 //!
-//! * each CPU's current and idle task (`runqueues`);
+//! * each CPU's current and idle task (`runqueues`, else the per-CPU variables
+//!   `current_task` and `idle_threads`);
 //! * the pid map of the initial namespace (`init_pid_ns.idr`, a radix tree that
 //!   became the xarray in 4.20);
-//! * the list of thread group leaders (`init_task.tasks`) with their groups.
+//! * the list of thread group leaders (`init_task.tasks`) with their groups;
+//! * where neither of these two is whole, the children of the tasks that were found,
+//!   and at last all memory, searched for what looks like a task ([`super::task_scan`]).
 //!
 //! An element that does not look like a task is skipped and counted; a walk ends
 //! where it comes back to its start, meets something twice, or at its bound.
@@ -12,7 +15,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::list::{Broken, List};
+use super::list::{self, Broken, List};
+use super::task_scan::Scanned;
 use super::xarray::XArray;
 use super::{View, object};
 use crate::addr::VirtAddr;
@@ -40,8 +44,8 @@ pub struct Task {
     pub pid: u32,
     /// Its thread group's id: the process.
     pub tgid: u32,
-    /// pid of `real_parent`.
-    pub ppid: u32,
+    /// pid of `real_parent`, unless that cannot be read.
+    pub ppid: Option<u32>,
     /// Its name.
     pub comm: String,
     /// The letter of /proc/PID/stat: R S D I T t Z X P.
@@ -64,6 +68,43 @@ pub struct Task {
     pub sp: u64,
     /// For a CPU's idle task: that CPU.
     pub idle_of: Option<u32>,
+    /// By what it was found first.
+    pub found_by: FoundBy,
+}
+
+/// What tells of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FoundBy {
+    /// `rq->curr` and `rq->idle` of a CPU.
+    RunQueue,
+    /// The per-CPU variables `current_task` and `idle_threads`: the run queue is lost.
+    PerCpu,
+    /// The map of pids.
+    PidMap,
+    /// The list of thread group leaders.
+    TaskList,
+    /// Its thread group's list.
+    ThreadGroup,
+    /// Its parent's list of children: both of the kernel's lists are broken.
+    Children,
+    /// What it looks like: all memory was searched.
+    Scan,
+}
+
+impl FoundBy {
+    /// The words in JSON and in remarks.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::RunQueue => "run queue",
+            Self::PerCpu => "per-CPU variable",
+            Self::PidMap => "pid map",
+            Self::TaskList => "task list",
+            Self::ThreadGroup => "thread group",
+            Self::Children => "parent's children",
+            Self::Scan => "search of memory",
+        }
+    }
 }
 
 /// The tasks, each once, and what was met on the way.
@@ -103,27 +144,74 @@ fn runqueue_task(view: &View, cpu: u32, field: Field) -> Option<VirtAddr> {
     view.space().read_u64(rq.checked_add(field.offset)?).ok().filter(|&a| a != 0).map(VirtAddr)
 }
 
-/// The task that `cpu` was running.
-#[must_use]
-pub fn current(view: &View, cpu: u32) -> Option<VirtAddr> {
-    runqueue_task(view, cpu, view.layout().rq_curr)
+/// The pointer to a task in a CPU's copy of a variable.
+fn percpu_task(view: &View, cpu: u32, symbol: &str, offset: u64) -> Option<VirtAddr> {
+    let at = view.percpu().address(view.symbol(symbol)?, cpu)?.checked_add(offset)?;
+    view.space().read_u64(at).ok().filter(|&a| a >= view.user_limit()).map(VirtAddr)
 }
 
-/// The CPU that panicked: `panic_cpu`, else `crashing_cpu`.
-#[must_use]
-pub fn panic_cpu(view: &View) -> Option<u32> {
-    ["panic_cpu", "crashing_cpu"].iter().find_map(|name| {
-        let n = view.space().read_u32(view.symbol(name)?).ok()?;
-        view.percpu().online().contains(&n).then_some(n)
+/// What `cpu` was running, and what tells that.
+fn running(view: &View, cpu: u32) -> Option<(VirtAddr, FoundBy)> {
+    let by_queue = runqueue_task(view, cpu, view.layout().rq_curr).map(|at| (at, FoundBy::RunQueue));
+    by_queue.or_else(|| {
+        // A member of pcpu_hot from 6.2 to 6.14, a variable before and after.
+        let hot = view.types().field("pcpu_hot", "current_task");
+        let at = hot
+            .and_then(|f| percpu_task(view, cpu, "pcpu_hot", f.offset))
+            .or_else(|| percpu_task(view, cpu, "current_task", 0));
+        at.map(|at| (at, FoundBy::PerCpu))
     })
 }
 
-/// The task on the CPU that panicked.
-pub(super) fn panicked(view: &View) -> Option<Task> {
-    let cpu = panic_cpu(view)?;
-    let mut task = read(view, current(view, cpu)?)?;
-    task.idle_of = (runqueue_task(view, cpu, view.layout().rq_idle) == Some(task.addr)).then_some(cpu);
-    Some(task)
+/// The idle task of `cpu`, and what tells that.
+fn idle(view: &View, cpu: u32) -> Option<(VirtAddr, FoundBy)> {
+    let by_queue = runqueue_task(view, cpu, view.layout().rq_idle).map(|at| (at, FoundBy::RunQueue));
+    by_queue.or_else(|| percpu_task(view, cpu, "idle_threads", 0).map(|at| (at, FoundBy::PerCpu)))
+}
+
+/// The task that `cpu` was running.
+#[must_use]
+pub fn current(view: &View, cpu: u32) -> Option<VirtAddr> {
+    running(view, cpu).map(|(at, _)| at)
+}
+
+/// Who panicked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Panicked {
+    /// Nobody: the machine was running.
+    Nobody,
+    /// This task.
+    Task(Arc<Task>),
+    /// Somebody of whom not enough is in the dump, and why.
+    Unreadable(String),
+}
+
+/// The task on the CPU that panicked (`panic_cpu`, else `crashing_cpu`).
+pub(super) fn panicked(view: &View) -> Panicked {
+    let mut unread = None;
+    let cpu = ["panic_cpu", "crashing_cpu"].iter().find_map(|name| {
+        let n = view.space().read_u32(view.symbol(name)?);
+        let n = n.inspect_err(|fault| unread = Some(format!("{name} cannot be read: {fault}"))).ok()?;
+        view.percpu().online().contains(&n).then_some(n)
+    });
+    let Some(cpu) = cpu else { return unread.map_or(Panicked::Nobody, Panicked::Unreadable) };
+    let Some((at, found_by)) = running(view, cpu) else {
+        return Panicked::Unreadable(format!("CPU {cpu} panicked, and its run queue is not in the dump"));
+    };
+    match read(view, at) {
+        Some(mut task) => {
+            task.idle_of = idle(view, cpu).is_some_and(|(i, _)| i == at).then_some(cpu);
+            task.found_by = found_by;
+            Panicked::Task(Arc::new(task))
+        }
+        None => {
+            let fault = view.space().read_exact(at, &mut [0; 64]).err();
+            let why =
+                fault.or_else(|| view.space().read_u64(at.checked_add(view.layout().task.pid.offset)?).err());
+            let why = why.map_or_else(|| "it is no task".to_owned(), |fault| fault.to_string());
+            Panicked::Unreadable(format!("the task on CPU {cpu}, which panicked, is at {at}: {why}"))
+        }
+    }
 }
 
 /// Reads a member of the structure at `base`.
@@ -156,7 +244,8 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
     let mm = number(l.mm)?;
     let ppid = number(l.real_parent)
         .filter(|&p| p >= view.user_limit())
-        .and_then(|parent| field(view, VirtAddr(parent), l.pid));
+        .and_then(|parent| field(view, VirtAddr(parent), l.pid))
+        .filter(|&ppid| ppid <= PID_LIMIT);
     let cpu = match l.cpu {
         Some(f) => number(f)?,
         // Before 4.9 thread_info lies at the bottom of the stack.
@@ -175,7 +264,7 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
         addr,
         pid: u32::try_from(pid).ok()?,
         tgid: u32::try_from(tgid).ok()?,
-        ppid: u32::try_from(ppid.unwrap_or(0)).unwrap_or(0),
+        ppid: ppid.and_then(|p| u32::try_from(p).ok()),
         comm: cstr(&comm).into_owned(),
         state: layout.version.state_char(raw_state, exit_state),
         raw_state,
@@ -187,32 +276,56 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
         stack: VirtAddr(stack),
         sp: number(l.sp)?,
         idle_of: None,
+        found_by: FoundBy::Scan,
     })
 }
 
-/// Collects all tasks.
-pub(super) fn collect(view: &View) -> TaskList {
+/// Collects all tasks. `scan` searches memory for more.
+pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList {
     let mut found = Found::default();
-    let mut idle = HashMap::new();
+    let mut idle_of = HashMap::new();
     for &cpu in view.percpu().online() {
-        if let Some(addr) = runqueue_task(view, cpu, view.layout().rq_idle) {
-            idle.insert(addr.0, cpu);
-            found.add(addr);
+        let (idle, current) = (idle(view, cpu), running(view, cpu));
+        if let Some((addr, by)) = idle {
+            idle_of.insert(addr.0, cpu);
+            found.add(addr, by);
         }
-        if let Some(addr) = current(view, cpu) {
-            found.add(addr);
+        if let Some((addr, by)) = current {
+            found.add(addr, by);
+        }
+        match (idle, current) {
+            (Some(_), Some((_, FoundBy::RunQueue))) => {}
+            (_, Some(_)) => found.remark(format!("the run queue of CPU {cpu} cannot be read")),
+            _ => found.remark(format!("the run queue of CPU {cpu} cannot be read, nor what it was running")),
         }
     }
-    pid_map(view, &mut found);
-    task_list(view, &mut found);
+    let pids_whole = pid_map(view, &mut found);
+    let list_whole = task_list(view, &mut found);
+    let mut tasks = read_all(view, &found.addrs);
+    if !pids_whole && !list_whole {
+        children(view, &mut found, &mut tasks);
+        let known = found.addrs.len();
+        let scanned = scan(view);
+        scanned.tasks.into_iter().for_each(|at| found.add(at, FoundBy::Scan));
+        tasks.extend(read_all(view, found.addrs.get(known..).unwrap_or_default()));
+        found.remarks.extend(scanned.remark);
+        let count = |by| tasks.iter().filter(|t| t.found_by == by).count();
+        let (by_parent, by_scan) = (count(FoundBy::Children), count(FoundBy::Scan));
+        if by_parent + by_scan > 0 {
+            found.remark(format!(
+                "of {} tasks {by_parent} were found as children and {by_scan} by a search of memory; \
+                 where a page is lost there may have been more",
+                tasks.len()
+            ));
+        }
+    }
 
-    let tasks = read_all(view, &found.addrs);
     let mut list = TaskList { remarks: found.remarks, ..TaskList::default() };
     list.skipped = found.addrs.len() - tasks.len() + found.stray;
     list.tasks = tasks
         .into_iter()
         .map(|mut t| {
-            t.idle_of = idle.get(&t.addr.0).copied();
+            t.idle_of = idle_of.get(&t.addr.0).copied();
             Arc::new(t)
         })
         .collect();
@@ -226,12 +339,13 @@ pub(super) fn collect(view: &View) -> TaskList {
 
 /// Reads the tasks at `addrs`, on two or more threads where that pays: what
 /// takes time is the decompression of their pages.
-fn read_all(view: &View, addrs: &[VirtAddr]) -> Vec<Task> {
+fn read_all(view: &View, addrs: &[(VirtAddr, FoundBy)]) -> Vec<Task> {
     let part = addrs.len().div_ceil(par::threads()).max(256);
+    let read = |&(at, found_by): &(VirtAddr, FoundBy)| Some(Task { found_by, ..read(view, at)? });
     std::thread::scope(|scope| {
         let parts: Vec<_> = addrs
             .chunks(part)
-            .map(|chunk| scope.spawn(move || chunk.iter().filter_map(|&a| read(view, a)).collect::<Vec<_>>()))
+            .map(|chunk| scope.spawn(move || chunk.iter().filter_map(read).collect::<Vec<_>>()))
             .collect();
         parts.into_iter().flat_map(|p| p.join().unwrap_or_default()).collect()
     })
@@ -239,7 +353,7 @@ fn read_all(view: &View, addrs: &[VirtAddr]) -> Vec<Task> {
 
 #[derive(Default)]
 struct Found {
-    addrs: Vec<VirtAddr>,
+    addrs: Vec<(VirtAddr, FoundBy)>,
     seen: HashSet<u64>,
     /// Pids whose first task is nowhere that a task can be.
     stray: usize,
@@ -247,9 +361,9 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, addr: VirtAddr) {
+    fn add(&mut self, addr: VirtAddr, by: FoundBy) {
         if self.addrs.len() < MAX_TASKS && self.seen.insert(addr.0) {
-            self.addrs.push(addr);
+            self.addrs.push((addr, by));
         }
     }
 
@@ -260,28 +374,55 @@ impl Found {
     }
 }
 
-/// Walks `init_pid_ns.idr`.
-fn pid_map(view: &View, found: &mut Found) {
+/// The children of `tasks`, and theirs.
+fn children(view: &View, found: &mut Found, tasks: &mut Vec<Task>) {
+    let types = view.types();
+    let (Some(head), Some(link)) =
+        (types.field("task_struct", "children"), types.field("task_struct", "sibling"))
+    else {
+        return;
+    };
+    let (mut steps, mut next) = (MAX_STEPS, 0);
+    while next < tasks.len() {
+        let known = found.addrs.len();
+        for task in tasks.get(next..).unwrap_or_default() {
+            let Some(head) = task.addr.checked_add(head.offset) else { continue };
+            let walked = list::both_ways(view, head, link.offset, steps);
+            steps = walked.steps;
+            walked.elements.into_iter().for_each(|at| found.add(at, FoundBy::Children));
+        }
+        next = tasks.len();
+        tasks.extend(read_all(view, found.addrs.get(known..).unwrap_or_default()));
+    }
+}
+
+/// Walks `init_pid_ns.idr`; whether it is whole.
+fn pid_map(view: &View, found: &mut Found) -> bool {
     let l = view.layout();
     let (Some(ns), Some(head), Some(xarray), Some(tasks), Some(link)) =
         (view.symbol("init_pid_ns"), l.pid_map_head, l.xarray, l.pid_tasks, l.task.pid_link)
     else {
-        return;
+        return false;
     };
     let Some(root) = field(view, ns, head) else {
         found.remark("the pid map's root is not in the dump".to_owned());
-        return;
+        return false;
     };
     let mut map = XArray::new(view, xarray, root);
+    let mut lost = 0;
     for (_, entry) in map.by_ref().filter(|(_, entry)| entry & 3 == 0) {
         // A `struct pid`: the first task on its list of type PIDTYPE_PID.
         let Some(head) = VirtAddr(entry).checked_add(tasks.offset) else { continue };
         let mut with_pid = List::chain(view, head, link.offset, 1);
         match (with_pid.next(), with_pid.broken()) {
-            (Some(task), _) => found.add(task),
+            (Some(task), _) => found.add(task, FoundBy::PidMap),
             (None, Some(Broken::Stray(..))) => found.stray += 1,
-            _ => {}
+            (None, Some(_)) => lost += 1,
+            (None, None) => {}
         }
+    }
+    if lost > 0 {
+        found.remark(format!("{lost} pids of the pid map are not in the dump"));
     }
     for node in &map.again {
         found.remark(format!("the pid map comes back to its node {node}"));
@@ -289,26 +430,22 @@ fn pid_map(view: &View, found: &mut Found) {
     if map.unread > 0 {
         found.remark(format!("{} nodes of the pid map are damaged or not in the dump", map.unread));
     }
+    lost + map.unread + map.again.len() + found.stray == 0
 }
 
-/// Walks `init_task.tasks` and each leader's thread group.
-fn task_list(view: &View, found: &mut Found) {
+/// Walks `init_task.tasks` and each leader's thread group; whether they are whole.
+fn task_list(view: &View, found: &mut Found) -> bool {
     let l = view.layout();
-    let Some(init) = view.symbol("init_task") else { return };
-    let Some(head) = init.checked_add(l.task.tasks.offset) else { return };
-    let mut steps = MAX_STEPS;
-    let mut follow = |head, link: Field| {
-        let mut list = List::circular(view, head, link.offset, steps);
-        let elements: Vec<_> = list.by_ref().collect();
-        steps = list.steps_left();
-        (elements, list.broken())
-    };
-    let (leaders, broken) = follow(head, l.task.tasks);
-    if let Some(why) = broken {
+    let Some(init) = view.symbol("init_task") else { return false };
+    let Some(head) = init.checked_add(l.task.tasks.offset) else { return false };
+    found.add(init, FoundBy::TaskList);
+    let leaders = list::both_ways(view, head, l.task.tasks.offset, MAX_STEPS);
+    let (mut steps, mut whole) = (leaders.steps, leaders.broken.is_none());
+    if let Some(why) = leaders.broken {
         found.remark(format!("task list: {why}"));
     }
-    for leader in leaders {
-        found.add(leader);
+    for leader in leaders.elements {
+        found.add(leader, FoundBy::TaskList);
         let group = match (l.thread_head, l.task.thread_node, l.task.thread_group) {
             (Some(thread_head), Some(node), _) => field(view, leader, l.task.signal)
                 .and_then(|signal| VirtAddr(signal).checked_add(thread_head.offset))
@@ -316,13 +453,17 @@ fn task_list(view: &View, found: &mut Found) {
             (_, _, Some(link)) => leader.checked_add(link.offset).zip(Some(link)),
             _ => None,
         };
-        let Some((head, link)) = group else { continue };
-        let (threads, broken) = follow(head, link);
-        for thread in threads {
-            found.add(thread);
-        }
-        if let Some(why) = broken {
+        let Some((head, link)) = group else {
+            whole = false;
+            continue;
+        };
+        let threads = list::both_ways(view, head, link.offset, steps);
+        steps = threads.steps;
+        threads.elements.into_iter().for_each(|thread| found.add(thread, FoundBy::ThreadGroup));
+        if let Some(why) = threads.broken {
+            whole = false;
             found.remark(format!("thread group of {leader}: {why}"));
         }
     }
+    whole
 }

@@ -25,6 +25,18 @@ pub struct View {
 }
 
 impl View {
+    /// The same kernel, read through another space.
+    pub(crate) fn through(&self, space: Arc<dyn AddressSpace>) -> Self {
+        Self {
+            space,
+            user_limit: self.user_limit,
+            symbols: self.symbols.clone(),
+            types: self.types.clone(),
+            layout: self.layout.clone(),
+            percpu: self.percpu.clone(),
+        }
+    }
+
     /// The view of `space`, where what lies below `user_limit` is not the kernel's.
     /// `Err` names a member that `types` lack and nothing works without.
     pub(crate) fn new(

@@ -1,14 +1,21 @@
 //! The page tables of a dump as an address space: [`crate::arch::paging`] over its
 //! physical memory, with a cache of translations.
+//!
+//! Where a table itself is lost, the kernel's own map can still be known without it:
+//! the direct map and the kernel's image lie in physical memory in a row
+//! ([`Linear`]), and what was allocated page by page is listed by the allocator
+//! ([`PageTables::know_listed`]). Such an address is *computed*: [`PageTables::computed`]
+//! says by what. The word of a table that can be read always counts more.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use super::AddressSpace;
 use super::tlb::Tlb;
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::{Entry, Mapping, Paging, Run, Runs, walk};
 use crate::dump::PhysicalMemory;
-use crate::error::ReadFault;
+use crate::error::{Absence, ReadFault};
 
 /// One entry met on the way down, for `vtop`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,18 +28,82 @@ pub struct Step {
     pub entry: Entry,
 }
 
+/// By what an address is computed whose table is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The kernel's image, by `phys_base`.
+    Image,
+    /// The map of all memory, by `page_offset_base`.
+    DirectMap,
+    /// vmalloc's list of the pages that it mapped.
+    VmStruct,
+}
+
+impl fmt::Display for Basis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "phys_base",
+            Self::DirectMap => "page_offset_base",
+            Self::VmStruct => "the pages that its vm_struct lists",
+        })
+    }
+}
+
+/// Addresses that lie in physical memory in a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear {
+    /// How that is known.
+    pub basis: Basis,
+    /// The first address.
+    pub start: VirtAddr,
+    /// How many bytes.
+    pub len: u64,
+    /// Where the first byte is.
+    pub phys: PhysAddr,
+}
+
+/// Where vmalloc put the page of an address.
+type Listed = Box<dyn Fn(VirtAddr) -> Option<PhysAddr> + Send + Sync>;
+
 /// One tree of page tables.
 pub struct PageTables {
     memory: Arc<dyn PhysicalMemory>,
     root: PhysAddr,
     paging: Paging,
     tlb: Tlb,
+    linear: Vec<Linear>,
+    listed: OnceLock<Listed>,
 }
 
 impl PageTables {
     /// The tree whose top table is at `root`.
     pub fn new(memory: Arc<dyn PhysicalMemory>, root: PhysAddr, paging: Paging) -> Self {
-        Self { memory, root: paging.table(root.0), paging, tlb: Tlb::default() }
+        let (linear, listed) = (Vec::new(), OnceLock::new());
+        Self { memory, root: paging.table(root.0), paging, tlb: Tlb::default(), linear, listed }
+    }
+
+    /// Adds what is known without tables.
+    pub fn know(&mut self, linear: Linear) {
+        self.linear.push(linear);
+    }
+
+    /// Where all memory is mapped in a row, if that is known.
+    #[must_use]
+    pub fn direct_map(&self) -> Option<VirtAddr> {
+        self.linear.iter().find(|l| l.basis == Basis::DirectMap).map(|l| l.start)
+    }
+
+    /// What is known of memory that was allocated page by page; asked only for an
+    /// address whose table is lost.
+    pub fn know_listed(&self, listed: impl Fn(VirtAddr) -> Option<PhysAddr> + Send + Sync + 'static) {
+        let _ = self.listed.set(Box::new(listed));
+    }
+
+    /// The same tables without [`Self::know_listed`]: for whoever reads that list.
+    #[must_use]
+    pub fn unlisted(&self) -> Self {
+        let linear = self.linear.clone();
+        Self { linear, ..Self::new(Arc::clone(&self.memory), self.root, self.paging) }
     }
 
     /// Physical address of the top table: what CR3 holds.
@@ -57,16 +128,32 @@ impl PageTables {
     pub fn walk(&self, addr: VirtAddr, seen: &mut dyn FnMut(Step)) -> Result<Mapping, ReadFault> {
         walk(self.paging, self.root, addr, |level, at| {
             let mut raw = [0; 8];
-            let word = (self.memory.read_phys(at, &mut raw) == Ok(8)).then(|| u64::from_le_bytes(raw))?;
+            match self.memory.read_phys(at, &mut raw) {
+                Ok(8) => {}
+                Ok(_) => return Err(Absence::Lost),
+                Err(fault) => return Err(fault.absence()),
+            }
+            let word = u64::from_le_bytes(raw);
             seen(Step { level, at, entry: Entry(word) });
-            Some(word)
+            Ok(word)
         })
     }
 
     /// What is mapped where, from `start` up to and with `last`.
     pub fn runs(&self, start: VirtAddr, last: VirtAddr) -> impl Iterator<Item = Run> {
-        let read = |at, buf: &mut [u8]| self.memory.read_phys(at, buf).unwrap_or(0);
+        let read = |at, buf: &mut [u8]| self.memory.read_phys(at, buf).map_err(ReadFault::absence);
         Runs::new(self.paging, self.root, start, last, read)
+    }
+
+    /// Where an address must be whose table is lost, and by what that is known.
+    #[must_use]
+    pub fn computed(&self, addr: VirtAddr) -> Option<(PhysAddr, Basis)> {
+        let within = |l: &&Linear| addr.0.wrapping_sub(l.start.0) < l.len;
+        if let Some(linear) = self.linear.iter().find(within) {
+            let phys = linear.phys.0.checked_add(addr.0 - linear.start.0)?;
+            return Some((PhysAddr(phys), linear.basis));
+        }
+        Some(((self.listed.get()?)(addr)?, Basis::VmStruct))
     }
 
     /// Translates one address.
@@ -75,7 +162,12 @@ impl PageTables {
         let frame = match self.tlb.find(page) {
             Some(frame) => frame,
             None => {
-                let frame = self.walk(addr, &mut |_| ())?.phys.0 & !(PAGE_SIZE - 1);
+                let phys = match self.walk(addr, &mut |_| ()) {
+                    Ok(mapping) => mapping.phys,
+                    Err(lost @ ReadFault::PageTable { .. }) => self.computed(addr).ok_or(lost)?.0,
+                    Err(fault) => return Err(fault),
+                };
+                let frame = phys.0 & !(PAGE_SIZE - 1);
                 self.tlb.insert(page, frame);
                 frame
             }

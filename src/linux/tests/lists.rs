@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use crate::addr::VirtAddr;
-use crate::linux::list::{Broken, List};
+use crate::linux::list::{Broken, List, both_ways};
 use crate::linux::xarray::XArray;
 use crate::linux::{View, modules};
 
@@ -72,10 +72,38 @@ fn steps_are_bounded_and_shared() {
     let mut machine = Machine::new();
     machine.circle(HEAD, &links(5));
     let view = machine.view();
-    let mut list = List::circular(&view, VirtAddr(HEAD), LINK, 7);
-    assert_eq!((walked(&mut list).len(), list.steps_left()), (5, 2));
-    let mut list = List::circular(&view, VirtAddr(HEAD), LINK, list.steps_left());
+    let whole = both_ways(&view, VirtAddr(HEAD), LINK, 7);
+    assert_eq!((whole.elements.len(), whole.broken, whole.steps), (5, None, 2));
+    let mut list = List::circular(&view, VirtAddr(HEAD), LINK, whole.steps);
     assert_eq!((walked(&mut list), list.broken()), (vec![1, 2], Some(Broken::TooLong)));
+}
+
+#[test]
+fn a_broken_circle_is_walked_from_its_other_end() {
+    let both = |damage: &dyn Fn(&mut Machine)| {
+        let mut machine = Machine::new();
+        machine.circle(HEAD, &links(5));
+        damage(&mut machine);
+        let walked = both_ways(&machine.view(), VirtAddr(HEAD), LINK, 100);
+        let met: Vec<_> = walked.elements.iter().map(|at| (at.0 - HEAD) / 0x1000).collect();
+        (met, walked.broken.is_some())
+    };
+    assert_eq!(both(&|_| ()), (vec![1, 2, 3, 4, 5], false));
+    // One lost link costs nothing, two what lies between them.
+    assert_eq!(both(&|m| m.forget(element(3) + LINK, 16)), (vec![1, 2, 3, 4, 5], true));
+    let two = |m: &mut Machine| {
+        m.forget(element(2) + LINK, 16);
+        m.forget(element(4) + LINK, 16);
+    };
+    assert_eq!(both(&two), (vec![1, 2, 4, 5], true));
+    // Backwards, too, no circle is endless.
+    let mad = |m: &mut Machine| {
+        m.word(element(1) + LINK, 0);
+        m.word(element(4) + LINK + 8, element(5) + LINK);
+    };
+    assert_eq!(both(&mad), (vec![1, 4, 5], true));
+    // The head itself.
+    assert_eq!(both(&|m| m.forget(HEAD, 8)), (vec![1, 2, 3, 4, 5], true));
 }
 
 #[test]

@@ -39,6 +39,8 @@ const MEMBERS: &[(&str, &str, u64, u64)] = &[
     ("task_struct", "real_parent", 0xb0, 8),
     ("task_struct", "mm", 0xb8, 8),
     ("task_struct", "signal", 0xc0, 8),
+    ("task_struct", "children", 0xd0, 16),
+    ("task_struct", "sibling", 0xe0, 16),
     ("task_struct", "thread.sp", 0xc8, 8),
     ("inactive_task_frame", "r15", 0x00, 8),
     ("inactive_task_frame", "r14", 0x08, 8),

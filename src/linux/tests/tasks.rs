@@ -4,6 +4,8 @@ use super::machine::Machine;
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::linux::registers::{self, Source};
+use crate::linux::task_scan::Scanned;
+use crate::linux::tasks::{FoundBy, Panicked};
 use crate::linux::{TaskList, tasks};
 
 const INIT: u64 = 0xffff_ffff_8200_0000;
@@ -43,7 +45,7 @@ fn machine() -> Machine {
 fn collect(damage: impl FnOnce(&mut Machine)) -> TaskList {
     let mut m = machine();
     damage(&mut m);
-    tasks::collect(&m.view())
+    tasks::collect(&m.view(), &|_| Scanned::default())
 }
 
 fn pids(list: &TaskList) -> Vec<u32> {
@@ -57,7 +59,7 @@ fn tasks_are_found_once_and_in_order() {
     let running = list.by_address(VirtAddr(task_at(2))).unwrap();
     assert_eq!(
         (running.comm.as_str(), running.ppid, running.on_cpu, running.state),
-        ("task 2", 1, true, 'R')
+        ("task 2", Some(1), true, 'R')
     );
     assert_eq!(list.all()[0].idle_of, Some(0));
 }
@@ -71,12 +73,63 @@ fn the_list_or_the_pid_map_is_enough() {
     let list = collect(|m| m.forget(NAMESPACE, 0x5000));
     assert_eq!(pids(&list), [0, 1, 2, 70]);
     assert_eq!(list.remarks, ["the pid map's root is not in the dump"]);
-    // Both: what ran is known by its run queue.
+    // Both: the list is walked from its end, too.
     let list = collect(|m| {
         m.forget(NAMESPACE, 0x5000);
         m.word(link(m, 1), 0);
     });
-    assert_eq!(pids(&list), [0, 1, 2]);
+    assert_eq!(pids(&list), [0, 1, 2, 70]);
+}
+
+#[test]
+fn without_lists_a_task_is_found_by_its_parent_and_says_so() {
+    let link = |m: &Machine, pid| m.at(task_at(pid), "task_struct", "tasks");
+    let broken = |m: &mut Machine| {
+        m.forget(NAMESPACE, 0x5000);
+        for pid in [1, 2] {
+            m.forget(link(m, pid), 16);
+        }
+        m.forget(m.at(INIT, "task_struct", "tasks"), 16);
+        m.circle(m.at(INIT, "task_struct", "children"), &[m.at(task_at(1), "task_struct", "sibling")]);
+        m.circle(m.at(task_at(1), "task_struct", "children"), &[m.at(task_at(70), "task_struct", "sibling")]);
+        m.circle(m.at(task_at(70), "task_struct", "children"), &[]);
+    };
+    let list = collect(broken);
+    let found: Vec<_> = list.all().iter().map(|t| (t.pid, t.found_by)).collect();
+    use FoundBy::{Children, RunQueue};
+    assert_eq!(found, [(0, RunQueue), (1, Children), (2, RunQueue), (70, Children)]);
+    assert!(list.remarks.iter().any(|r| r.contains("2 were found as children")), "{:?}", list.remarks);
+    // Of a parent that cannot be read nothing is said.
+    let list = collect(|m| m.forget(m.at(task_at(1), "task_struct", "pid"), 4));
+    assert_eq!(list.by_pid(70).next().unwrap().ppid, None);
+}
+
+#[test]
+fn a_panicked_task_that_is_lost_is_said_to_be() {
+    let panicked = |damage: &dyn Fn(&mut Machine)| {
+        let mut m = machine();
+        m.symbol("panic_cpu", NAMESPACE + 0x8000);
+        m.write(NAMESPACE + 0x8000, &0u32.to_le_bytes());
+        m.symbol("current_task", NAMESPACE + 0x9000);
+        m.word(NAMESPACE + 0x9000, task_at(2));
+        damage(&mut m);
+        tasks::panicked(&m.view())
+    };
+    let named = |found: Panicked| match found {
+        Panicked::Task(task) => Some((task.pid, task.found_by)),
+        _ => None,
+    };
+    let why = |found: Panicked| match found {
+        Panicked::Unreadable(why) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(named(panicked(&|_| ())), Some((2, FoundBy::RunQueue)));
+    assert_eq!(named(panicked(&|m| m.forget(RUNQUEUES, 0x1000))), Some((2, FoundBy::PerCpu)));
+    assert_eq!(panicked(&|m| m.write(NAMESPACE + 0x8000, &[0xff; 4])), Panicked::Nobody);
+    let lost = why(panicked(&|m| m.forget(task_at(2), 0x1000)));
+    assert!(lost.contains("on CPU 0, which panicked, is at 0xffff888001002000: "), "{lost}");
+    let lost = why(panicked(&|m| m.forget(NAMESPACE + 0x8000, 4)));
+    assert!(lost.starts_with("panic_cpu cannot be read: "), "{lost}");
 }
 
 #[test]

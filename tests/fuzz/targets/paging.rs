@@ -4,6 +4,7 @@
 use corestub::addr::{PhysAddr, VirtAddr};
 use corestub::arch::Levels;
 use corestub::arch::paging::{Paging, Runs, walk};
+use corestub::error::Absence;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let read = |at: PhysAddr, buf: &mut [u8]| {
@@ -11,14 +12,14 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         let rest = bytes.get((at.0 & 0xffff) as usize..).unwrap_or_default();
         let len = rest.len().min(buf.len());
         buf[..len].copy_from_slice(&rest[..len]);
-        len
+        if len == 0 { Err(Absence::NoMemory) } else { Ok(len) }
     };
     let start = VirtAddr(bytes.iter().rev().take(8).fold(0, |v, &b| v << 8 | u64::from(b)));
     for levels in [Levels::Four, Levels::Five] {
         let paging = Paging { levels, sme_mask: 0 };
         let _ = walk(paging, PhysAddr(0), start, |_, at| {
             let mut word = [0; 8];
-            (read(at, &mut word) == 8).then(|| u64::from_le_bytes(word))
+            read(at, &mut word).map(|_| u64::from_le_bytes(word))
         });
         let mut next = start;
         for run in Runs::new(paging, PhysAddr(0), start, VirtAddr(u64::MAX), read).take(3) {
