@@ -1,7 +1,7 @@
 //! The kernel's own gdb scripts (`scripts/gdb` of the matching source) on a dump,
 //! against what the guest itself said before it died.
 //!
-//! `scripts/lab/lx-scripts` puts them into `~/.cache/corestub/lx/KVER`.
+//! With vmlinux, and with nothing but the dump. `scripts/lab/lx-scripts` puts them into `~/.cache/corestub/lx/KVER`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -84,11 +84,14 @@ fn guests() -> Vec<Guest> {
     found
 }
 
-fn run(guest: &Guest, commands: &[String]) -> Value {
+fn run(guest: &Guest, vmlinux: Option<&Path>, commands: &[String]) -> Value {
     let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/lx.py");
-    let output = patient(env!("CARGO_BIN_EXE_corestub"))
-        .args(["gdb", "--vmlinux"])
-        .arg(&guest.vmlinux)
+    let mut program = patient(env!("CARGO_BIN_EXE_corestub"));
+    program.arg("gdb");
+    if let Some(vmlinux) = vmlinux {
+        program.arg("--vmlinux").arg(vmlinux);
+    }
+    let output = program
         .arg(&guest.dump)
         .args([
             "--",
@@ -117,99 +120,111 @@ fn run(guest: &Guest, commands: &[String]) -> Value {
 #[test]
 fn kernel_scripts_agree_with_the_guest() {
     for guest in guests() {
-        let mut commands: Vec<String> = WORKING.iter().map(|&c| c.to_owned()).collect();
-        commands.extend(REFUSED.iter().map(|(c, _)| (*c).to_owned()));
-        // Its argument is a name up to some release, a variable after.
-        commands.push("output $lx_per_cpu(\"runqueues\", 1).cpu".to_owned());
-        commands.push("output $lx_per_cpu(runqueues, 1).cpu".to_owned());
-        commands.push("lx-timerlist".to_owned());
-        // At the end: it drops all symbols and loads them again.
-        commands.extend(["lx-symbols", "bt", "lx-version", "lx-lsmod"].map(str::to_owned));
-        let seen = run(&guest, &commands);
-        let text = |c: &str| {
-            assert!(seen[c]["ok"].as_bool().unwrap_or(false), "{} {c}: {}", guest.release, seen[c]["text"]);
-            seen[c]["text"].as_str().unwrap_or_default()
-        };
-        WORKING.iter().for_each(|c| assert!(!text(c).is_empty(), "{c} says nothing"));
-        for (command, why) in REFUSED {
-            assert!(
-                seen[command]["text"].as_str().unwrap_or_default().contains(why),
-                "{command}: {}",
-                seen[command]
-            );
-        }
-        let release = guest.release.as_str();
-        assert!(text("lx-version").starts_with(&format!("Linux version {release} ")), "{release}");
-        assert_eq!(text("lx-cmdline").trim(), guest.oracle("cmdline").trim());
-
-        let cpus = guest.oracle("cpuinfo").lines().filter(|l| l.starts_with("processor")).count();
-        let online: Vec<String> = (0..cpus).map(|n| n.to_string()).collect();
-        assert!(
-            text("lx-cpus").contains(&format!("Online CPUs   : [{}]", online.join(", "))),
-            "{}",
-            text("lx-cpus")
-        );
-
-        // The log of the dump goes on after the guest's own copy.
-        // The script rounds microseconds where the kernel cuts them: texts are compared.
-        let said = |l: &str| l.split_once("] ").map_or(l, |(_, text)| text).trim_end().to_owned();
-        let log: BTreeSet<String> = text("lx-dmesg").lines().map(said).collect();
-        let oracle = guest.oracle("dmesg");
-        let lost: Vec<&str> = oracle.lines().filter(|l| !log.contains(&said(l))).collect();
-        assert!(oracle.lines().count() > 200, "{release}");
-        assert!(
-            lost.is_empty(),
-            "{release}: {} lines of dmesg are missing, first {:?}",
-            lost.len(),
-            lost.first()
-        );
-        assert!(text("lx-dmesg").contains("Kernel panic") || text("lx-dmesg").contains("BUG: "), "{release}");
-
-        let modules = |t: &str, name: usize, size: usize, at: usize| -> BTreeSet<(String, String, u64)> {
-            let row = |l: &str| {
-                let words: Vec<&str> = l.split_whitespace().collect();
-                let at = u64::from_str_radix(words.get(at)?.strip_prefix("0x")?, 16).ok()?;
-                Some(((*words.get(name)?).to_owned(), (*words.get(size)?).to_owned(), at))
-            };
-            t.lines().filter_map(row).collect()
-        };
-        let found = modules(text("lx-lsmod"), 1, 2, 0);
-        let said = modules(&guest.oracle("modules"), 0, 1, 5);
-        assert!(said.len() > 5, "{release}");
-        assert_eq!(
-            found.iter().map(|m| (&m.0, m.2)).collect::<BTreeSet<_>>(),
-            said.iter().map(|m| (&m.0, m.2)).collect::<BTreeSet<_>>(),
-            "{release}"
-        );
-        // 6.12's script shows the size of the text alone.
-        if release.starts_with("6.1.") {
-            assert_eq!(found, said, "{release}");
-        }
-
-        let iomem =
-            |t: &str| t.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect::<Vec<_>>();
-        assert_eq!(iomem(text("lx-iomem")), iomem(&guest.oracle("iomem")), "{release}");
-
-        let pids = |t: &str, column: usize| -> BTreeSet<u32> {
-            t.lines().filter_map(|l| l.split_whitespace().nth(column)?.parse().ok()).collect()
-        };
-        let (found, said) = (pids(text("lx-ps"), 1), pids(&guest.oracle("ps"), 0));
-        // `ps` itself and the shell's children are gone by then.
-        let gone: Vec<_> = said.difference(&found).collect();
-        assert!(said.len() > 50 && gone.len() <= 4, "{release}: gone {gone:?}");
-
-        for place in [" / rootfs ", " /proc proc ", " /sys sysfs ", " /dev devtmpfs "] {
-            assert!(text("lx-mounts").contains(place), "{place}: {}", text("lx-mounts"));
-        }
-        assert!(text("output $lx_current().comm").contains("init"));
-        assert_eq!(text("output $lx_task_by_pid(1).pid"), "1");
-        let per_cpu = ["output $lx_per_cpu(\"runqueues\", 1).cpu", "output $lx_per_cpu(runqueues, 1).cpu"];
-        assert!(per_cpu.iter().any(|c| seen[c]["ok"] == true && seen[c]["text"] == "1"), "{release}");
-        // 6.1's script does not know 6.1's timerqueue_head any more.
-        assert!(seen["lx-timerlist"]["ok"] == true || release.starts_with("6.1."), "{release}");
-
-        // lx-symbols leaves the kernel where KASLR put it, and the modules known.
-        assert!(text("bt").contains("labcrash_level1"), "{release}: {}", text("bt"));
-        assert!(text("bt").contains("vfs_write"), "{release}: {}", text("bt"));
+        agrees(&guest, Some(&guest.vmlinux));
     }
+}
+
+/// No vmlinux, no debug info: types and globals out of the dump.
+#[test]
+fn kernel_scripts_agree_with_the_guest_on_the_bare_dump() {
+    for guest in guests() {
+        agrees(&guest, None);
+    }
+}
+
+fn agrees(guest: &Guest, vmlinux: Option<&Path>) {
+    let mut commands: Vec<String> = WORKING.iter().map(|&c| c.to_owned()).collect();
+    commands.extend(REFUSED.iter().map(|(c, _)| (*c).to_owned()));
+    // Its argument is a name up to some release, a variable after.
+    commands.push("output $lx_per_cpu(\"runqueues\", 1).cpu".to_owned());
+    commands.push("output $lx_per_cpu(runqueues, 1).cpu".to_owned());
+    commands.push("lx-timerlist".to_owned());
+    // At the end: it drops all symbols and loads them again.
+    commands.extend(["lx-symbols", "bt", "lx-version", "lx-lsmod"].map(str::to_owned));
+    let seen = run(guest, vmlinux, &commands);
+    let text = |c: &str| {
+        assert!(seen[c]["ok"].as_bool().unwrap_or(false), "{} {c}: {}", guest.release, seen[c]["text"]);
+        seen[c]["text"].as_str().unwrap_or_default()
+    };
+    WORKING.iter().for_each(|c| assert!(!text(c).is_empty(), "{c} says nothing"));
+    for (command, why) in REFUSED {
+        assert!(
+            seen[command]["text"].as_str().unwrap_or_default().contains(why),
+            "{command}: {}",
+            seen[command]
+        );
+    }
+    let release = guest.release.as_str();
+    assert!(text("lx-version").starts_with(&format!("Linux version {release} ")), "{release}");
+    assert_eq!(text("lx-cmdline").trim(), guest.oracle("cmdline").trim());
+
+    let cpus = guest.oracle("cpuinfo").lines().filter(|l| l.starts_with("processor")).count();
+    let online: Vec<String> = (0..cpus).map(|n| n.to_string()).collect();
+    assert!(
+        text("lx-cpus").contains(&format!("Online CPUs   : [{}]", online.join(", "))),
+        "{}",
+        text("lx-cpus")
+    );
+
+    // The log of the dump goes on after the guest's own copy.
+    // The script rounds microseconds where the kernel cuts them: texts are compared.
+    let said = |l: &str| l.split_once("] ").map_or(l, |(_, text)| text).trim_end().to_owned();
+    let log: BTreeSet<String> = text("lx-dmesg").lines().map(said).collect();
+    let oracle = guest.oracle("dmesg");
+    let lost: Vec<&str> = oracle.lines().filter(|l| !log.contains(&said(l))).collect();
+    assert!(oracle.lines().count() > 200, "{release}");
+    assert!(
+        lost.is_empty(),
+        "{release}: {} lines of dmesg are missing, first {:?}",
+        lost.len(),
+        lost.first()
+    );
+    assert!(text("lx-dmesg").contains("Kernel panic") || text("lx-dmesg").contains("BUG: "), "{release}");
+
+    let modules = |t: &str, name: usize, size: usize, at: usize| -> BTreeSet<(String, String, u64)> {
+        let row = |l: &str| {
+            let words: Vec<&str> = l.split_whitespace().collect();
+            let at = u64::from_str_radix(words.get(at)?.strip_prefix("0x")?, 16).ok()?;
+            Some(((*words.get(name)?).to_owned(), (*words.get(size)?).to_owned(), at))
+        };
+        t.lines().filter_map(row).collect()
+    };
+    let found = modules(text("lx-lsmod"), 1, 2, 0);
+    let said = modules(&guest.oracle("modules"), 0, 1, 5);
+    assert!(said.len() > 5, "{release}");
+    assert_eq!(
+        found.iter().map(|m| (&m.0, m.2)).collect::<BTreeSet<_>>(),
+        said.iter().map(|m| (&m.0, m.2)).collect::<BTreeSet<_>>(),
+        "{release}"
+    );
+    // 6.12's script shows the size of the text alone.
+    if release.starts_with("6.1.") {
+        assert_eq!(found, said, "{release}");
+    }
+
+    let iomem =
+        |t: &str| t.lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect::<Vec<_>>();
+    assert_eq!(iomem(text("lx-iomem")), iomem(&guest.oracle("iomem")), "{release}");
+
+    let pids = |t: &str, column: usize| -> BTreeSet<u32> {
+        t.lines().filter_map(|l| l.split_whitespace().nth(column)?.parse().ok()).collect()
+    };
+    let (found, said) = (pids(text("lx-ps"), 1), pids(&guest.oracle("ps"), 0));
+    // `ps` itself and the shell's children are gone by then.
+    let gone: Vec<_> = said.difference(&found).collect();
+    assert!(said.len() > 50 && gone.len() <= 4, "{release}: gone {gone:?}");
+
+    for place in [" / rootfs ", " /proc proc ", " /sys sysfs ", " /dev devtmpfs "] {
+        assert!(text("lx-mounts").contains(place), "{place}: {}", text("lx-mounts"));
+    }
+    assert!(text("output $lx_current().comm").contains("init"));
+    assert_eq!(text("output $lx_task_by_pid(1).pid"), "1");
+    let per_cpu = ["output $lx_per_cpu(\"runqueues\", 1).cpu", "output $lx_per_cpu(runqueues, 1).cpu"];
+    assert!(per_cpu.iter().any(|c| seen[c]["ok"] == true && seen[c]["text"] == "1"), "{release}");
+    // 6.1's script does not know 6.1's timerqueue_head any more.
+    assert!(seen["lx-timerlist"]["ok"] == true || release.starts_with("6.1."), "{release}");
+
+    // lx-symbols leaves the kernel where KASLR put it, and the modules known.
+    assert!(text("bt").contains("labcrash_level1"), "{release}: {}", text("bt"));
+    assert!(text("bt").contains("vfs_write"), "{release}: {}", text("bt"));
 }

@@ -6,6 +6,7 @@ mod commands;
 mod debuginfo;
 mod dump;
 mod frontends;
+mod globals;
 mod late;
 mod linux;
 mod lx;

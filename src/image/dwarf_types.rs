@@ -44,6 +44,8 @@ const MAX_WAITING: usize = 1 << 16;
 const MAX_INFO: usize = 64 << 20;
 /// Bytes of the unit's header.
 const HEADER: usize = 11;
+/// DW_LANG_C99
+const C99: u8 = 0x0c;
 
 /// What the DWARF of a kernel or module is made from.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +145,8 @@ struct Writer<'a> {
     texts: HashMap<&'a str, u32>,
     /// How many types and symbols were looked at where the input decides how often.
     looks: Cell<u32>,
+    /// Variables that scripts name by their file, too.
+    of_files: Vec<globals::OfFile>,
 }
 
 impl<'a> Writer<'a> {
@@ -168,6 +172,7 @@ impl<'a> Writer<'a> {
             names: HashMap::new(),
             texts: HashMap::new(),
             looks: Cell::new(0),
+            of_files: Vec::new(),
         }
     }
 
@@ -181,16 +186,21 @@ impl<'a> Writer<'a> {
     }
 
     fn header(&mut self) {
+        self.unit_header();
+        self.abbrev(Abbrev::CompileUnit);
+        self.text(concat!("corestub ", env!("CARGO_PKG_VERSION"), " (from BTF)"));
+        self.text(self.input.name);
+        self.info.push(C99);
+        self.info.u32(0);
+        self.address_range(self.input.text);
+    }
+
+    /// With its length to be patched.
+    fn unit_header(&mut self) {
         self.info.u32(0);
         self.info.u16(4);
         self.info.u32(0);
         self.info.push(8);
-        self.abbrev(Abbrev::CompileUnit);
-        self.text(concat!("corestub ", env!("CARGO_PKG_VERSION"), " (from BTF)"));
-        self.text(self.input.name);
-        self.info.push(0x0c); // DW_LANG_C99
-        self.info.u32(0);
-        self.address_range(self.input.text);
     }
 
     fn finish(mut self) -> Dwarf {
@@ -206,6 +216,7 @@ impl<'a> Writer<'a> {
         }
         let length = len32(self.info.len() - 4);
         self.info.patch_u32(0, length);
+        self.file_units();
         Dwarf {
             info: self.info,
             abbrev: abbrev::section(),

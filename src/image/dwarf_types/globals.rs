@@ -1,96 +1,120 @@
-//! Variables: the per-CPU ones that BTF knows, and the few dozen globals that
-//! people print. (BTF has no other globals; pahole writes them since 2024, but
-//! the kernel's build does not ask for them.)
+//! Variables: the per-CPU ones that BTF knows, and the globals whose types are the
+//! same in many kernels. (BTF has no other globals; pahole writes them since 2024,
+//! but the kernel's build does not ask for them.)
+
+use std::collections::HashSet;
 
 use super::{Abbrev, Put, Writer, len32};
-use crate::debuginfo::btf::{Kind, TypeId};
+use crate::debuginfo::btf::{Kind, Type, TypeId};
+use crate::debuginfo::symbols::Symbol;
 
-/// Names and types of well-known globals. The types have been the same in all
-/// kernels with BTF; one whose type is not in BTF is left out.
-const KNOWN: &[(&str, &str)] = &[
-    ("init_task", "struct task_struct"),
-    ("init_mm", "struct mm_struct"),
-    ("init_cred", "struct cred"),
-    ("init_files", "struct files_struct"),
-    ("init_fs", "struct fs_struct"),
-    ("init_nsproxy", "struct nsproxy"),
-    ("init_pid_ns", "struct pid_namespace"),
-    ("init_uts_ns", "struct uts_namespace"),
-    ("init_ipc_ns", "struct ipc_namespace"),
-    ("init_user_ns", "struct user_namespace"),
-    ("init_cgroup_ns", "struct cgroup_namespace"),
-    ("init_css_set", "struct css_set"),
-    ("init_net", "struct net"),
-    ("init_signals", "struct signal_struct"),
-    ("modules", "struct list_head"),
-    ("super_blocks", "struct list_head"),
-    ("slab_caches", "struct list_head"),
-    ("workqueues", "struct list_head"),
-    ("task_groups", "struct list_head"),
-    ("vmap_area_list", "struct list_head"),
-    ("cgroup_roots", "struct list_head"),
-    ("net_namespace_list", "struct list_head"),
-    ("clocksource_list", "struct list_head"),
-    ("root_task_group", "struct task_group"),
-    ("cgrp_dfl_root", "struct cgroup_root"),
-    ("boot_cpu_data", "struct cpuinfo_x86"),
-    ("nr_cpu_ids", "unsigned int"),
-    ("__cpu_online_mask", "struct cpumask"),
-    ("__cpu_possible_mask", "struct cpumask"),
-    ("__cpu_present_mask", "struct cpumask"),
-    ("__per_cpu_offset", "unsigned long []"),
-    ("node_data", "struct pglist_data *[]"),
-    ("mem_section", "struct mem_section **"),
-    ("high_memory", "void *"),
-    ("phys_base", "unsigned long"),
-    ("page_offset_base", "unsigned long"),
-    ("vmalloc_base", "unsigned long"),
-    ("vmemmap_base", "unsigned long"),
-    ("max_pfn", "unsigned long"),
-    ("init_top_pgt", "pgd_t []"),
-    ("idt_table", "gate_desc []"),
-    ("sys_call_table", "sys_call_ptr_t []"),
-    ("vm_stat", "atomic_long_t []"),
-    ("vm_zone_stat", "atomic_long_t []"),
-    ("vm_node_stat", "atomic_long_t []"),
-    ("swap_info", "struct swap_info_struct *[]"),
-    ("jiffies", "volatile unsigned long"),
-    ("jiffies_64", "u64"),
-    ("saved_command_line", "char *"),
-    ("boot_command_line", "char []"),
-    ("linux_banner", "const char []"),
-    ("log_buf", "char *"),
-    ("prb", "struct printk_ringbuffer *"),
-    ("console_drivers", "struct console *"),
-    ("console_list", "struct hlist_head"),
-    ("panic_cpu", "atomic_t"),
-    ("panic_on_oops", "int"),
-    ("panic_timeout", "int"),
-    ("oops_in_progress", "int"),
-    ("tainted_mask", "unsigned long"),
-    ("system_state", "enum system_states"),
-    ("kexec_crash_image", "struct kimage *"),
-    ("vmcoreinfo_data", "unsigned char *"),
-    ("vmcoreinfo_size", "size_t"),
-    ("crash_notes", "note_buf_t *"),
-    ("rcu_state", "struct rcu_state"),
-    ("system_wq", "struct workqueue_struct *"),
-    ("block_class", "struct class"),
-    ("tcp_prot", "struct proto"),
-    ("udp_prot", "struct proto"),
-    ("tcp_hashinfo", "struct inet_hashinfo"),
-    ("udp_table", "struct udp_table"),
-    ("dev_base_lock", "rwlock_t"),
-    ("tasklist_lock", "rwlock_t"),
-    ("avenrun", "unsigned long [3]"),
-    ("total_forks", "unsigned long"),
-    ("nr_threads", "int"),
-];
+/// `TYPE: NAME...`, or `percpu TYPE: NAME...`; what scripts/lab/record-globals found
+/// to be the same in Debian's 6.1 and 6.12.
+const RECORDED: &str = include_str!("globals.txt");
+
+/// What other kernels have, or declare otherwise. Of several types for one name the
+/// first one that is in BTF and as large as the symbol counts.
+const MORE: &str = "\
+struct task_struct: init_task
+struct list_head: cgroup_roots modules net_namespace_list slab_caches super_blocks task_groups vmap_area_list workqueues
+struct files_struct: init_files
+struct fs_struct: init_fs
+struct css_set: init_css_set
+struct signal_struct: init_signals
+struct cgroup_namespace: init_cgroup_ns
+struct console *: console_drivers
+struct hlist_head: console_list
+struct printk_ringbuffer *: prb
+struct kimage *: kexec_crash_image
+struct tk_data: tk_core
+struct class: block_class
+const struct class: block_class
+struct bus_type: pci_bus_type platform_bus_type
+const struct bus_type: pci_bus_type platform_bus_type
+volatile unsigned long: jiffies
+unsigned long []: __per_cpu_offset
+struct mem_section **: mem_section
+pgd_t []: init_top_pgt
+gate_desc []: idt_table
+const sys_call_ptr_t []: sys_call_table
+rwlock_t: dev_base_lock tasklist_lock
+unsigned long [3]: avenrun
+percpu struct rq: runqueues
+percpu struct task_struct *: current_task
+percpu struct tss_struct: cpu_tss_rw
+percpu unsigned long: this_cpu_off
+";
+
+/// `'printk.c'::prb`: names that scripts say with their file.
+const FILES: &[(&str, &str)] = &[("prb", "kernel/printk/printk.c")];
+
+/// A variable that stands in a unit of its file once more.
+pub(super) struct OfFile {
+    file: &'static str,
+    name: &'static str,
+    /// Where its type stands.
+    type_at: u32,
+    address: u64,
+}
+
+/// A symbol's size is the gap to the next one: as much more than its type's may be
+/// padding, if the next one does not begin a page.
+const PADDING: u64 = 64;
+const PAGE: u64 = 4096;
+
+/// A type as the tables write it.
+struct Spec<'t> {
+    qualifier: Option<Abbrev>,
+    /// As BTF calls it; `None` is `void`.
+    base: Option<&'t str>,
+    stars: usize,
+    /// Elements of an array; 0 where their number is not known.
+    count: Option<u32>,
+}
+
+impl<'t> Spec<'t> {
+    fn parse(spec: &'t str) -> Self {
+        let (spec, count) = match spec.split_once('[') {
+            Some((spec, count)) => (spec, Some(count.trim_end_matches(']').parse().unwrap_or(0))),
+            None => (spec, None),
+        };
+        let stars = spec.bytes().filter(|&c| c == b'*').count();
+        let mut base = spec.trim_end_matches(['*', ' ']);
+        let mut qualifier = None;
+        for (word, abbrev) in [("const ", Abbrev::Const), ("volatile ", Abbrev::Volatile)] {
+            if let Some(rest) = base.strip_prefix(word) {
+                (base, qualifier) = (rest, Some(abbrev));
+            }
+        }
+        // BTF calls them as gcc does.
+        let base = match base {
+            "void" => None,
+            "long" => Some("long int"),
+            "unsigned long" => Some("long unsigned int"),
+            "short" => Some("short int"),
+            "unsigned short" => Some("short unsigned int"),
+            "unsigned long long" => Some("long long unsigned int"),
+            "long long" => Some("long long int"),
+            other => Some(other),
+        };
+        Self { qualifier, base, stars, count }
+    }
+}
+
+/// The tables' rows: whether of per-CPU variables, their type, their names.
+pub(super) fn rows() -> impl Iterator<Item = (bool, &'static str, &'static str)> {
+    MORE.lines().chain(RECORDED.lines()).filter_map(|row| {
+        let (spec, names) = row.split_once(": ")?;
+        let per_cpu = spec.strip_prefix("percpu ");
+        Some((per_cpu.is_some(), per_cpu.unwrap_or(spec), names))
+    })
+}
 
 impl Writer<'_> {
     pub(super) fn globals(&mut self) {
         let zero = self.input.symbols.address("__per_cpu_start");
         let types: Vec<_> = self.btf.own_types().filter(|t| t.kind == Kind::Datasec).collect();
+        let mut told = HashSet::new();
         for section in types {
             let per_cpu = section.name() == ".data..percpu";
             if self.is_too_much() {
@@ -112,46 +136,67 @@ impl Writer<'_> {
                 self.name(var.name_offset());
                 self.reference(id, false);
                 self.location(address);
+                told.insert(var.name());
             }
         }
         if self.btf.base().is_none() {
-            for (name, spec) in KNOWN {
-                self.known(name, spec);
+            self.known_globals(told);
+        }
+    }
+
+    fn known_globals<'t>(&mut self, mut told: HashSet<&'t str>)
+    where
+        'static: 't,
+    {
+        let address = |name| self.input.symbols.address(name).unwrap_or(0);
+        let per_cpu_area = address("__per_cpu_start")..address("__per_cpu_end");
+        for (per_cpu, spec, names) in rows() {
+            let spec = Spec::parse(spec);
+            let base = spec.base.and_then(|name| self.find_known(name));
+            if base.is_none() && (spec.base.is_some() || spec.stars == 0) {
+                continue;
+            }
+            let Some(element) = self.known_size(&spec, base) else { continue };
+            let open = spec.count == Some(0) || spec.stars == 0 && base.is_some_and(|id| self.is_open(id));
+            for name in names.split(' ') {
+                let data = |s: &Symbol<'_>| {
+                    !s.is_text()
+                        && per_cpu == per_cpu_area.contains(&s.address)
+                        && (per_cpu || s.address >= 1 << 63)
+                        && fits(s, element, spec.count, open)
+                };
+                let Some(symbol) = self.input.symbols.by_name(name).filter(data) else { continue };
+                if told.insert(name) {
+                    self.known(name, &spec, base, symbol.address);
+                }
             }
         }
     }
 
-    fn location(&mut self, address: u64) {
-        self.info.extend([9, 0x03]); // DW_OP_addr
-        self.info.u64(address);
+    /// The bytes of one element.
+    fn known_size(&self, spec: &Spec<'_>, base: Option<TypeId>) -> Option<u64> {
+        if spec.stars > 0 { Some(8) } else { self.btf.size(base?) }
     }
 
-    fn known(&mut self, name: &'static str, spec: &str) {
-        let data = |s: &crate::debuginfo::symbols::Symbol<'_>| !s.is_text() && s.address >= 1 << 63;
-        let Some(symbol) = self.input.symbols.by_name(name).filter(data) else { return };
-        let (spec, count) = match spec.split_once('[') {
-            Some((spec, count)) => (spec, Some(count.trim_end_matches(']').parse().unwrap_or(0u32))),
-            None => (spec, None),
-        };
-        let stars = spec.chars().filter(|c| *c == '*').count();
-        let mut base = spec.trim_end_matches(['*', ' ']);
-        let mut qualifier = None;
-        for (word, abbrev) in [("const ", Abbrev::Const), ("volatile ", Abbrev::Volatile)] {
-            if let Some(rest) = base.strip_prefix(word) {
-                (base, qualifier) = (rest, Some(abbrev));
-            }
-        }
-        let known = if base == "void" { None } else { self.find_known(base) };
-        if (known.is_none() && base != "void") || (known.is_none() && stars == 0) {
-            return;
-        }
+    /// Whether it ends with an array of any length, as `struct mm_struct` does.
+    fn is_open(&self, id: TypeId) -> bool {
+        let last = self.btf.strip(id).and_then(|t| t.members().last());
+        last.and_then(|m| self.btf.strip(m.type_id)?.array()).is_some_and(|a| a.len == 0)
+    }
+
+    fn known(&mut self, name: &'static str, spec: &Spec<'_>, known: Option<TypeId>, address: u64) {
         // Types that may not be in BTF are made anew, inside out.
         let mut made: Option<u32> = None;
-        let layers = qualifier.into_iter().chain(std::iter::repeat_n(Abbrev::Pointer, stars));
+        let layers = spec.qualifier.into_iter().chain(std::iter::repeat_n(Abbrev::Pointer, spec.stars));
         for layer in layers {
             let at = len32(self.info.len());
             let nothing = made.is_none() && known.is_none();
-            self.abbrev(if nothing { Abbrev::PointerVoid } else { layer });
+            self.abbrev(match layer {
+                Abbrev::Const if nothing => Abbrev::ConstVoid,
+                Abbrev::Volatile if nothing => Abbrev::VolatileVoid,
+                _ if nothing => Abbrev::PointerVoid,
+                layer => layer,
+            });
             if matches!(layer, Abbrev::Pointer) {
                 self.info.push(8);
             }
@@ -160,8 +205,8 @@ impl Writer<'_> {
             }
             made = Some(at);
         }
-        if let Some(count) = count {
-            let Some(index) = self.find_known("unsigned long") else { return };
+        if let Some(count) = spec.count {
+            let Some(index) = self.find_known("long unsigned int") else { return };
             let at = len32(self.info.len());
             self.abbrev(Abbrev::Array);
             self.made_or(made, known);
@@ -176,16 +221,41 @@ impl Writer<'_> {
         self.abbrev(Abbrev::Variable);
         self.text(name);
         self.made_or(made, known);
-        self.location(symbol.address);
+        self.location(address);
+        let file = FILES.iter().find(|(of_file, _)| *of_file == name);
+        if let (Some(type_at), Some((_, file))) = (made, file) {
+            self.of_files.push(OfFile { file, name, type_at, address });
+        }
     }
 
+    /// The units behind the one with all types.
+    pub(super) fn file_units(&mut self) {
+        for v in std::mem::take(&mut self.of_files) {
+            let start = self.info.len();
+            self.unit_header();
+            self.abbrev(Abbrev::FileUnit);
+            self.text(v.file);
+            self.info.push(super::C99);
+            self.abbrev(Abbrev::FileVariable);
+            self.text(v.name);
+            self.info.u32(v.type_at);
+            self.location(v.address);
+            self.abbrev(Abbrev::End);
+            let length = len32(self.info.len() - start - 4);
+            self.info.patch_u32(start, length);
+        }
+    }
+
+    /// By name, or by its members: `{seq,timekeeper}` has no name.
     fn find_known(&self, name: &str) -> Option<TypeId> {
-        // BTF calls it as gcc does.
-        let name = match name {
-            "unsigned long" => "long unsigned int",
-            other => other,
+        let Some(members) = name.strip_prefix('{') else {
+            return self.resolve_ending(self.btf.find(name)?);
         };
-        self.resolve_ending(self.btf.find(name)?)
+        let members = members.trim_end_matches('}').split(',');
+        let same = |t: &Type<'_>| {
+            t.kind == Kind::Struct && t.name().is_empty() && t.members().map(|m| m.name).eq(members.clone())
+        };
+        self.btf.own_types().find(same).map(|t| t.id)
     }
 
     fn made_or(&mut self, made: Option<u32>, known: Option<TypeId>) {
@@ -195,4 +265,18 @@ impl Writer<'_> {
             (None, None) => self.info.u32(0),
         }
     }
+
+    fn location(&mut self, address: u64) {
+        self.info.extend([9, 0x03]); // DW_OP_addr
+        self.info.u64(address);
+    }
+}
+
+/// Whether `symbol` may be `count` elements of that size, or more of them where it
+/// is `open`: a type that the kernel has
+/// changed since the tables were made does not get through.
+fn fits(symbol: &Symbol<'_>, element: u64, count: Option<u32>, open: bool) -> bool {
+    let least = element.saturating_mul(u64::from(count.unwrap_or(1).max(1)));
+    let end = symbol.address.saturating_add(symbol.size);
+    least <= symbol.size && (open || symbol.size - least < PADDING || end.is_multiple_of(PAGE))
 }

@@ -25,18 +25,21 @@ fn read(dwarf: &Dwarf) -> gimli::Dwarf<Slice<'_>> {
 fn walk(dwarf: &Dwarf) -> usize {
     let read = read(dwarf);
     let mut units = read.units();
-    let unit = read.unit(units.next().unwrap().unwrap()).unwrap();
-    assert!(units.next().unwrap().is_none());
     let mut places = HashSet::new();
     let mut references = Vec::new();
-    let mut entries = unit.entries();
-    while let Some(entry) = entries.next_dfs().unwrap() {
-        places.insert(entry.offset());
-        for attr in entry.attrs() {
-            match attr.value() {
-                AttributeValue::UnitRef(to) => references.push(to),
-                AttributeValue::DebugStrRef(at) => drop(read.string(at).unwrap().to_string().unwrap()),
-                _ => {}
+    while let Some(header) = units.next().unwrap() {
+        let unit = read.unit(header).unwrap();
+        let here = |at: gimli::UnitOffset| at.to_debug_info_offset(&unit.header).unwrap();
+        let mut entries = unit.entries();
+        while let Some(entry) = entries.next_dfs().unwrap() {
+            places.insert(here(entry.offset()));
+            for attr in entry.attrs() {
+                match attr.value() {
+                    AttributeValue::UnitRef(to) => references.push(here(to)),
+                    AttributeValue::DebugInfoRef(to) => references.push(to),
+                    AttributeValue::DebugStrRef(at) => drop(read.string(at).unwrap().to_string().unwrap()),
+                    _ => {}
+                }
             }
         }
     }
@@ -57,6 +60,9 @@ fn every_die_of_the_kernels_can_be_read() {
             Input { btf: &btf, symbols: &symbols, text: &text, signal_ranges: &signal, name: "vmlinux" };
         let dwarf = dwarf(&input);
         assert!(walk(&dwarf) > 200_000, "{release}");
+        let known = globals::rows().flat_map(|(_, _, names)| names.split(' '));
+        let there = known.filter(|name| symbols.by_name(name).is_some_and(|s| !s.is_text())).count();
+        assert!(there > 1500, "{release}: {there} of the globals that are known");
         assert!(dwarf.len() < 8 << 20);
     }
 }
