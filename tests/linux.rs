@@ -164,14 +164,14 @@ fn a_task_with_an_absurd_pid_is_skipped_and_counted() {
 }
 
 #[test]
-fn a_module_list_that_loops_ends() {
+fn a_module_list_that_loops_is_walked_from_its_other_end() {
     let Some(patient) = Patient::new() else { return support::skip("no raw ELF vmcore") };
     let modules = patient.healthy.modules();
     let link = patient.healthy.types().field("module", "list").unwrap().offset;
     let third = VirtAddr(modules[2].addr.0 + link);
     patient.with(&[(third, &(modules[0].addr.0 + link).to_le_bytes())], |kernel| {
         let names: Vec<&str> = kernel.modules().iter().map(|m| m.name.as_str()).collect();
-        let expected: Vec<&str> = modules.iter().take(3).map(|m| m.name.as_str()).collect();
+        let expected: Vec<&str> = modules.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names, expected);
     });
 }
@@ -262,5 +262,37 @@ fn a_user_process_is_attached_to_and_left_again() {
             }
         }
         Ok(true)
+    });
+}
+
+/// gdb asserts that the process is the one it attached to.
+#[test]
+fn a_thread_that_leads_no_process_can_be_attached_to() {
+    if !have_gdb() {
+        return;
+    }
+    let dumps: Vec<_> = dumps::one_of_each().into_iter().take(2).collect();
+    each("attach to a thread", &dumps, |dump| {
+        let oracle = dump.oracle();
+        let threads = oracle.tasks.iter().filter(|t| t.pid != t.tgid);
+        let Some(task) = threads.into_iter().find(|t| t.user_regs.contains_key("ip")) else {
+            return Ok(false);
+        };
+        let server = Server::start(&dump.path, &[])?;
+        let said = Gdb::new(None)
+            .ex(&format!("target extended-remote {}", server.address))
+            .ex("add-inferior")
+            .ex("inferior 2")
+            .ex(&format!("attach {}", task.pid))
+            .ex("printf \"rip %#lx\\n\", $rip")
+            .ex("info threads")
+            .ex("detach")
+            .run()?;
+        let wanted = format!("rip {:#x}", number(&task.user_regs["ip"]));
+        let leader = format!("Thread {}.{}", task.pid, task.tgid);
+        match [wanted, leader].iter().find(|text| !said.contains(*text)) {
+            Some(text) => Err(format!("no {text:?} in:\n{said}")),
+            None => Ok(true),
+        }
     });
 }

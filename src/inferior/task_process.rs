@@ -20,20 +20,22 @@ use crate::linux::{Kernel, Task, registers};
 pub(super) struct TaskProcess {
     kernel: Arc<Kernel>,
     description: Description,
-    tgid: u32,
+    pid: u32,
     tasks: Vec<Arc<Task>>,
     infos: Vec<ThreadInfo>,
 }
 
 impl TaskProcess {
     /// The process that `pid` belongs to; `None` for kernel threads, zombies and
-    /// pids that there are not.
+    /// pids that there are not. It goes by the number that was asked for, be it
+    /// that of another thread than the leader: gdb dies of a process (13.1 by an
+    /// assertion, 18.1 of a signal) whose number is not the one it attached to.
     pub(super) fn of(kernel: &Arc<Kernel>, pid: u32) -> Option<Self> {
         let tgid = kernel.tasks().by_pid(pid).find(|t| t.mm.is_some())?.tgid;
         let in_group = |t: &&Arc<Task>| t.tgid == tgid && t.mm.is_some() && t.pid != 0;
         let mut tasks: Vec<Arc<Task>> = kernel.tasks().all().iter().filter(in_group).cloned().collect();
-        // The leader first: gdb shows the first thread after attaching.
-        tasks.sort_by_key(|t| (t.pid != tgid, t.pid));
+        // gdb shows the first thread after attaching.
+        tasks.sort_by_key(|t| (t.pid != pid, t.pid != tgid, t.pid));
         let infos = tasks
             .iter()
             .map(|t| ThreadInfo {
@@ -44,7 +46,7 @@ impl TaskProcess {
             })
             .collect();
         let description = Description::new(OsAbi::Linux, &[]);
-        Some(Self { kernel: kernel.clone(), description, tgid, tasks, infos })
+        Some(Self { kernel: kernel.clone(), description, pid, tasks, infos })
     }
 
     fn task(&self, tid: Tid) -> Option<&Arc<Task>> {
@@ -54,7 +56,7 @@ impl TaskProcess {
 
 impl Inferior for TaskProcess {
     fn pid(&self) -> u32 {
-        self.tgid
+        self.pid
     }
 
     fn description(&self) -> &Description {
@@ -62,7 +64,7 @@ impl Inferior for TaskProcess {
     }
 
     fn initial_thread(&self) -> Tid {
-        self.infos.first().map_or(self.tgid, |t| t.tid)
+        self.infos.first().map_or(self.pid, |t| t.tid)
     }
 
     fn stop_signal(&self) -> u8 {
