@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 /// What stands where a control character stood.
-const DOT: char = '.';
+pub(crate) const DOT: char = '.';
 
 /// `text` in one row: every control character but the tab is a dot.
 #[must_use]

@@ -294,11 +294,11 @@ fn every_thread_is_listed_in_pages_and_in_the_document() {
     let xml = String::from_utf8(object(&mut client, "threads", "")).unwrap();
     assert_eq!(xml.matches("<thread ").count(), 50_000);
     assert!(xml.contains(
-        "<thread id=\"p500000.2\" core=\"2\" name=\"&lt;bad&gt;&amp;&quot;name&quot;?\">pid 2 S</thread>"
+        "<thread id=\"p500000.2\" core=\"2\" name=\"&lt;bad&gt;&amp;&quot;name&quot;.\">pid 2 S</thread>"
     ));
     assert_eq!(unhex(&client.ask("qThreadExtraInfo,p500000.c350")), b"task-50000 pid 50000 S");
     // gdb prints this as it comes: nothing of it may reach for the terminal.
-    assert_eq!(unhex(&client.ask("qThreadExtraInfo,p500000.2")), b"<bad>&\"name\"? pid 2 S");
+    assert_eq!(unhex(&client.ask("qThreadExtraInfo,p500000.2")), b"<bad>&\"name\". pid 2 S");
     assert_eq!(client.ask("Tp500000.c350"), "OK");
     assert_eq!(client.ask("Tp500000.c351"), "E01");
 }
