@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::program::{have, patient, remote_timeout};
+use crate::support::program::{self, have, patient, remote_timeout};
 use crate::support::{self, PATIENCE, not_here, skip, until};
 
 /// The variable that every kernel has and everybody knows the value of.
@@ -333,10 +333,7 @@ fn dap_through_cdt_gdb_adapter() {
 /// LLDB does not fetch the images by itself; its `platform get-file` does.
 #[test]
 fn lldb() {
-    let program = Path::new("lldb-14");
-    if !have(program) {
-        return;
-    }
+    let Some(program) = program::lldb() else { return };
     for dump in dumps() {
         let server = Server::start(&dump, &[]);
         // The images are made at the first use; LLDB waits a second for an answer.
@@ -344,7 +341,7 @@ fn lldb() {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("vmlinux");
         let lldb = |commands: &[&str]| {
-            let mut lldb = Command::new(program);
+            let mut lldb = Command::new(&program);
             lldb.args(["--no-lldbinit", "--batch", "--no-use-colors", "-o"]);
             lldb.arg(format!("settings set plugin.process.gdb-remote.packet-timeout {}", patience()));
             commands.iter().for_each(|c| {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::support;
-use crate::support::program::{Server, have, have_gdb};
+use crate::support::program::{Server, have_gdb, lldb};
 
 /// Runs at the same time: most of their time is waiting.
 const AT_ONCE: usize = 8;
@@ -301,10 +301,10 @@ fn late_answers_are_the_right_ones() {
             hangs_up: false,
         });
     }
-    if have(Path::new("lldb-14")) {
+    if let Some(program) = lldb() {
         askers.push(Asker {
             name: "lldb",
-            program: "lldb-14".into(),
+            program,
             options: &[],
             run: ask_lldb,
             longest: 4000,

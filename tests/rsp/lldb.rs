@@ -1,7 +1,7 @@
 //! LLDB, where it is installed.
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use corestub::rsp::Options;
@@ -9,18 +9,12 @@ use corestub::rsp::Options;
 use super::gdb::has;
 use super::synthetic::{MEMORY, Synthetic};
 use super::{serve, until};
-use crate::support::program::patient;
-use crate::support::{PATIENCE, skip};
+use crate::support::PATIENCE;
+use crate::support::program::{lldb, patient};
 
 #[test]
 fn lldb_looks_around_and_cannot_go_on() {
-    let runs = |name: &&str| {
-        let mut lldb = Command::new(name);
-        lldb.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
-    };
-    let Some(lldb) = ["lldb", "lldb-14"].into_iter().find(runs) else {
-        return skip("lldb is missing (scripts/lab/frontends installs it)");
-    };
+    let Some(lldb) = lldb() else { return };
     let address = serve(Synthetic::new(5), Options::default());
     let packets = format!("settings set plugin.process.gdb-remote.packet-timeout {}", PATIENCE.as_secs());
     // Not `-o`: with that LLDB ends at the first stop by a signal.

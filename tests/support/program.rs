@@ -69,15 +69,16 @@ impl Drop for Server {
     }
 }
 
+/// Whether a program starts.
+fn starts(name: &OsStr) -> bool {
+    let mut program = Command::new(name);
+    program.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    program.status().is_ok()
+}
+
 /// Whether a program or a file of the tools is there.
 pub fn have(what: &Path) -> bool {
-    let found = if what.is_absolute() {
-        what.exists()
-    } else {
-        let mut program = Command::new(what);
-        program.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        program.status().is_ok()
-    };
+    let found = if what.is_absolute() { what.exists() } else { starts(what.as_os_str()) };
     if !found {
         skip(&format!("{} is missing (scripts/test installs what it can)", what.display()));
     }
@@ -87,6 +88,16 @@ pub fn have(what: &Path) -> bool {
 /// Whether there is a gdb.
 pub fn have_gdb() -> bool {
     have(Path::new("gdb"))
+}
+
+/// Any LLDB: which ones there are differs from Debian to Debian.
+pub fn lldb() -> Option<PathBuf> {
+    let names = ["lldb".to_owned()].into_iter().chain((14..40).rev().map(|v| format!("lldb-{v}")));
+    let found = names.map(PathBuf::from).find(|name| starts(name.as_os_str()));
+    if found.is_none() {
+        skip("lldb is missing (scripts/lab/frontends installs it)");
+    }
+    found
 }
 
 /// A program that is ended when it does not end by itself.
