@@ -8,8 +8,19 @@ fn git(args: &[&str]) -> Option<String> {
     String::from_utf8(out.stdout).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
+/// What cargo wrote into a published crate. Whose checkout that is unpacked in says nothing.
+fn published() -> Option<String> {
+    let record = std::fs::read_to_string(".cargo_vcs_info.json").ok()?;
+    let (_, sha1) = record.split_once("\"sha1\"")?;
+    sha1.split('"').nth(1)?.get(..12).map(str::to_owned)
+}
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    if let Some(commit) = published() {
+        println!("cargo::rustc-env=CORESTUB_COMMIT={commit}");
+        return;
+    }
     // A debug build would be made anew for each commit.
     let release = std::env::var("PROFILE").as_deref() == Ok("release");
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|_| release) {

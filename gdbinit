@@ -13,7 +13,8 @@ def _corestub_load():
 
     def beside_this_file():
         # gdb tells a script's Python blocks nothing of the file they stand in,
-        # but it holds that file open while it reads it.
+        # but it holds that file open while it reads it. What the kernel says of
+        # it has no links in it.
         fds = "/proc/self/fd"
         for fd in sorted(os.listdir(fds), key=int, reverse=True) if os.path.isdir(fds) else []:
             try:
@@ -22,9 +23,10 @@ def _corestub_load():
                 continue
             if os.path.basename(path) in ("gdbinit", ".gdbinit"):
                 yield os.path.dirname(path)
-        yield os.getcwd()
 
-    for top in [os.environ.get("CORESTUB_GDB", "")] + list(beside_this_file()):
+    # Not the folder that gdb was started in: it may be that of a dump, and anybody's.
+    places = [os.environ.get("CORESTUB_GDB", ""), *beside_this_file(), "/usr/local/share/corestub", "/usr/share/corestub"]
+    for top in places:
         folder = os.path.join(top, "scripts", "gdb")
         if top and os.path.isfile(os.path.join(folder, "corestub", "__init__.py")):
             if folder not in sys.path:
@@ -39,8 +41,8 @@ def _corestub_load():
             finally:
                 sys.dont_write_bytecode = before
             return
-    gdb.write("corestub: scripts/gdb/corestub is not beside gdbinit; "
-              "set CORESTUB_GDB to the folder of corestub's sources\n", gdb.STDERR)
+    gdb.write("corestub: scripts/gdb/corestub is not beside this gdbinit, and no package has installed it; "
+              "source the file that `corestub gdbinit` names\n", gdb.STDERR)
 
 _corestub_load()
 del _corestub_load

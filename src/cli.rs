@@ -53,6 +53,11 @@ pub enum Command {
     Serve(Serve),
     /// Start gdb on a dump, connected, with debug files and scripts found
     Gdb(Gdb),
+    /// Print which gdbinit to source in a gdb of your own
+    Gdbinit {
+        /// Write it and its helpers into this folder first
+        dir: Option<PathBuf>,
+    },
     /// Write completions for a shell to stdout
     #[command(hide = true)]
     Completions {

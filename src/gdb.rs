@@ -1,14 +1,17 @@
 //! `corestub gdb`: gdb, started and connected, with everything that was found.
 //!
 //! gdb gets a folder of its own, readable by this user only and gone at the
-//! end: the socket, the helpers of `scripts/gdb` (part of this program, so that
-//! they are there without a checkout), and links that lead gdb to the local
-//! debug files by build-id. Distributions often install none for kernels, and
-//! what gdb finds by itself need not cross the socket.
+//! end: the socket, and links that lead gdb to the local debug files by build-id.
+//! Distributions often install none for kernels, and what gdb finds by itself
+//! need not cross the socket.
+//!
+//! The helpers of `scripts/gdb` are those that a package has installed, else the
+//! ones in this program, written into that folder: they are there without a
+//! checkout and after a `cargo install`, too.
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -32,14 +35,57 @@ const HELPERS: [(&str, &str); 8] = [
     ("scripts/gdb/corestub/user.py", include_str!("../scripts/gdb/corestub/user.py")),
 ];
 
+/// The gdbinit to source: the installed one, or the one that is written into `dir` now.
+pub fn gdbinit(dir: Option<&Path>) -> Result<PathBuf> {
+    match dir {
+        Some(dir) => {
+            let path = write_helpers(dir)?;
+            fs::canonicalize(&path).map_err(|e| Error::io("find", &path, e))
+        }
+        None => installed().ok_or_else(|| Error::Missing {
+            path: PathBuf::from("share/corestub/gdbinit"),
+            what: "no package has installed it beside this program".to_owned(),
+            hint: "corestub gdbinit DIR writes it and its helpers into a folder",
+        }),
+    }
+}
+
+/// The gdbinit of the package that this program is of: `PREFIX/share` beside
+/// `PREFIX/bin`, wherever that is.
+///
+/// gdb will run it, so it must be of somebody who could have changed the program
+/// as well: in /tmp/bin nobody else may put a /tmp/share beside it.
+fn installed() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let bin = program.parent().filter(|dir| dir.ends_with("bin"))?;
+    let gdbinit = fs::canonicalize(bin.parent()?.join("share/corestub/gdbinit")).ok()?;
+    let owner = |path: &Path| fs::metadata(path).ok().map(|m| m.uid());
+    let trusted = |path: &Path| owner(path).is_some_and(|uid| uid == 0 || Some(uid) == owner(&program));
+    (trusted(&gdbinit) && trusted(gdbinit.parent()?)).then_some(gdbinit)
+}
+
+/// Writes gdb's side into a folder: the path of its gdbinit.
+fn write_helpers(folder: &Path) -> Result<PathBuf> {
+    for (name, text) in HELPERS {
+        write(folder, name, text)?;
+    }
+    Ok(folder.join("gdbinit"))
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+    let path = folder.join(name);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+    }
+    fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
+}
+
 /// Serves the dump on a private socket and runs gdb on it until it ends. The
 /// exit code is gdb's.
 pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
     let snapshot = Snapshot::open(&args.dumps, options)?;
     let folder = Folder::new()?;
-    for (name, text) in HELPERS {
-        folder.write(name, text)?;
-    }
+    let gdbinit = installed().map_or_else(|| write_helpers(&folder.path), Ok)?;
     for (build_id, file) in debug_files(&snapshot) {
         folder.link(&build_id, &file);
     }
@@ -51,7 +97,7 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
             tracing::error!("{e}");
         }
     });
-    folder.write("start", &start(&folder.path, &socket, &args.input.debug_dirs))?;
+    write(&folder.path, "start", &start(&folder.path, &gdbinit, &socket, &args.input.debug_dirs))?;
 
     // Ctrl-C is gdb's: it must not end the server under it. A handler, unlike
     // an ignored signal, is not inherited by gdb.
@@ -83,7 +129,7 @@ fn code(status: ExitStatus) -> ExitCode {
 }
 
 /// Commands that gdb reads before anything else of the user's.
-fn start(folder: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> String {
+fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> String {
     let mut places = folder.display().to_string();
     for dir in debug_dirs {
         places = format!("{places}:{}", dir.display());
@@ -98,11 +144,11 @@ fn start(folder: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> String {
          target extended-remote {socket}\n\
          monitor sys\n\
          else\n\
-         source {folder}/gdbinit\n\
+         source {gdbinit}\n\
          vmcore {socket}\n\
          end\n",
         socket = socket.display(),
-        folder = folder.display(),
+        gdbinit = gdbinit.display(),
     )
 }
 
@@ -136,14 +182,6 @@ impl Folder {
             }
         }
         Err(Error::io("create a folder in", &base, io::ErrorKind::AlreadyExists.into()))
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.path.join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
-        }
-        fs::write(&path, text).map_err(|e| Error::io("write", &path, e))
     }
 
     /// Makes gdb find `file` by its build-id. Without the link it asks the

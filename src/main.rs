@@ -4,6 +4,7 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,6 +22,11 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// Else the static program spends a quarter more time on all backtraces (docs/performance.md).
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut program = cli::program();
     program.build();
@@ -36,6 +42,11 @@ fn main() -> ExitCode {
     let done = match cli.command {
         cli::Command::Serve(serve) => run_serve(&serve).map(|()| ExitCode::SUCCESS),
         cli::Command::Gdb(args) => gdb::run(&args, options(&args.input)),
+        cli::Command::Gdbinit { dir } => gdb::gdbinit(dir.as_deref()).map(|path| {
+            let mut out = io::stdout().lock();
+            let _ = out.write_all(path.as_os_str().as_bytes()).and_then(|()| out.write_all(b"\n"));
+            ExitCode::SUCCESS
+        }),
         cli::Command::Completions { shell } => {
             clap_complete::generate(shell, &mut program, "corestub", &mut io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ mod debuginfo;
 mod dump;
 mod frontends;
 mod globals;
+mod install;
 mod late;
 mod linux;
 mod lx;
