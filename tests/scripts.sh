@@ -40,7 +40,7 @@ ends() { # ends SENTENCE COMMAND...: with a status that is not 0, and that sente
 }
 
 machine cargo=absent
-for script in scripts/demo scripts/test; do ends '^error: cargo is missing; .*rustup' $script; done
+for script in scripts/demo scripts/test scripts/package; do ends '^error: cargo is missing; .*rustup' $script; done
 
 machine gdb=absent apt-get='exit 0' 'id=echo 1000'
 for script in scripts/demo scripts/test; do ends '^error: missing: .*gdb.*; only root can install .*: apt-get install' $script; done
@@ -59,6 +59,13 @@ ends '^error: test: while build, `cargo build --all-targets --locked` failed wit
 machine 'mktemp=echo mktemp: full >&2; exit 1'
 ends '^error: demo: while corestub serve' scripts/demo "$0"
 ends 'cannot read /nonexistent' scripts/demo /nonexistent
+
+# packages
+machine 'id=echo 1000'
+ends '^error: check needs root' scripts/package deb check
+ends '^error: drum is none of crate, tar, deb' scripts/package drum
+machine git=absent apt-get='exit 0' 'id=echo 1000'
+ends '^error: missing: git; only root' scripts/package deb
 
 # a cache that cannot be, or is too small
 machine
