@@ -111,12 +111,13 @@ fn once(command: &Command, given: &ArgMatches) -> ExitCode {
         Err(e) => return cannot_open(&e),
     };
     let name = command.name();
+    let tell = |text: &str| eprintln!("corestub {name}: {text}");
     let context = Context {
         thread: None,
         task: None,
         last_fault: None,
         cancelled: &|| false,
-        progress: Some(&|text| eprintln!("corestub {name}: {text}")),
+        progress: Some(&tell),
     };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = commands::run(snapshot.subject(), command, given, context, &mut out);
