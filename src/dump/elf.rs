@@ -2,7 +2,7 @@
 //!
 //! A core file whose `PT_LOAD` segments are pieces of physical memory: `p_paddr`
 //! says which, `p_vaddr` is zero or wrong often enough (drgn issues 15 and 461)
-//! that nothing here looks at it.
+//! that nothing here looks at it but for a hint at where the kernel's image lies.
 //!
 //! * `p_filesz < p_memsz`: the rest is memory of the machine that is not in the
 //!   file. makedumpfile leaves out pages of zeros and filtered pages alike in this
@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::notes::Notes;
 use crate::addr::PhysAddr;
+use crate::arch::map;
 use crate::bytes::source::Source;
 use crate::elf::{Header, PT_LOAD, PT_NOTE, ProgramHeader, notes};
 use crate::error::{Error, ReadFault, Result};
@@ -117,6 +118,8 @@ pub(super) struct ElfDump {
     excludes: bool,
     /// Bytes that the headers promise and the file does not have.
     lost: u64,
+    /// `phys_base`, by a segment with addresses of the kernel's image.
+    phys_base: Option<i64>,
 }
 
 impl ElfDump {
@@ -146,11 +149,18 @@ impl ElfDump {
         let excludes = sum(&mut memory.iter().map(|m| m.1)) > sum(&mut stored.iter().map(|e| e.len));
         let end = source.len();
         let lost = sum(&mut stored.iter().map(|e| (e.offset + e.len).saturating_sub(e.offset.max(end))));
-        Ok(Self { source, stored, memory, notes, flags: headers.flags, excludes, lost })
+        let image = loads().find(|s| s.vaddr.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE);
+        let phys_base = image.map(|s| s.paddr.wrapping_sub(s.vaddr - map::KERNEL_MAP).cast_signed());
+        Ok(Self { source, stored, memory, notes, flags: headers.flags, excludes, lost, phys_base })
     }
 
     pub(super) fn notes(&self) -> &Notes {
         &self.notes
+    }
+
+    /// See [`super::Vmcore::phys_base_hint`].
+    pub(super) fn phys_base(&self) -> Option<i64> {
+        self.phys_base
     }
 
     /// Who wrote it, as far as it tells.

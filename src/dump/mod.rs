@@ -203,11 +203,14 @@ impl Vmcore {
         self.vmcoreinfo.as_ref()
     }
 
-    /// `phys_base` as the kdump sub-header has it: a hint, since QEMU writes 0 there
-    /// when it does not know it.
+    /// `phys_base` as the kdump sub-header has it, or the segments of an ELF file: a
+    /// hint, since QEMU writes 0 there when it does not know it.
     #[must_use]
     pub fn phys_base_hint(&self) -> Option<i64> {
-        self.header()?.phys_base
+        match &self.format {
+            Format::Elf(elf) => elf.phys_base(),
+            Format::Kdump(kdump) => kdump.header()?.phys_base,
+        }
     }
 
     /// The `uname` of the dumped machine, if the format has it and its writer knew it.

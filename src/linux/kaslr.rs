@@ -21,6 +21,11 @@ use crate::memory::paging::{Basis, Linear, PageTables};
 /// Pages looked at for a lost VMCOREINFO: 4 TiB of them.
 const SEARCH_PAGES: u64 = 1 << 30;
 
+/// `CONFIG_PHYSICAL_ALIGN` is at least this.
+const IMAGE_ALIGN: i64 = 2 << 20;
+/// Places that are tried for the image: the first 8 GiB of memory.
+const PLACES: i64 = 4096;
+
 /// Where the kernel is.
 pub(super) struct Place {
     pub(super) vmcoreinfo: Arc<VmcoreInfo>,
@@ -36,43 +41,24 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     let missing = |what: &str, hint| Error::Missing { path: path.to_owned(), what: what.to_owned(), hint };
 
     let kaslr_offset = options.kaslr_offset.or_else(|| vmcoreinfo.kaslr_offset()).unwrap_or(0);
-    let hinted = options
-        .phys_base
-        .or_else(|| vmcoreinfo.number("phys_base"))
-        .or_else(|| dump.phys_base_hint())
-        .ok_or_else(|| missing("its VMCOREINFO has no NUMBER(phys_base)", "give --phys-base"))?;
-    let top = ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"]
-        .iter()
-        .find_map(|name| vmcoreinfo.symbol(name))
-        .ok_or_else(|| {
-            missing("its VMCOREINFO names no page tables (SYMBOL(swapper_pg_dir))", "give --vmcoreinfo FILE")
-        })?;
-    let tables = |phys_base| tables(dump, &vmcoreinfo, top, phys_base);
-    // The kernel's own name tells whether the tables are the right ones.
-    let proof = |tables: &PageTables| {
-        let Some(at) = vmcoreinfo.symbol("init_uts_ns") else {
-            return tables.walk(VirtAddr(top), &mut |_| ()).is_ok();
-        };
-        let mut head = [0; 64];
-        tables
-            .read(VirtAddr(at), &mut head)
-            .is_ok_and(|n| head.get(..n).unwrap_or_default().windows(5).any(|w| w == b"Linux"))
+    let top = top(&vmcoreinfo).ok_or_else(|| {
+        missing("its VMCOREINFO names no page tables (SYMBOL(swapper_pg_dir))", "give --vmcoreinfo FILE")
+    })?;
+    let found = match options.phys_base {
+        Some(given) => Some((given, tables(dump, &vmcoreinfo, top, given))),
+        None => phys_base(dump, &vmcoreinfo, top),
     };
-    let mut found = (hinted, tables(hinted));
-    if !proof(&found.1) && options.phys_base.is_none() {
-        // QEMU's kdump sub-header and some old kernels disagree with VMCOREINFO.
-        if let Some(other) = dump.phys_base_hint().filter(|&h| h != hinted) {
-            let second = tables(other);
-            if proof(&second) {
-                found = (other, second);
-            }
-        }
-    }
+    let found = found.ok_or_else(|| {
+        missing(
+            "its VMCOREINFO has no NUMBER(phys_base), and the kernel's page tables are at none of the places where they can be",
+            "give --phys-base",
+        )
+    })?;
     let (phys_base, tables) = found;
     match tables.walk(VirtAddr(top), &mut |_| ()) {
         Ok(_) => {}
         // Where the image lies is known without them; that it lies there is proven.
-        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) if proof(&tables) => {}
+        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) if names_itself(&vmcoreinfo, &tables) => {}
         Err(fault @ ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) => {
             let lost = dump.incomplete().map(|lost| format!("; {lost}")).unwrap_or_default();
             return Err(missing(
@@ -115,44 +101,104 @@ fn no_vmcoreinfo(path: &Path) -> Error {
     }
 }
 
-/// Looks for the page in which the kernel keeps VMCOREINFO (it begins with
-/// `OSRELEASE=`). A kdump kernel's own copy may be there too: the one that
-/// names page tables which really translate wins. Segments can share their bytes,
-/// so the search has an end of its own.
+/// The top of the kernel's page tables.
+fn top(info: &VmcoreInfo) -> Option<u64> {
+    ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"].iter().find_map(|name| info.symbol(name))
+}
+
+/// Where the image lies: as VMCOREINFO says it, as the dump's headers do, or, in
+/// kernels before 4.10 (401721ecd1dc) that say it nowhere, at the first place where
+/// its page tables prove themselves.
+fn phys_base(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64) -> Option<(i64, PageTables)> {
+    let at = |base| (base, tables(dump, info, top, base));
+    // QEMU's kdump sub-header and some old kernels disagree with VMCOREINFO.
+    let (named, hint) = (info.number("phys_base"), dump.phys_base_hint());
+    let mut said = named.into_iter().chain(hint).map(at);
+    if let Some(found) = said.find(|(_, tables)| names_itself(info, tables)) {
+        return Some(found);
+    }
+    if let Some(named) = named {
+        return Some(at(named));
+    }
+    let own = |&(base, ref tables): &(i64, PageTables)| {
+        let says = info.symbol("phys_base").and_then(|own| tables.read_u64(VirtAddr(own)).ok());
+        says.is_none_or(|says| says.cast_signed() == base)
+            && translates_itself(tables, top)
+            && names_itself(info, tables)
+    };
+    // From where a relocated image can begin, by its alignment.
+    let first = (top.wrapping_sub(map::KERNEL_MAP).cast_signed() & -IMAGE_ALIGN).wrapping_neg();
+    let places = (0..PLACES).map(|i| first.wrapping_add(i * IMAGE_ALIGN));
+    std::iter::once(0).chain(places).map(at).find(own)
+}
+
+/// Whether these tables lead to themselves.
+fn translates_itself(tables: &PageTables, top: u64) -> bool {
+    tables.walk(VirtAddr(top), &mut |_| ()).is_ok_and(|mapping| mapping.phys == tables.root())
+}
+
+/// Whether the kernel's own name is where these tables put it.
+fn names_itself(info: &VmcoreInfo, tables: &PageTables) -> bool {
+    let Some(at) = info.symbol("init_uts_ns") else {
+        return top(info).is_some_and(|top| tables.walk(VirtAddr(top), &mut |_| ()).is_ok());
+    };
+    let mut head = [0; 64];
+    tables
+        .read(VirtAddr(at), &mut head)
+        .is_ok_and(|n| head.get(..n).unwrap_or_default().windows(5).any(|w| w == b"Linux"))
+}
+
+/// Looks for the kernel's own copy of VMCOREINFO, which begins with `OSRELEASE=`: a
+/// page of its own since 4.13, before a variable among others and a note (so the
+/// starts of pages are looked at first, and then all of them). A kdump kernel's copy
+/// may be there too: the one that names page tables which really translate wins.
+/// Segments can share their bytes, so the search has an end of its own.
 fn search(dump: &Arc<Vmcore>) -> Option<VmcoreInfo> {
-    let mut head = [0; 10];
-    let mut budget = SEARCH_PAGES;
-    for (start, len) in dump.stored_ranges() {
-        let first = start.0.div_ceil(PAGE_SIZE);
-        let end = start.0.saturating_add(len).div_ceil(PAGE_SIZE);
-        for pfn in first..end {
-            budget = budget.checked_sub(1)?;
-            let page = Pfn(pfn).address()?;
-            if dump.read_phys(page, &mut head) != Ok(head.len()) || &head != b"OSRELEASE=" {
-                continue;
-            }
-            let mut text = vec![0; 4096];
-            if dump.read_phys(page, &mut text).is_err() {
-                continue;
-            }
-            let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
-            text.truncate(end);
-            let info = VmcoreInfo::parse(&text);
-            if info.symbol("swapper_pg_dir").is_some() && translates(dump, &info) {
-                tracing::info!("VMCOREINFO found in memory at physical {page}");
-                return Some(info);
+    const MARK: &[u8] = b"OSRELEASE=";
+    let ranges = dump.stored_ranges();
+    let mut page = vec![0; 4096];
+    for look in [MARK.len(), page.len()] {
+        let mut budget = SEARCH_PAGES;
+        for &(start, len) in &ranges {
+            let first = start.0.div_ceil(PAGE_SIZE);
+            let end = start.0.saturating_add(len).div_ceil(PAGE_SIZE);
+            for pfn in first..end {
+                budget = budget.checked_sub(1)?;
+                let at = Pfn(pfn).address()?;
+                let seen = page.get_mut(..look)?;
+                let Ok(read) = dump.read_phys(at, seen) else { continue };
+                let seen = seen.get(..read)?;
+                for place in memchr::memmem::find_iter(seen, MARK).filter(|i| look > MARK.len() || *i == 0) {
+                    let found = PhysAddr(at.0 + place as u64);
+                    if let Some(info) = text_at(dump, found).filter(|info| translates(dump, info)) {
+                        tracing::info!("VMCOREINFO found in memory at physical {found}");
+                        return Some(info);
+                    }
+                }
             }
         }
     }
     None
 }
 
+/// The text at `at`, up to its end or to the room that it has.
+fn text_at(dump: &Vmcore, at: PhysAddr) -> Option<VmcoreInfo> {
+    let mut text = vec![0; 4096];
+    let mut read = 0;
+    while let Some(rest) = text.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        match dump.read_phys(PhysAddr(at.0.checked_add(read as u64)?), rest) {
+            Ok(n) if n > 0 => read += n,
+            _ => break,
+        }
+    }
+    text.truncate(read);
+    text.truncate(text.iter().position(|&b| b == 0).unwrap_or(read));
+    Some(VmcoreInfo::parse(&text))
+}
+
 fn translates(dump: &Arc<Vmcore>, info: &VmcoreInfo) -> bool {
-    let (Some(top), Some(base)) = (info.symbol("swapper_pg_dir"), info.number("phys_base")) else {
-        return false;
-    };
-    let tables = tables(dump, info, top, base);
-    tables.translate(VirtAddr(top)).is_ok_and(|phys| phys == tables.root())
+    let Some(top) = top(info).filter(|_| info.symbol("swapper_pg_dir").is_some()) else { return false };
+    phys_base(dump, info, top).is_some_and(|(_, tables)| translates_itself(&tables, top))
 }
 
 /// The page tables at `top` in the image of a kernel that lies at `phys_base`.
@@ -206,6 +252,86 @@ fn first_mapped(tables: &PageTables) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::linux::Kernel;
+
+    const IMAGE: u64 = map::LINK_TEXT;
+    const MOVED: u64 = 0x60_0000;
+
+    /// A vmcore with 64 KiB of a kernel's image, moved by [`MOVED`] and mapped there by one
+    /// large page: page tables, its name, its `phys_base`, and VMCOREINFO within a page.
+    fn vmcore(image_at: u64, note: bool, own: u64) -> (tempfile::TempDir, Arc<Vmcore>) {
+        let phys = IMAGE - map::KERNEL_MAP + MOVED;
+        let mut memory = vec![0u8; 0x1_0000];
+        let mut put = |at: usize, bytes: &[u8]| memory[at..at + bytes.len()].copy_from_slice(bytes);
+        put(511 * 8, &((phys + 0x1000) | 0x63).to_le_bytes());
+        put(0x1000 + 510 * 8, &((phys + 0x2000) | 0x63).to_le_bytes());
+        put(0x2000 + 8 * 8, &((phys & !0x1f_ffff) | 0x1e3).to_le_bytes());
+        put(0x3004, b"Linux");
+        put(0x3100, &own.to_le_bytes());
+        let text = format!(
+            "OSRELEASE=3.10.0\nSYMBOL(swapper_pg_dir)={IMAGE:x}\nSYMBOL(init_level4_pgt)={IMAGE:x}\n\
+             SYMBOL(init_uts_ns)={:x}\nSYMBOL(phys_base)={:x}\n{}\0",
+            IMAGE + 0x3000,
+            IMAGE + 0x3100,
+            "PADDING=0\n".repeat(200)
+        );
+        put(0x47b8, text.as_bytes());
+        let mut notes = Vec::new();
+        if note {
+            notes.extend([11, u32::try_from(text.len()).unwrap(), 0].iter().flat_map(|n| n.to_le_bytes()));
+            notes.extend(b"VMCOREINFO\0\0");
+            notes.extend(text.as_bytes());
+            notes.resize(notes.len().next_multiple_of(4), 0);
+        }
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(64, 0);
+        for (at, half) in [(16, 4u16), (18, 62), (32, 64), (54, 56), (56, 2)] {
+            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        let (in_notes, in_memory) = (64 + 2 * 56, 0x2000u16);
+        for (kind, offset, vaddr, paddr, len) in
+            [(4u32, in_notes, 0, 0, notes.len() as u64), (1, in_memory.into(), image_at, phys, 0x1_0000)]
+        {
+            file.extend(kind.to_le_bytes().into_iter().chain(7u32.to_le_bytes()));
+            for word in [offset, vaddr, paddr, len, len, 0] {
+                file.extend(word.to_le_bytes());
+            }
+        }
+        file.extend(notes);
+        file.resize(in_memory.into(), 0);
+        file.extend(memory);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmcore");
+        std::fs::write(&path, file).unwrap();
+        let dump = Vmcore::open(&[path]).unwrap();
+        (dir, Arc::new(dump))
+    }
+
+    #[test]
+    fn an_image_that_says_nowhere_where_it_lies_is_found() {
+        // By its segment, by its page tables alone, and without a note.
+        for (image_at, note) in [(IMAGE, true), (0, true), (0, false)] {
+            let (_dir, dump) = vmcore(image_at, note, MOVED);
+            let hint = (image_at != 0).then_some(MOVED.cast_signed());
+            assert_eq!((dump.phys_base_hint(), dump.vmcoreinfo().is_some()), (hint, note));
+            let place = locate(&dump, &Options::default()).unwrap();
+            assert_eq!((place.phys_base, place.vmcoreinfo.release()), (MOVED.cast_signed(), Some("3.10.0")));
+            // The text is whole, though it goes over the end of its page.
+            assert!(
+                place.vmcoreinfo.text().ends_with("PADDING=0\n") && place.vmcoreinfo.text().len() > 0x848
+            );
+            assert_eq!(place.tables.read_u64(VirtAddr(IMAGE + 0x3100)), Ok(MOVED));
+        }
+    }
+
+    #[test]
+    fn an_image_that_contradicts_itself_is_not_believed() {
+        let (_dir, dump) = vmcore(0, true, MOVED + 1);
+        let error = locate(&dump, &Options::default()).err().unwrap().to_string();
+        assert!(error.contains("no NUMBER(phys_base)") && error.contains("--phys-base"), "{error}");
+        // The user knows better.
+        let given = Options { phys_base: Some(MOVED.cast_signed()), ..Options::default() };
+        assert_eq!(locate(&dump, &given).unwrap().phys_base, MOVED.cast_signed());
+    }
 
     /// Segments that claim all of the address space, and its very end.
     #[test]
