@@ -31,7 +31,10 @@ impl KernelVersion {
         } else {
             b"RSDTtXZP"
         };
-        let bits = (state | exit_state) & 0x7f;
+        // TASK_REPORT: before 4.14 the bits 0x40 and 0x80 (TASK_DEAD, TASK_WAKEKILL)
+        // were no part of it, and a zombie has the former beside its exit state.
+        let report = if self.before(4, 14) { 0x3f } else { 0x7f };
+        let bits = (state & report) | (exit_state & 0x7f);
         letters.get((64 - bits.leading_zeros()) as usize).map_or('?', |&b| char::from(b))
     }
 
@@ -48,7 +51,9 @@ impl KernelVersion {
             (if old { 0x80 } else { 0x100 }, "TASK_WAKEKILL"),
             (0x400, "TASK_NOLOAD"),
         ];
-        let exiting = [(0x10, "EXIT_DEAD"), (0x20, "EXIT_ZOMBIE")];
+        // See above: 3.15.
+        let [dead, zombie] = if self.before(3, 15) { [0x20, 0x10] } else { [0x10, 0x20] };
+        let exiting = [(dead, "EXIT_DEAD"), (zombie, "EXIT_ZOMBIE")];
         let set = |bits: u64| move |&(bit, name): &(u64, &'static str)| (bits & bit != 0).then_some(name);
         let names: Vec<_> =
             running.iter().filter_map(set(state)).chain(exiting.iter().filter_map(set(exit_state))).collect();
@@ -81,6 +86,10 @@ mod tests {
     fn one_bit_means_what_it_meant_then() {
         let [v3_10, v3_16, v4_9, v6_1] = ["3.10.0", "3.16.0", "4.9.1", "6.1.0"].map(KernelVersion::parse);
         assert_eq!((v3_10.state_char(0, 0x10), v3_16.state_char(0, 0x10)), ('Z', 'X'));
+        // A zombie's state is TASK_DEAD.
+        assert_eq!((v3_10.state_char(0x40, 0x10), v4_9.state_char(0x40, 0x20)), ('Z', 'Z'));
+        assert_eq!((v3_10.state_char(0x81, 0), v3_10.state_char(0x40, 0)), ('S', 'R'));
+        assert_eq!(v3_10.state_names(0x40, 0x10), "EXIT_ZOMBIE");
         assert_eq!((v4_9.state_char(0x402, 0), v6_1.state_char(0x402, 0)), ('D', 'I'));
         assert_eq!((v4_9.state_char(0x200, 0), v6_1.state_char(0x40, 0)), ('P', 'P'));
         assert_eq!((v4_9.state_char(0x8000, 0), v6_1.state_char(0x8000, 0)), ('R', 'D'));
