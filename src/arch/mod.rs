@@ -8,8 +8,10 @@
 
 pub mod map;
 pub mod paging;
+pub mod prologue;
 pub mod pt_regs;
 pub mod registers;
+pub mod stub;
 
 pub use map::Levels;
 pub use registers::{Register, Registers};

@@ -164,7 +164,7 @@ fn write_frame(
 /// The registers that belong to an exact frame.
 fn saved(kernel: &Kernel, task: &Task, frame: &Frame, first: bool) -> Option<Saved> {
     if let Some(at) = frame.pt_regs {
-        let all = registers::saved(kernel, at);
+        let all = registers::of_entry(kernel, task, at);
         if all.is_some() || !frame.partial {
             return all.map(|regs| Saved { regs, partial: frame.partial, noted: false });
         }

@@ -19,8 +19,9 @@ use super::debug_frame::{
     RBP, RSP, Rule, SAME_VALUE, VAL_EXPRESSION, Writer, block, breg, call_rule, number, pt_regs,
     words_at_cfa,
 };
-use super::fallback;
 use super::leb::Put;
+use super::{fallback, frame_pointers};
+use crate::arch::stub::Stub;
 use crate::arch::{Register, map, pt_regs as saved};
 use crate::debuginfo::orc::{Base, Kind, OrcEntry, OrcTable, Row};
 use crate::debuginfo::symbols::SymbolTable;
@@ -71,11 +72,14 @@ pub fn world(
     orc: Option<&OrcTable>,
     symbols: &SymbolTable,
     overrides: &[CallOverride],
+    stubs: &[(Range<u64>, Stub)],
     kernel: &Range<u64>,
 ) -> Frames {
     let mut writer = Writer::new();
-    if let Some(orc) = orc {
-        add(&mut writer, orc, symbols, overrides);
+    match orc {
+        Some(orc) => add(&mut writer, orc, symbols, overrides),
+        None if !stubs.is_empty() => frame_pointers::add(&mut writer, kernel, stubs),
+        None => {}
     }
     fallback::add(&mut writer, kernel);
     writer.finish()
@@ -90,6 +94,14 @@ pub fn switch_frames(orc: &OrcTable, symbols: &SymbolTable) -> Frames {
     for row in orc.rows().filter(|r| r.entry.sp_base == Base::SpIndirect) {
         rules.apply(&mut writer, &row);
     }
+    writer.finish()
+}
+
+/// The same of a kernel without ORC: its interrupts.
+#[must_use]
+pub fn interrupt_frames(stubs: &[(Range<u64>, Stub)]) -> Frames {
+    let mut writer = Writer::new();
+    frame_pointers::add_interrupts(&mut writer, stubs);
     writer.finish()
 }
 
@@ -241,7 +253,7 @@ fn rule(entry: &OrcEntry) -> Rule {
 }
 
 /// `*(rsp) + offset`
-fn at_rsp_plus(offset: i64) -> Vec<u8> {
+pub(super) fn at_rsp_plus(offset: i64) -> Vec<u8> {
     let mut ops = breg(RSP, 0);
     ops.extend([OP_DEREF, OP_CONSTS]);
     ops.sleb(offset);
@@ -278,7 +290,7 @@ fn cfa(entry: &OrcEntry) -> Cfa {
     }
 }
 
-fn cfa_expression(ops: &[u8]) -> Vec<u8> {
+pub(super) fn cfa_expression(ops: &[u8]) -> Vec<u8> {
     let mut out = vec![DEF_CFA_EXPRESSION];
     block(&mut out, ops);
     out

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::arch::map;
+use crate::arch::stub::Stub;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::orc::OrcTable;
 use crate::debuginfo::symbols::SymbolTable;
@@ -37,6 +38,7 @@ mod debug_frame;
 pub mod dwarf_types;
 mod fallback;
 pub mod files;
+mod frame_pointers;
 mod leb;
 pub mod skeleton;
 #[cfg(test)]
@@ -73,6 +75,8 @@ pub struct KernelParts<'a> {
     pub btf: Option<&'a Btf>,
     /// Functions that ORC leaves out (see [`cfi::frame_by_caller`]).
     pub overrides: &'a [CallOverride],
+    /// The entry code of a kernel that keeps frame pointers, by address.
+    pub stubs: &'a [(Range<u64>, Stub)],
     /// Whether gdb will find real DWARF by the build-id.
     pub real_dwarf: bool,
 }
@@ -106,7 +110,7 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
         .fold(text.clone(), |r, s| r.start.min(s.range.start)..r.end.max(s.range.end.min(map::FIXMAP)));
     let (symbols, (frames, dwarf)) = thread::scope(|scope| {
         let symbols = scope.spawn(|| skeleton::symbol_table(parts.symbols, sections));
-        let frames = cfi::world(parts.orc, parts.symbols, parts.overrides, &whole);
+        let frames = cfi::world(parts.orc, parts.symbols, parts.overrides, parts.stubs, &whole);
         let dwarf = parts.btf.filter(|_| !parts.real_dwarf).map(|btf| {
             dwarf_types::dwarf(&dwarf_types::Input {
                 btf,
@@ -129,9 +133,12 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
     };
     let unwind = unwind_image(&frames);
     if parts.real_dwarf {
-        let switches = parts.orc.map(|orc| cfi::switch_frames(orc, parts.symbols));
+        let corrections = match parts.orc {
+            Some(orc) => cfi::switch_frames(orc, parts.symbols),
+            None => cfi::interrupt_frames(parts.stubs),
+        };
         return KernelImages {
-            exec: image(None, Some(&symbols), switches.as_ref(), None),
+            exec: image(None, Some(&symbols), Some(&corrections), None),
             debug: None,
             dwarf: Some(image(parts.build_id, None, None, None)),
             unwind,

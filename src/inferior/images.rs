@@ -16,7 +16,7 @@ use crate::image::cfi::{self, CallOverride};
 use crate::image::files::VirtualFile;
 use crate::image::skeleton::{Section, SectionKind};
 use crate::image::{self, Image, KernelParts, ModuleParts};
-use crate::linux::{Kernel, Module, registers, tasks};
+use crate::linux::{Kernel, Module, entry_text, registers, tasks};
 
 /// Name of the exec-file.
 pub(super) const EXEC: &str = "/kernel/vmlinux";
@@ -45,6 +45,9 @@ impl Images {
     pub(super) fn new(kernel: &Kernel) -> Self {
         let begun = std::time::Instant::now();
         let overrides = overrides(kernel);
+        // Stubs are known as they were before 4.1.
+        let old = kernel.orc().of_kernel().is_none() && kernel.layout().task.usersp.is_some();
+        let stubs = if old { entry_text::stubs(kernel) } else { Vec::new() };
         let found = kernel.debug_files();
         let build_id = found.build_id.as_ref();
         let dwarf = found.vmlinux.as_ref().filter(|_| build_id.is_some());
@@ -56,6 +59,7 @@ impl Images {
             orc: kernel.orc().of_kernel(),
             btf: kernel.btf().map(Arc::as_ref),
             overrides: &overrides,
+            stubs: &stubs,
             real_dwarf: dwarf.is_some(),
         };
         let (made, modules) = thread::scope(|scope| {

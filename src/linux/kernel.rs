@@ -60,6 +60,12 @@ impl Kernel {
         Ok(Self { opened: open(dump, options)?, kept: Kept::default() })
     }
 
+    /// A kernel that is read through `view` alone.
+    #[cfg(test)]
+    pub(super) fn made_up(view: View) -> Self {
+        Self { opened: Opened::made_up(view), kept: Kept::default() }
+    }
+
     /// The dump file.
     #[must_use]
     pub fn dump(&self) -> &Arc<Vmcore> {

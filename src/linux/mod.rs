@@ -8,6 +8,8 @@
 
 pub(crate) mod clock;
 pub(crate) mod debug_files;
+mod derived;
+pub(crate) mod entry_text;
 pub(crate) mod kaslr;
 mod kernel;
 pub(crate) mod layout;
@@ -15,11 +17,14 @@ pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod modules;
 pub(crate) mod object;
+mod old_switch;
 mod open;
 pub(crate) mod orc;
 pub(crate) mod percpu;
+mod pid_hash;
 pub mod registers;
 pub(crate) mod stacks;
+mod syscall_entry;
 pub(crate) mod taint;
 mod task_scan;
 pub mod tasks;
@@ -30,7 +35,7 @@ mod vmalloc;
 pub(crate) mod xarray;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use kernel::Kernel;
 pub use layout::{KernelVersion, Layout};

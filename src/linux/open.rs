@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layout::KernelVersion;
-use super::{View, kaslr, vmalloc};
+use super::{View, derived, kaslr, vmalloc};
 use crate::addr::VirtAddr;
 use crate::arch::map;
 use crate::debuginfo::btf::Btf;
@@ -53,6 +53,37 @@ pub(super) struct Opened {
     pub(super) view: View,
 }
 
+#[cfg(test)]
+impl Opened {
+    /// An opened dump without a byte of memory, whose kernel is read through `view`.
+    pub(super) fn made_up(view: View) -> Self {
+        use crate::addr::PhysAddr;
+        use crate::arch::{Levels, paging::Paging};
+
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(64 + 56, 0);
+        for (at, half) in [(16, 4u16), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
+            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        file[64 + 41] = 1; // p_memsz: 256 bytes, of which none is in the file
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&path, file).unwrap();
+        let dump = Arc::new(Vmcore::open(&[path.path().to_owned()]).unwrap());
+        let paging = Paging { levels: Levels::Four, sme_mask: 0 };
+        Self {
+            tables: Arc::new(PageTables::new(dump.clone(), PhysAddr(0), paging)),
+            dump,
+            options: Options::default(),
+            vmcoreinfo: Arc::new(VmcoreInfo::parse(b"OSRELEASE=made-up\n")),
+            kaslr_offset: 0,
+            phys_base: 0,
+            vmlinux: None,
+            btf: None,
+            view,
+        }
+    }
+}
+
 /// `Err` says what is missing and which option supplies it.
 pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     let dump = Arc::new(dump);
@@ -67,7 +98,7 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
     let mut tables = place.tables;
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
-    let (types, btf) = types(&dump, &tables, &symbols, vmlinux.as_ref())?;
+    let (types, btf) = types(&dump, &tables, &place.vmcoreinfo, &symbols, vmlinux.as_ref())?;
     tracing::debug!(origin = types.origin(), "types read");
     let tables = Arc::new(tables);
     let user_limit = tables.paging().levels.user_end();
@@ -142,6 +173,7 @@ type Found = (Arc<dyn Types>, Option<Arc<Btf>>);
 fn types(
     dump: &Vmcore,
     space: &dyn AddressSpace,
+    info: &VmcoreInfo,
     symbols: &SymbolTable,
     vmlinux: Option<&Arc<Vmlinux>>,
 ) -> Result<Found> {
@@ -154,11 +186,13 @@ fn types(
         Err(why) => tracing::info!("no BTF in {}: {why}", dump.path().display()),
     }
     let Some(vmlinux) = vmlinux else {
-        return Err(Error::Missing {
+        let derived = derived::types(space, symbols, info);
+        let derived = derived.map_err(|why| Error::Missing {
             path: dump.path().to_owned(),
-            what: "this kernel carries no BTF, so the layout of its structures is unknown".to_owned(),
+            what: format!("this kernel carries no BTF, so the layout of its structures is unknown ({why})"),
             hint: NO_TYPES,
-        });
+        })?;
+        return Ok((Arc::new(derived), None));
     };
     if let Some(bytes) = vmlinux.section_data(".BTF")? {
         match Btf::parse(bytes.into_owned(), format!("BTF of {}", vmlinux.path().display())) {

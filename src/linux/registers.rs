@@ -8,7 +8,7 @@
 //! What is not known is absent, never zero. Sources: `arch/x86/include/asm/switch_to.h`,
 //! `arch/x86/include/asm/ptrace.h`, `include/linux/elfcore.h`, `kernel/crash_core.c`.
 
-use super::{Kernel, Task, View, object};
+use super::{Kernel, Task, View, object, old_switch, syscall_entry};
 use crate::addr::VirtAddr;
 use crate::arch::{Register, Registers, pt_regs};
 use crate::bytes::u64_at;
@@ -90,14 +90,35 @@ pub fn user(kernel: &Kernel, task: &Task) -> Option<TaskRegisters> {
             return Some(now);
         }
     }
-    let mut regs = saved(kernel, user_pt_regs(kernel, task)?)?;
-    // Where a system call does not save these, what lies in their place is older.
-    let in_syscall = regs.get(Register::OrigRax).is_some_and(|n| n.cast_signed() >= 0);
-    if in_syscall && !kernel.layout().version.system_calls_save_all() {
-        use Register::{R12, R13, R14, R15, Rbp, Rbx};
-        [Rbx, Rbp, R12, R13, R14, R15].into_iter().for_each(|r| regs.values.set(r, None));
-    }
+    let mut regs = of_entry(kernel, task, user_pt_regs(kernel, task)?)?;
     regs.values.extend(saved_bases(kernel, task));
+    Some(regs)
+}
+
+/// The registers that the entry into the kernel saved at `at` on the stacks of `task`.
+#[must_use]
+pub fn of_entry(view: &View, task: &Task, at: VirtAddr) -> Option<TaskRegisters> {
+    let mut regs = saved(view, at)?;
+    let layout = view.layout();
+    if layout.task.usersp.is_some() && user_pt_regs(view, task) == Some(at) {
+        syscall_entry::correct(view, task, at, &mut regs.values);
+    }
+    // Where an entry does not save these, what lies in their place is older. What
+    // is in orig_rax tells entries apart: the number of a system call, -1 for
+    // exceptions, ~vector for interrupts (whose vectors begin at 0x20).
+    let [of_syscall, of_interrupt] = regs.get(Register::OrigRax).map_or([false; 2], |n| {
+        let n = n.cast_signed();
+        [n >= 0, (-0x100..=-0x21).contains(&n)]
+    });
+    let version = &layout.version;
+    let in_syscall = of_syscall && layout.task.usersp.is_none() && !version.system_calls_save_all();
+    if in_syscall || of_interrupt && !version.interrupts_save_all() {
+        use Register::{R12, R13, R14, R15, Rbx};
+        [Rbx, R12, R13, R14, R15].into_iter().for_each(|r| regs.values.set(r, None));
+    }
+    if in_syscall {
+        regs.values.set(Register::Rbp, None);
+    }
     Some(regs)
 }
 
@@ -148,13 +169,10 @@ pub(super) fn switched_out(view: &View, task: &Task) -> TaskRegisters {
         }
         values.set(Register::Rsp, Some(task.sp.wrapping_add(frame.size)));
     } else {
-        // Before 4.9 the macro switch_to() pushed flags and rbp and went on at
-        // the label thread_return.
-        let (Ok(rbp), Some(rip)) = (view.space().read_u64(sp), view.symbol("thread_return")) else {
-            return TaskRegisters::nowhere("this kernel's context switch is not known");
-        };
-        let sp = task.sp.wrapping_add(16);
-        values.extend([(Register::Rbp, rbp), (Register::Rip, rip.0), (Register::Rsp, sp)]);
+        match old_switch::registers(view, task) {
+            Ok(regs) => values = regs,
+            Err(why) => return TaskRegisters::nowhere(why),
+        }
     }
     let rip = VirtAddr(values.get(Register::Rip).unwrap_or(0));
     if ["ret_from_fork", "ret_from_fork_asm"].iter().any(|n| view.symbol(n) == Some(rip)) {

@@ -3,7 +3,7 @@
 //! * each CPU's current and idle task (`runqueues`, else the per-CPU variables
 //!   `current_task` and `idle_threads`);
 //! * the pid map of the initial namespace (`init_pid_ns.idr`, a radix tree that
-//!   became the xarray in 4.20);
+//!   became the xarray in 4.20; before 4.15 the hash of [`pid_hash`]);
 //! * the list of thread group leaders (`init_task.tasks`) with their groups;
 //! * where neither of these two is whole, the children of the tasks that were found,
 //!   and at last all memory, searched for what looks like a task ([`super::task_scan`]).
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::list::{self, Broken, List};
 use super::task_scan::Scanned;
 use super::xarray::XArray;
-use super::{View, object};
+use super::{View, object, pid_hash};
 use crate::addr::VirtAddr;
 use crate::bytes::cstr;
 use crate::debuginfo::Field;
@@ -66,6 +66,8 @@ pub struct Task {
     pub stack: VirtAddr,
     /// `thread.sp`.
     pub sp: u64,
+    /// `thread.usersp`, in kernels that have it: see [`super::registers::user`].
+    pub usersp: Option<u64>,
     /// For a CPU's idle task: that CPU.
     pub idle_of: Option<u32>,
     /// By what it was found first.
@@ -79,7 +81,7 @@ pub enum FoundBy {
     RunQueue,
     /// The per-CPU variables `current_task` and `idle_threads`: the run queue is lost.
     PerCpu,
-    /// The map of pids.
+    /// The map of pids, or the hash that it was.
     PidMap,
     /// The list of thread group leaders.
     TaskList,
@@ -275,6 +277,7 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
         mm: (mm >= view.user_limit()).then_some(VirtAddr(mm)),
         stack: VirtAddr(stack),
         sp: number(l.sp)?,
+        usersp: l.usersp.and_then(number),
         idle_of: None,
         found_by: FoundBy::Scan,
     })
@@ -299,7 +302,7 @@ pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList 
             _ => found.remark(format!("the run queue of CPU {cpu} cannot be read, nor what it was running")),
         }
     }
-    let pids_whole = pid_map(view, &mut found);
+    let pids_whole = pid_map(view, &mut found) || pid_hash(view, &mut found);
     let list_whole = task_list(view, &mut found);
     let mut tasks = read_all(view, &found.addrs);
     if !pids_whole && !list_whole {
@@ -367,6 +370,20 @@ impl Found {
         }
     }
 
+    /// Adds the first task on the list of type `PIDTYPE_PID` of a `struct pid`; whether
+    /// that list can be read.
+    fn add_of_pid(&mut self, view: &View, pid: VirtAddr, tasks: Field, link: Field) -> bool {
+        let Some(head) = pid.checked_add(tasks.offset) else { return true };
+        let mut with_pid = List::chain(view, head, link.offset, 1);
+        match (with_pid.next(), with_pid.broken()) {
+            (Some(task), _) => self.add(task, FoundBy::PidMap),
+            (None, Some(Broken::Stray(..))) => self.stray += 1,
+            (None, Some(_)) => return false,
+            (None, None) => {}
+        }
+        true
+    }
+
     fn remark(&mut self, what: String) {
         if self.remarks.len() < MAX_REMARKS {
             self.remarks.push(what);
@@ -411,15 +428,7 @@ fn pid_map(view: &View, found: &mut Found) -> bool {
     let mut map = XArray::new(view, xarray, root);
     let mut lost = 0;
     for (_, entry) in map.by_ref().filter(|(_, entry)| entry & 3 == 0) {
-        // A `struct pid`: the first task on its list of type PIDTYPE_PID.
-        let Some(head) = VirtAddr(entry).checked_add(tasks.offset) else { continue };
-        let mut with_pid = List::chain(view, head, link.offset, 1);
-        match (with_pid.next(), with_pid.broken()) {
-            (Some(task), _) => found.add(task, FoundBy::PidMap),
-            (None, Some(Broken::Stray(..))) => found.stray += 1,
-            (None, Some(_)) => lost += 1,
-            (None, None) => {}
-        }
+        lost += usize::from(!found.add_of_pid(view, VirtAddr(entry), tasks, link));
     }
     if lost > 0 {
         found.remark(format!("{lost} pids of the pid map are not in the dump"));
@@ -431,6 +440,23 @@ fn pid_map(view: &View, found: &mut Found) -> bool {
         found.remark(format!("{} nodes of the pid map are damaged or not in the dump", map.unread));
     }
     lost + map.unread + map.again.len() + found.stray == 0
+}
+
+/// Walks `pid_hash`, of which the pid map took the place; whether it is there and whole.
+fn pid_hash(view: &View, found: &mut Found) -> bool {
+    let l = view.layout();
+    let (Some(tasks), Some(link)) = (l.pid_tasks, l.task.pid_link) else { return false };
+    let mut lost = 0;
+    let broken = pid_hash::walk(view, MAX_STEPS, |pid| {
+        lost += usize::from(!found.add_of_pid(view, pid, tasks, link));
+    });
+    if let Some(chains) = broken.filter(|&n| n > 0) {
+        found.remark(format!("{chains} chains of the pid hash are damaged or not whole in the dump"));
+    }
+    if lost > 0 {
+        found.remark(format!("{lost} pids of the pid hash are not in the dump"));
+    }
+    broken == Some(0) && lost + found.stray == 0
 }
 
 /// Walks `init_task.tasks` and each leader's thread group; whether they are whole.

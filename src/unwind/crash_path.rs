@@ -8,6 +8,7 @@
 
 use super::{Frame, Start, Trace, walk};
 use crate::addr::VirtAddr;
+use crate::arch::Register;
 use crate::bytes::u64_at;
 use crate::linux::registers::{self, Source};
 use crate::linux::stacks::{self, Kind};
@@ -38,13 +39,26 @@ pub(super) fn find(kernel: &Kernel, task: &Task, known: &Trace) -> Option<Trace>
         let ends_at = |pc: u64| ends.iter().any(|&(start, end)| start < pc && pc <= end);
         for (i, pc) in slots.filter(|&(_, pc)| ends_at(pc)).take(TRIES) {
             let sp = stack.range.start + (i as u64 + 1) * 8;
-            let trace = walk(kernel, task, &Start { pc, sp, ..Start::default() });
-            if leads_to(&trace, known) {
-                return Some(trace);
+            // Where rbp leads the walk, the function that was called pushed it: first of
+            // all, or behind rbx (relocate_kernel).
+            for pushed in pushed_rbp(kernel, &bytes, i) {
+                let regs = pushed.map(|rbp| (Register::Rbp, rbp)).into_iter().collect();
+                let trace = walk(kernel, task, &Start { pc, sp, regs, exact: false });
+                if leads_to(&trace, known) {
+                    return Some(trace);
+                }
             }
         }
     }
     None
+}
+
+/// The values that rbp may have had in the caller whose return address is word `i`.
+fn pushed_rbp(kernel: &Kernel, stack: &[u8], i: usize) -> Vec<Option<u64>> {
+    if kernel.orc().of_kernel().is_some() {
+        return vec![None];
+    }
+    (1..=2).map(|below| u64_at(stack, i.checked_sub(below)? * 8)).collect()
 }
 
 /// Whether `trace` comes to the frames of `known`.

@@ -18,11 +18,14 @@ use crate::linux::stacks;
 use crate::linux::{Kernel, Task};
 
 mod crash_path;
+mod entries;
 mod frame_pointers;
 mod memory;
 mod orc;
 mod scan;
 
+#[cfg(test)]
+mod old_tests;
 #[cfg(test)]
 mod tests;
 

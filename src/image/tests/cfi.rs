@@ -230,7 +230,7 @@ fn an_override_comes_in_place_of_the_rows_it_covers() {
 #[test]
 fn the_world_outside_has_rules() {
     let kernel = 0xffff_ffff_8100_0000..0xffff_ffff_8400_0000;
-    let frames = world(None, &Builder::new("t").finish(), &[], &kernel);
+    let frames = world(None, &Builder::new("t").finish(), &[], &[], &kernel);
     let mut stepper = Stepper::new(&frames.bytes);
     let (sp, bp) = (registers()[&7], registers()[&6]);
     let caller = |pc, sp, bp| Some((Caller { pc, sp, bp: Some(bp), bx: None }, false));

@@ -51,6 +51,8 @@ pub struct TaskLayout {
     pub pid_link: Option<Field>,
     /// `thread.sp`: saved stack pointer of a task that is not running.
     pub sp: Field,
+    /// `thread.usersp` (until 4.0): the user's stack pointer while a system call sleeps.
+    pub usersp: Option<Field>,
     /// `thread.fsbase` (4.7 and later) or `thread.fs`.
     pub fsbase: Option<Field>,
     /// `thread.gsbase` or `thread.gs`.
@@ -163,6 +165,7 @@ impl Layout {
             thread_group: maybe(&["thread_group"]),
             pid_link: maybe(&["pid_links", "pids"]),
             sp: t(&["thread.sp"])?,
+            usersp: maybe(&["thread.usersp"]),
             fsbase: maybe(&["thread.fsbase", "thread.fs"]),
             gsbase: maybe(&["thread.gsbase", "thread.gs"]),
             start_time: maybe(&["start_time"]),

@@ -63,6 +63,13 @@ impl KernelVersion {
         !self.before(4, 16)
     }
 
+    /// Whether an interrupt saves all registers in its `pt_regs`. Before 4.3
+    /// (ff467594f2a4) it left rbx and r12 to r15 to the compiler.
+    #[must_use]
+    pub fn interrupts_save_all(&self) -> bool {
+        !self.before(4, 3)
+    }
+
     /// Where all of RAM is mapped if KASLR does not move it
     /// (`Documentation/arch/x86/x86_64/mm.rst`; until 4.20 it began lower).
     #[must_use]

@@ -9,7 +9,7 @@ use crate::addr::VirtAddr;
 use crate::debuginfo::symbols::Builder;
 use crate::debuginfo::{Field, Types};
 use crate::error::ReadFault;
-use crate::linux::{KernelVersion, View};
+use crate::linux::{Kernel, KernelVersion, View};
 use crate::memory::AddressSpace;
 
 /// Where user space ends.
@@ -18,8 +18,10 @@ pub(crate) const LIMIT: u64 = 1 << 47;
 /// What a machine has; what was not written is not in its dump.
 pub(crate) struct Machine {
     memory: BTreeMap<u64, u8>,
-    symbols: Vec<(u64, &'static str)>,
+    symbols: Vec<(u64, u64, u8, &'static str)>,
     members: HashMap<(&'static str, &'static str), (u64, u64)>,
+    sizes: Vec<(&'static str, u64)>,
+    release: &'static str,
 }
 
 /// Members as no kernel has them: type, path, offset, size.
@@ -79,6 +81,17 @@ const MEMBERS: &[(&str, &str, u64, u64)] = &[
     ("printk_log", "text_len", 0x0a, 2),
 ];
 
+/// Members that are gone today.
+const OLD_MEMBERS: &[(&str, &str, u64, u64)] = &[
+    ("task_struct", "thread.usersp", 0xd0, 8),
+    ("task_struct", "thread_group", 0x30, 16),
+    ("thread_info", "cpu", 0x1c, 4),
+    ("thread_info", "flags", 0x14, 4),
+    ("pid", "numbers", 0x38, 0x20),
+    ("upid", "ns", 0x10, 8),
+    ("upid", "pid_chain", 0x18, 16),
+];
+
 /// Types whose size matters.
 const SIZES: [(&str, u64); 4] =
     [("inactive_task_frame", 0x38), ("prb_desc", 0x18), ("printk_info", 0x18), ("printk_log", 0x10)];
@@ -86,11 +99,34 @@ const SIZES: [(&str, u64); 4] =
 impl Machine {
     pub(crate) fn new() -> Self {
         let members = MEMBERS.iter().map(|&(ty, path, offset, size)| ((ty, path), (offset, size))).collect();
-        Self { memory: BTreeMap::new(), symbols: Vec::new(), members }
+        Self {
+            memory: BTreeMap::new(),
+            symbols: Vec::new(),
+            members,
+            sizes: SIZES.to_vec(),
+            release: "6.1.0",
+        }
+    }
+
+    /// A machine with a kernel as before 4.1: its structures, and nothing of later ones.
+    pub(crate) fn old() -> Self {
+        let mut old = Self { release: "3.10.0", ..Self::new() };
+        let later = ["inactive_task_frame", "pid_namespace", "idr", "xa_node"];
+        old.members
+            .retain(|(ty, path), _| !later.contains(ty) && !["thread_node", "on_cpu", "cpu"].contains(path));
+        old.members.extend(OLD_MEMBERS.iter().map(|&(ty, path, offset, size)| ((ty, path), (offset, size))));
+        old.sizes.retain(|(ty, _)| !later.contains(ty));
+        old
     }
 
     pub(crate) fn symbol(&mut self, name: &'static str, at: u64) {
-        self.symbols.push((at, name));
+        self.symbols.push((at, 8, b'D', name));
+    }
+
+    /// A function of these bytes.
+    pub(crate) fn function(&mut self, name: &'static str, at: u64, code: &[u8]) {
+        self.symbols.push((at, code.len() as u64, b'T', name));
+        self.write(at, code);
     }
 
     pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) {
@@ -147,8 +183,11 @@ impl Machine {
         self.set(base, "task_struct", "stack", base + 0x10_0000);
         let signal = base + 0x100;
         self.set(base, "task_struct", "signal", signal);
-        let (head, link) = (signal + 0x18, self.at(base, "task_struct", "thread_node"));
-        self.circle(head, &[link]);
+        if self.members.contains_key(&("task_struct", "thread_node")) {
+            self.circle(signal + 0x18, &[self.at(base, "task_struct", "thread_node")]);
+        } else {
+            self.circle(self.at(base, "task_struct", "thread_group"), &[]);
+        }
     }
 
     /// A `struct pid` at `base` whose first task is `task`.
@@ -160,12 +199,17 @@ impl Machine {
 
     pub(crate) fn view(self) -> View {
         let mut symbols = Builder::new("made up");
-        for &(at, name) in &self.symbols {
-            symbols.push(at, 8, b'D', name.as_bytes());
+        for &(at, size, kind, name) in &self.symbols {
+            symbols.push(at, size, kind, name.as_bytes());
         }
-        let (space, types) = (Memory(self.memory), Members(self.members));
-        let version = KernelVersion::parse("6.1.0");
+        let (space, types) = (Memory(self.memory), Members(self.members, self.sizes));
+        let version = KernelVersion::parse(self.release);
         View::new(Arc::new(space), LIMIT, symbols.finish(), Arc::new(types), version).unwrap()
+    }
+
+    /// The same as an opened dump. Its file holds nothing: all is read through the view.
+    pub(crate) fn kernel(self) -> Kernel {
+        Kernel::made_up(self.view())
     }
 }
 
@@ -179,11 +223,11 @@ impl AddressSpace for Memory {
     }
 }
 
-struct Members(HashMap<(&'static str, &'static str), (u64, u64)>);
+struct Members(HashMap<(&'static str, &'static str), (u64, u64)>, Vec<(&'static str, u64)>);
 
 impl Types for Members {
     fn size_of(&self, name: &str) -> Option<u64> {
-        SIZES.iter().find(|(ty, _)| *ty == name).map(|&(_, size)| size)
+        self.1.iter().find(|(ty, _)| *ty == name).map(|&(_, size)| size)
     }
 
     fn field(&self, name: &str, path: &str) -> Option<Field> {

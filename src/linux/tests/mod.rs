@@ -1,6 +1,8 @@
 //! Tests of what stands on a [`View`](super::View), over made-up memory.
 
+mod derived;
 mod lists;
 mod log;
 pub(crate) mod machine;
+mod old;
 mod tasks;

@@ -1,0 +1,422 @@
+//! Layouts derived from the dump itself, for kernels that bring no types.
+//!
+//! Before BTF (5.x in distributions) a dump alone does not say where the members of a
+//! structure lie. But enough of them prove themselves in kernels that keep
+//! `struct thread_info` at the bottom of the stack (before 4.9): the task at `init_task`
+//! is named `swapper`, all leaders of thread groups hang on one circle through it, each
+//! has a stack whose first word points back, and so on. Each offset below is the first that holds for every
+//! task that was looked at, and each step proves the one before; where nothing does,
+//! that member is not known, and whoever needs it says so. Of members beside each other
+//! (`pid` and `tgid`) one proof serves both. Layouts of the log's records are in
+//! VMCOREINFO.
+//!
+//! Sources: `include/linux/sched.h`, `include/linux/module.h`, `kernel/sched/sched.h`.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::addr::VirtAddr;
+use crate::arch::map;
+use crate::bytes::{cstr, u32_at, u64_at};
+use crate::debuginfo::symbols::SymbolTable;
+use crate::debuginfo::{Field, Types};
+use crate::dump::vmcoreinfo::VmcoreInfo;
+use crate::memory::AddressSpace;
+
+/// No `task_struct` of such kernels is larger.
+const TASK_MAX: usize = 8 << 10;
+/// No `struct module` is.
+const MODULE_MAX: usize = 1024;
+/// Tasks that proofs are held against.
+const SAMPLE: usize = 256;
+/// `THREAD_SIZE` of x86-64: 16 KiB since 3.15 (6538b8ea886e), which distributions took
+/// back, and 8 before.
+const THREAD_SIZES: [u64; 2] = [16 << 10, 8 << 10];
+const PF_KTHREAD: u32 = 0x0020_0000;
+const SIGCHLD: u32 = 17;
+
+type Key = (&'static str, &'static str);
+
+/// What was found.
+pub(super) struct Derived {
+    fields: HashMap<Key, Field>,
+    sizes: HashMap<&'static str, u64>,
+}
+
+impl Derived {
+    fn put(&mut self, ty: &'static str, path: &'static str, offset: u64, size: u64) {
+        self.fields.insert((ty, path), Field { offset, size, bits: None });
+    }
+}
+
+impl Types for Derived {
+    fn size_of(&self, name: &str) -> Option<u64> {
+        self.sizes.get(name.strip_prefix("struct ").unwrap_or(name)).copied()
+    }
+
+    fn field(&self, name: &str, path: &str) -> Option<Field> {
+        let name = name.strip_prefix("struct ").unwrap_or(name);
+        let (_, field) = self.fields.iter().find(|(key, _)| **key == (name, path))?;
+        Some(*field)
+    }
+
+    fn enumerator(&self, _: &str) -> Option<i64> {
+        None
+    }
+
+    fn array_len(&self, _: &str, _: &str) -> Option<u64> {
+        None
+    }
+
+    fn origin(&self) -> &str {
+        "derived from the dump's own memory"
+    }
+}
+
+/// Derives what can be. `Err` says what could not be found and nothing works without.
+pub(super) fn types(
+    space: &dyn AddressSpace,
+    symbols: &SymbolTable,
+    info: &VmcoreInfo,
+) -> Result<Derived, String> {
+    let mut out = Derived { fields: HashMap::new(), sizes: HashMap::new() };
+    log_records(info, &mut out);
+    modules(space, symbols, &mut out);
+    Finder { space, symbols }.tasks(&mut out)?;
+    Ok(out)
+}
+
+/// `struct log` of 3.5 to 3.10, since then `struct printk_log`.
+fn log_records(info: &VmcoreInfo, out: &mut Derived) {
+    for ty in ["printk_log", "log"] {
+        let Some(size) = info.size(ty) else { continue };
+        out.sizes.insert(ty, size);
+        for (path, key, size) in [
+            ("ts_nsec", "ts_nsec", 8),
+            ("len", "len", 2),
+            ("text_len", "text_len", 2),
+            ("dict_len", "dict_len", 2),
+        ] {
+            if let Some(offset) = info.offset(&format!("{ty}.{key}")) {
+                out.put(ty, path, offset, size);
+            }
+        }
+        // Behind them: a byte of facility, then five bits of flags and three of level.
+        if let Some(dict) = info.offset(&format!("{ty}.dict_len")) {
+            out.put(ty, "facility", dict + 2, 1);
+            out.fields.insert((ty, "level"), Field { offset: dict + 3, size: 1, bits: Some((5, 3)) });
+        }
+    }
+}
+
+/// A task and the first bytes of its `task_struct`.
+struct Sample {
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Sample {
+    fn word(&self, offset: usize) -> Option<u64> {
+        u64_at(&self.bytes, offset)
+    }
+
+    fn half(&self, offset: usize) -> Option<u32> {
+        u32_at(&self.bytes, offset)
+    }
+}
+
+struct Finder<'a> {
+    space: &'a dyn AddressSpace,
+    symbols: &'a SymbolTable,
+}
+
+impl Finder<'_> {
+    fn symbol(&self, name: &str) -> Result<u64, String> {
+        self.symbols.address(name).ok_or_else(|| format!("no symbol {name}"))
+    }
+
+    fn word(&self, at: u64) -> Option<u64> {
+        self.space.read_u64(VirtAddr(at)).ok()
+    }
+
+    fn sample(&self, at: u64) -> Option<Sample> {
+        let mut bytes = vec![0; TASK_MAX];
+        let read = self.space.read(VirtAddr(at), &mut bytes).ok()?;
+        bytes.truncate(read);
+        Some(Sample { at, bytes })
+    }
+
+    fn tasks(&self, out: &mut Derived) -> Result<(), String> {
+        let init = self.symbol("init_task")?;
+        let first = self.sample(init).ok_or("init_task is not in the dump")?;
+        let comm = memchr::memmem::find(&first.bytes, b"swapper").ok_or("init_task has no name")?;
+        let (tasks, leaders) = self.circle(&first, comm).ok_or("no list of tasks goes through init_task")?;
+        let all: Vec<Sample> = leaders.iter().filter_map(|&at| self.sample(at)).collect();
+        let find = |what: &str, holds: &dyn Fn(usize) -> bool| {
+            (0..TASK_MAX)
+                .step_by(8)
+                .find(|&o| holds(o))
+                .ok_or_else(|| format!("no member {what} is told by content"))
+        };
+        let find_half = |what: &str, holds: &dyn Fn(usize) -> bool| {
+            (0..TASK_MAX)
+                .step_by(4)
+                .find(|&o| holds(o))
+                .ok_or_else(|| format!("no member {what} is told by content"))
+        };
+        // thread_info, at the bottom of the stack, begins with a pointer to its task.
+        let has_stack =
+            |t: &Sample, o| t.word(o).is_some_and(|s| s % 8192 == 0 && self.word(s) == Some(t.at));
+        // Of those that died it was freed.
+        let most = |n: usize| n * 10 >= all.len() * 9;
+        let count = |holds: &dyn Fn(&Sample) -> bool| all.iter().filter(|t| holds(t)).count();
+        let stack = find("stack", &|o| has_stack(&first, o) && most(count(&|t| has_stack(t, o))))?;
+        let alive: Vec<&Sample> = all.iter().filter(|t| has_stack(t, stack)).collect();
+        let base = |t: &Sample| t.word(stack).unwrap_or(0);
+        let size =
+            THREAD_SIZES.into_iter().find(|size| alive.iter().all(|t| base(t) % size == 0)).unwrap_or(8192);
+        out.sizes.insert("thread_union", size);
+        let in_stack = |t: &Sample, at: u64| at.wrapping_sub(base(t)) < size;
+        // What was saved when it was switched out: below it rbp, another place of the stack.
+        let sp = find("thread.sp", &|o| {
+            let saved = |t: &Sample| t.word(o).filter(|&sp| in_stack(t, sp) && sp % 8 == 0 && sp > base(t));
+            alive.iter().all(|t| saved(t).is_some())
+        })?;
+        let pid = find_half("pid", &|o| {
+            let numbers = |t: &Sample| t.half(o).filter(|_| t.half(o) == t.half(o + 4));
+            let mut seen = HashSet::new();
+            first.half(o) == Some(0)
+                && numbers(&first).is_some()
+                && all.iter().all(|t| numbers(t).is_some_and(|n| (1..1 << 22).contains(&n) && seen.insert(n)))
+                && seen.contains(&1)
+                && seen.contains(&2)
+        })?;
+        let (mm, pgd) = self.mm(&first, &all)?;
+        let user = |t: &Sample| t.word(mm).is_some_and(|mm| mm != 0);
+        let flags = find_half("flags", &|o| {
+            let kthread = |t: &Sample| t.half(o).is_some_and(|flags| flags & PF_KTHREAD != 0);
+            kthread(&first)
+                && alive.iter().filter(|t| user(t)).all(|t| !kthread(t))
+                && alive.iter().any(|t| kthread(t))
+                && alive.iter().filter(|t| !user(t) && !kthread(t)).count() * 10 <= alive.len()
+        })?;
+        // exit_state, exit_code, exit_signal.
+        let exit = find_half("exit_state", &|o| {
+            o > mm
+                && all.iter().all(|t| matches!(t.half(o), Some(0 | 16 | 32)))
+                && most(count(&|t| t.half(o + 8) == Some(SIGCHLD)))
+        })?;
+        let known: HashSet<u64> = leaders.iter().copied().chain([init]).collect();
+        // real_parent, before parent.
+        let parent = find("real_parent", &|o| {
+            o > pid
+                && first.word(o) == Some(init)
+                && first.word(o + 8) == Some(init)
+                && most(count(&|t| t.word(o).is_some_and(|p| known.contains(&p))))
+        })?;
+        let init_signals = self.symbol("init_signals")?;
+        let signal = find("signal", &|o| {
+            let mut seen = HashSet::new();
+            first.word(o) == Some(init_signals)
+                && all.iter().all(|t| t.word(o).is_some_and(|s| kernel(s) && seen.insert(s)))
+        })?;
+        let whole: &[(&'static str, usize, u64)] = &[
+            ("comm", comm, 16),
+            ("tasks", tasks, 16),
+            ("stack", stack, 8),
+            ("thread.sp", sp, 8),
+            ("pid", pid, 4),
+            ("tgid", pid + 4, 4),
+            ("mm", mm, 8),
+            ("flags", flags, 4),
+            ("exit_state", exit, 4),
+            ("real_parent", parent, 8),
+            ("signal", signal, 8),
+            // The first member since the first version.
+            ("state", 0, 8),
+        ];
+        for &(path, offset, size) in whole {
+            out.put("task_struct", path, offset as u64, size);
+        }
+        // Behind sp, as long as there was a variable for what it is saved from.
+        if self.symbols.address("old_rsp").is_some() {
+            out.put("task_struct", "thread.usersp", sp as u64 + 8, 8);
+        }
+        out.put("mm_struct", "pgd", pgd as u64, 8);
+        if let Some(group) = self.thread_group(&all, pid + 4) {
+            out.put("task_struct", "thread_group", group as u64, 16);
+        }
+        self.run_queues(comm, stack, out)
+    }
+
+    /// The circle of leaders through the first task: its offset, and they.
+    fn circle(&self, first: &Sample, comm: usize) -> Option<(usize, Vec<u64>)> {
+        let named = |task: u64| {
+            let mut name = [0; 16];
+            let read = self.space.read_exact(VirtAddr(task.wrapping_add(comm as u64)), &mut name);
+            let name = cstr(&name).into_owned();
+            read.is_ok() && !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+        };
+        let walk = |offset: usize| {
+            let head = first.at + offset as u64;
+            let (mut link, mut found) = (first.word(offset)?, Vec::new());
+            let mut before = head;
+            while link != head {
+                let task = link.wrapping_sub(offset as u64);
+                if !kernel(link) || self.word(link.checked_add(8)?) != Some(before) || !named(task) {
+                    return None;
+                }
+                found.push(task);
+                if found.len() >= SAMPLE {
+                    break;
+                }
+                (before, link) = (link, self.word(link)?);
+            }
+            (found.len() > 2).then_some((offset, found))
+        };
+        (0..TASK_MAX).step_by(8).find_map(walk)
+    }
+
+    /// `mm`, and `pgd` in it: the top of page tables whose kernel half is the kernel's.
+    fn mm(&self, first: &Sample, all: &[Sample]) -> Result<(usize, usize), String> {
+        let top = ["init_level4_pgt", "swapper_pg_dir", "init_top_pgt"]
+            .iter()
+            .find_map(|n| self.symbols.address(n));
+        let half = |at: u64| self.space.read_vec(VirtAddr(at + 2048), 2048).ok();
+        let own = top.and_then(half).ok_or("the kernel's page tables are not in the dump")?;
+        let is_top = |at: u64| {
+            at.is_multiple_of(4096)
+                && kernel(at)
+                && half(at).is_some_and(|theirs| {
+                    let mut pairs = own.chunks_exact(8).zip(theirs.chunks_exact(8));
+                    let mut alike = 0;
+                    pairs.all(|(own, their)| {
+                        alike += usize::from(own == their && own != [0; 8]);
+                        own == their || their == [0; 8]
+                    }) && alike > 2
+                })
+        };
+        let pgd =
+            |mm: u64| (0..512).step_by(8).find(|&g| self.word(mm.wrapping_add(g as u64)).is_some_and(is_top));
+        // mm before active_mm; a kernel thread has the latter only.
+        let users =
+            |o: usize| all.iter().filter_map(move |t| t.word(o).filter(|&mm| mm != 0).map(|mm| (t, mm)));
+        (0..TASK_MAX)
+            .step_by(8)
+            .filter(|&o| first.word(o) == Some(0) && users(o).next().is_some())
+            .filter(|&o| users(o).all(|(t, mm)| kernel(mm) && t.word(o + 8) == Some(mm)))
+            .find_map(|o| Some((o, pgd(users(o).next()?.1)?)))
+            .ok_or_else(|| "no member mm is told by content".to_owned())
+    }
+
+    /// The link of a thread group: a circle of tasks of one `tgid`.
+    fn thread_group(&self, all: &[Sample], tgid: usize) -> Option<usize> {
+        let group = |t: &Sample, o: usize| {
+            let head = t.at + o as u64;
+            let (mut link, mut n) = (t.word(o)?, 1);
+            while link != head {
+                let theirs =
+                    self.space.read_u32(VirtAddr(link.wrapping_sub(o as u64).wrapping_add(tgid as u64)));
+                if !kernel(link) || n > SAMPLE || theirs.ok() != t.half(tgid) {
+                    return None;
+                }
+                (link, n) = (self.word(link)?, n + 1);
+            }
+            Some(n)
+        };
+        ((tgid & !7) + 8..TASK_MAX).step_by(8).find(|&o| {
+            let mut largest = 0;
+            all.iter().all(|t| {
+                group(t, o).is_some_and(|n| {
+                    largest = largest.max(n);
+                    true
+                })
+            }) && largest > 1
+        })
+    }
+
+    /// `rq->curr` and `rq->idle` beside it; then `cpu` in the idle tasks' `thread_info`.
+    fn run_queues(&self, comm: usize, stack: usize, out: &mut Derived) -> Result<(), String> {
+        const RQ_MAX: u64 = 8 << 10;
+        let queues = self.symbol("runqueues")?;
+        let percpu = super::percpu::PerCpu::read(self.space, self.symbols);
+        let on =
+            |cpu: u32, offset: u64| self.word(percpu.address(VirtAddr(queues), cpu)?.0.wrapping_add(offset));
+        let is_task = |at: u64| {
+            let stack = self.word(at.wrapping_add(stack as u64)).filter(|&s| kernel(s));
+            stack.is_some_and(|s| self.word(s) == Some(at))
+        };
+        let idles = |cpu: u32, at: u64| {
+            let name = self.space.read_cstr(VirtAddr(at.wrapping_add(comm as u64)), 16).unwrap_or_default();
+            is_task(at) && (name == format!("swapper/{cpu}") || name == "swapper")
+        };
+        let idle = (8..RQ_MAX).step_by(8).find(|&o| {
+            percpu.online().iter().all(|&cpu| {
+                on(cpu, o).is_some_and(|at| idles(cpu, at)) && on(cpu, o - 8).is_some_and(is_task)
+            })
+        });
+        let idle = idle.ok_or("no run queue has an idle task")?;
+        out.put("rq", "curr", idle - 8, 8);
+        out.put("rq", "idle", idle, 8);
+        let numbered = (8..64u64).step_by(4).find(|&o| {
+            percpu.online().iter().all(|&cpu| {
+                let stack = on(cpu, idle).and_then(|task| self.word(task.wrapping_add(stack as u64)));
+                stack.and_then(|s| self.space.read_u32(VirtAddr(s.wrapping_add(o))).ok()) == Some(cpu)
+            })
+        });
+        // One CPU, whose number is 0, would be told by any word.
+        if let Some(cpu) = numbered.filter(|_| percpu.online().len() > 1) {
+            out.put("thread_info", "cpu", cpu, 4);
+            // Before it: flags, status.
+            out.put("thread_info", "flags", cpu - 8, 4);
+        }
+        Ok(())
+    }
+}
+
+/// Members of `struct module`, which lies in the memory that it describes.
+fn modules(space: &dyn AddressSpace, symbols: &SymbolTable, out: &mut Derived) {
+    // enum state, the list, the name, in this order since the first version.
+    const LIST: u64 = 8;
+    const NAME: usize = 24;
+    let word = |at: u64| space.read_u64(VirtAddr(at)).ok();
+    let Some(head) = symbols.address("modules") else { return };
+    let Some(module) = word(head).filter(|&at| at != head && kernel(at)).map(|link| link - LIST) else {
+        return;
+    };
+    let mut bytes = vec![0; MODULE_MAX];
+    let Ok(read) = space.read(VirtAddr(module), &mut bytes) else { return };
+    bytes.truncate(read);
+    let (half, word) = (|o: usize| u32_at(&bytes, o).map(u64::from), |o: usize| u64_at(&bytes, o));
+    // module_init, module_core, init_size, core_size.
+    let core = (NAME + 56..MODULE_MAX).step_by(8).find_map(|o| {
+        let (base, size) = (word(o + 8)?, half(o + 20)?);
+        let inside = base % 4096 == 0 && base >= map::KERNEL_MAP && module.wrapping_sub(base) < size;
+        let freed = word(o) == Some(0) && half(o + 16) == Some(0);
+        (inside && freed).then_some((o, base, size))
+    });
+    let Some((at, base, size)) = core else { return };
+    out.put("module", "state", 0, 4);
+    out.put("module", "list", LIST, 16);
+    out.put("module", "name", NAME as u64, 56);
+    for (path, offset, size) in
+        [("module_init", 0, 8), ("module_core", 8, 8), ("init_size", 16, 4), ("core_size", 20, 4)]
+    {
+        out.put("module", path, (at + offset) as u64, size);
+    }
+    // symtab, core_symtab, num_symtab, core_num_syms, strtab, core_strtab.
+    let inside = |at: u64| at.wrapping_sub(base) < size;
+    let table = (at..MODULE_MAX).step_by(8).find(|&o| {
+        let twice = |o: usize| word(o).filter(|&at| inside(at)).is_some_and(|at| word(o + 8) == Some(at));
+        twice(o) && twice(o + 24) && half(o + 16).is_some_and(|n| n > 0 && half(o + 20) == Some(n))
+    });
+    if let Some(at) = table {
+        for (path, offset, size) in [("symtab", 0, 8), ("num_symtab", 16, 4), ("strtab", 24, 8)] {
+            out.put("module", path, (at + offset) as u64, size);
+        }
+    }
+}
+
+/// Whether `at` is an address of the kernel's half.
+fn kernel(at: u64) -> bool {
+    at >= crate::arch::Levels::Four.kernel_start().0 && at.is_multiple_of(8)
+}

@@ -1,0 +1,171 @@
+//! Layouts derived from memory: a machine laid out here by numbers of its own.
+
+use super::machine::Machine;
+use crate::debuginfo::Types;
+use crate::dump::vmcoreinfo::VmcoreInfo;
+use crate::linux::derived;
+
+const INIT: u64 = 0xffff_ffff_8180_0000;
+const TABLES: u64 = 0xffff_ffff_8190_0000;
+const TASKS: u64 = 0xffff_8800_0100_0000;
+const MODULE: u64 = 0xffff_ffff_a000_2080;
+
+/// Offsets in this machine's `task_struct`.
+const STACK: u64 = 0x10;
+const FLAGS: u64 = 0x1c;
+const LIST: u64 = 0x48;
+const MM: u64 = 0x88;
+const EXIT: u64 = 0x9c;
+const PID: u64 = 0xb4;
+const PARENT: u64 = 0xc8;
+const GROUP: u64 = 0xe8;
+const COMM: u64 = 0x118;
+const SP: u64 = 0x140;
+const SIGNAL: u64 = 0x158;
+
+fn task(m: &mut Machine, at: u64, pid: u32, comm: &str, parent: u64) {
+    m.write(at, &[0; 0x300]);
+    let stack = at & !0x3fff | 0x8000;
+    m.word(at + STACK, stack);
+    m.write(stack, &[0; 0x40]);
+    m.word(stack, at);
+    m.word(at + SP, stack + 0x3e00 + u64::from(pid) * 8);
+    m.write(at + PID, &[pid.to_le_bytes(), pid.to_le_bytes()].concat());
+    m.write(at + COMM, comm.as_bytes());
+    m.word(at + PARENT, parent);
+    m.word(at + PARENT + 8, parent);
+    m.word(at + SIGNAL, at + 0x2000);
+    m.word(at + GROUP, at + GROUP);
+    m.write(at + EXIT + 8, &17u32.to_le_bytes());
+}
+
+fn place(n: u64) -> u64 {
+    TASKS + n * 0x10000
+}
+
+fn machine() -> Machine {
+    let mut m = Machine::old();
+    for (name, at) in [
+        ("init_task", INIT),
+        ("init_level4_pgt", TABLES),
+        ("init_signals", TABLES + 0x2000),
+        ("runqueues", 0x1000),
+        ("__per_cpu_offset", TABLES + 0x3000),
+        ("nr_cpu_ids", TABLES + 0x3100),
+        ("cpu_online_bits", TABLES + 0x3108),
+        ("modules", TABLES + 0x3200),
+    ] {
+        m.symbol(name, at);
+    }
+    task(&mut m, INIT, 0, "swapper/0", INIT);
+    m.word(INIT + SIGNAL, TABLES + 0x2000);
+    m.write(INIT + EXIT + 8, &[0; 4]);
+    for (n, comm, parent) in
+        [(1u32, "init", INIT), (2, "kthreadd", INIT), (3, "kworker", place(2)), (4, "sh", place(1))]
+    {
+        task(&mut m, place(n.into()), n, comm, parent);
+    }
+    m.circle(INIT + LIST, &[1, 2, 3, 4].map(|n| place(n) + LIST));
+    // A thread of the shell; the idle task of CPU 1.
+    task(&mut m, place(5), 5, "sh", place(1));
+    m.write(place(5) + PID + 4, &4u32.to_le_bytes());
+    m.circle(place(4) + GROUP, &[place(5) + GROUP]);
+    task(&mut m, place(6), 0, "swapper/1", INIT);
+    for at in [INIT, place(2), place(3), place(6)] {
+        m.write(at + FLAGS, &0x0020_0040u32.to_le_bytes());
+    }
+    // Address spaces: the kernel's half is the same in all.
+    m.write(TABLES, &[0; 4096]);
+    for n in [1, 4] {
+        let (mm, pgd) = (place(n) + 0x3000, place(n) + 0x4000);
+        m.word(place(n) + MM, mm);
+        m.word(place(n) + MM + 8, mm);
+        m.write(mm, &[0; 0x100]);
+        m.word(mm + 0x58, pgd);
+        m.write(pgd, &[0; 4096]);
+        m.word(pgd, 0x1234_5067);
+        for entry in [272, 300, 511] {
+            m.word(pgd + entry * 8, entry << 12 | 0x63);
+            m.word(TABLES + entry * 8, entry << 12 | 0x63);
+        }
+    }
+    // Two CPUs; the first runs the shell.
+    m.write(TABLES + 0x3100, &2u32.to_le_bytes());
+    m.word(TABLES + 0x3108, 3);
+    for (cpu, idle, current) in [(0u64, INIT, place(4)), (1, place(6), place(6))] {
+        let area = place(8 + cpu);
+        m.word(TABLES + 0x3000 + cpu * 8, area);
+        m.write(area + 0x1000, &[0; 0x200]);
+        m.word(area + 0x1000 + 0x70, current);
+        m.word(area + 0x1000 + 0x78, idle);
+    }
+    let idle_stack = place(6) & !0x3fff | 0x8000;
+    m.write(idle_stack + 0x18, &1u32.to_le_bytes());
+    // A module, in its own memory.
+    m.write(MODULE, &[0; 0x300]);
+    m.circle(TABLES + 0x3200, &[MODULE + 8]);
+    m.write(MODULE + 24, b"loop");
+    m.word(MODULE + 0x158, MODULE & !0xfff);
+    m.write(MODULE + 0x164, &0x3000u32.to_le_bytes());
+    for (at, value) in [(0x190, 0x500), (0x198, 0x500), (0x1a8, 0x900), (0x1b0, 0x900)] {
+        m.word(MODULE + at, MODULE + value);
+    }
+    m.write(MODULE + 0x1a0, &[33u32.to_le_bytes(), 33u32.to_le_bytes()].concat());
+    m
+}
+
+fn derived(damage: impl FnOnce(&mut Machine)) -> Result<derived::Derived, String> {
+    let mut m = machine();
+    damage(&mut m);
+    let info = "SIZE(log)=16\nOFFSET(log.ts_nsec)=0\nOFFSET(log.len)=8\nOFFSET(log.text_len)=10\nOFFSET(log.dict_len)=12\n";
+    let view = m.view();
+    derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(info.as_bytes()))
+}
+
+#[test]
+fn members_are_found_by_what_they_hold() {
+    let found = derived(|_| ()).unwrap();
+    let at = |ty: &str, path: &str| found.field(ty, path).map(|f| f.offset);
+    for (path, offset) in [
+        ("stack", STACK),
+        ("flags", FLAGS),
+        ("tasks", LIST),
+        ("mm", MM),
+        ("exit_state", EXIT),
+        ("pid", PID),
+        ("tgid", PID + 4),
+        ("real_parent", PARENT),
+        ("thread_group", GROUP),
+        ("comm", COMM),
+        ("thread.sp", SP),
+        ("signal", SIGNAL),
+    ] {
+        assert_eq!(at("task_struct", path), Some(offset), "{path}");
+    }
+    assert_eq!(
+        (at("mm_struct", "pgd"), at("rq", "curr"), at("rq", "idle")),
+        (Some(0x58), Some(0x70), Some(0x78))
+    );
+    assert_eq!((at("thread_info", "cpu"), found.size_of("thread_union")), (Some(0x18), Some(0x4000)));
+    assert_eq!((at("module", "module_core"), at("module", "core_size")), (Some(0x158), Some(0x164)));
+    assert_eq!((at("module", "symtab"), at("module", "strtab")), (Some(0x190), Some(0x1a8)));
+    assert_eq!(
+        (at("log", "text_len"), at("log", "level"), found.size_of("log")),
+        (Some(10), Some(15), Some(16))
+    );
+    assert_eq!(at("task_struct", "start_time"), None);
+}
+
+#[test]
+fn what_proves_nothing_is_not_found() {
+    let why = |damage: &dyn Fn(&mut Machine)| derived(|m| damage(m)).err().unwrap();
+    assert_eq!(why(&|m| m.forget(INIT, 0x300)), "init_task is not in the dump");
+    assert_eq!(why(&|m| m.write(INIT + COMM, b"nothing  ")), "init_task has no name");
+    // A list that does not come back.
+    assert_eq!(why(&|m| m.word(place(3) + LIST, place(1) + LIST)), "no list of tasks goes through init_task");
+    // Stacks that do not point back.
+    assert_eq!(why(&|m| m.word(INIT & !0x3fff | 0x8000, 0)), "no member stack is told by content");
+    // Page tables of another kernel.
+    let other = |m: &mut Machine| m.word(TABLES + 300 * 8, 0x63);
+    assert_eq!(why(&other), "no member mm is told by content");
+}
