@@ -22,6 +22,30 @@ pub enum Frame {
     Unknown,
 }
 
+/// The first instructions of a function with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prologue {
+    /// Where it begins.
+    pub start: u64,
+    /// Where rbp has been pushed.
+    pub pushed: u64,
+    /// Where rbp points to its own frame.
+    pub framed: u64,
+}
+
+impl Prologue {
+    /// That of the function at `start` with these first bytes.
+    #[must_use]
+    pub fn of(start: u64, code: &[u8]) -> Option<Self> {
+        let push = Some(marks(code)).filter(|_| begins(code))?;
+        // mov %rsp,%rbp, in both of its encodings.
+        let is_mov = |w: &[u8]| matches!(w, [0x48, 0x89, 0xe5] | [0x48, 0x8b, 0xec]);
+        let mov = code.get(push + 1..)?.windows(3).position(is_mov)?;
+        let at = |offset: usize| start.checked_add(offset as u64);
+        Some(Self { start, pushed: at(push + 1)?, framed: at(push + 1 + mov + 3)? })
+    }
+}
+
 /// Bytes of the marks in front of a function's own instructions: `endbr64`, and the call
 /// of the function tracer or the five-byte nop in its place.
 fn marks(code: &[u8]) -> usize {
@@ -42,24 +66,12 @@ pub fn begins(code: &[u8]) -> bool {
 /// its first.
 #[must_use]
 pub fn frame(code: &[u8], offset: u64, around: Option<[u8; 2]>) -> Frame {
-    if !begins(code) {
-        return Frame::Unknown;
-    }
-    let push = marks(code);
-    if offset <= push as u64 {
-        return Frame::AtSp;
-    }
-    // mov %rsp,%rbp, in both of its encodings.
-    let is_mov = |w: &[u8]| matches!(w, [0x48, 0x89, 0xe5] | [0x48, 0x8b, 0xec]);
-    let behind = code.get(push + 1..).unwrap_or_default();
-    let Some(mov) = behind.windows(3).position(is_mov) else { return Frame::Unknown };
-    if offset <= (push + 1 + mov) as u64 {
-        return Frame::Pushed;
-    }
-    match around {
-        Some([_, 0xc3 | 0xc2]) => Frame::AtSp,
-        // A call in the last place became a jump.
-        Some([0x5d | 0xc9, 0xe9 | 0xeb | 0xff]) => Frame::AtSp,
+    match (Prologue::of(0, code), around) {
+        (None, _) => Frame::Unknown,
+        (Some(first), _) if offset < first.pushed => Frame::AtSp,
+        (Some(first), _) if offset < first.framed => Frame::Pushed,
+        // At `ret`, and where a call in the last place became a jump.
+        (_, Some([_, 0xc3 | 0xc2] | [0x5d | 0xc9, 0xe9 | 0xeb | 0xff])) => Frame::AtSp,
         _ => Frame::ByBp,
     }
 }

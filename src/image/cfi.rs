@@ -19,9 +19,9 @@ use super::debug_frame::{
     RBP, RSP, Rule, SAME_VALUE, VAL_EXPRESSION, Writer, block, breg, call_rule, number, pt_regs,
     words_at_cfa,
 };
+use super::fallback;
+use super::frame_pointers::{self, Code};
 use super::leb::Put;
-use super::{fallback, frame_pointers};
-use crate::arch::stub::Stub;
 use crate::arch::{Register, map, pt_regs as saved};
 use crate::debuginfo::orc::{Base, Kind, OrcEntry, OrcTable, Row};
 use crate::debuginfo::symbols::SymbolTable;
@@ -72,13 +72,13 @@ pub fn world(
     orc: Option<&OrcTable>,
     symbols: &SymbolTable,
     overrides: &[CallOverride],
-    stubs: &[(Range<u64>, Stub)],
+    code: Code<'_>,
     kernel: &Range<u64>,
 ) -> Frames {
     let mut writer = Writer::new();
     match orc {
         Some(orc) => add(&mut writer, orc, symbols, overrides),
-        None if !stubs.is_empty() => frame_pointers::add(&mut writer, kernel, stubs),
+        None if !code.is_empty() => frame_pointers::add(&mut writer, kernel, code),
         None => {}
     }
     fallback::add(&mut writer, kernel);
@@ -99,9 +99,17 @@ pub fn switch_frames(orc: &OrcTable, symbols: &SymbolTable) -> Frames {
 
 /// The same of a kernel without ORC: its interrupts.
 #[must_use]
-pub fn interrupt_frames(stubs: &[(Range<u64>, Stub)]) -> Frames {
+pub fn interrupt_frames(code: Code<'_>) -> Frames {
     let mut writer = Writer::new();
-    frame_pointers::add_interrupts(&mut writer, stubs);
+    frame_pointers::add_interrupts(&mut writer, code.stubs);
+    writer.finish()
+}
+
+/// The rules of a module of such a kernel, whose code is `text`.
+#[must_use]
+pub fn module_frames(code: Code<'_>, text: &Range<u64>) -> Frames {
+    let mut writer = Writer::new();
+    frame_pointers::add(&mut writer, text, code);
     writer.finish()
 }
 

@@ -9,18 +9,35 @@
 use std::ops::Range;
 
 use super::cfi::{at_rsp_plus, cfa_expression};
-use super::debug_frame::{Cfa, Class, RSP, Rule, UNDEFINED, Writer, number, pt_regs};
+use super::debug_frame::{Cfa, Class, OFFSET, RBP, RSP, Rule, UNDEFINED, Writer, number, pt_regs};
+use crate::arch::prologue::Prologue;
 use crate::arch::stub::Stub;
 use crate::arch::{Register, pt_regs as saved};
 
+/// What is known of code that keeps frame pointers; nothing of other code.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Code<'a> {
+    /// Its functions, by address.
+    pub functions: &'a [Prologue],
+    /// The entry code, by address.
+    pub stubs: &'a [(Range<u64>, Stub)],
+}
+
+impl Code<'_> {
+    /// Whether there is any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.functions.is_empty() && self.stubs.is_empty()
+    }
+}
+
 /// Rules for all of `text`.
-pub(super) fn add(writer: &mut Writer, text: &Range<u64>, stubs: &[(Range<u64>, Stub)]) {
+pub(super) fn add(writer: &mut Writer, text: &Range<u64>, code: Code<'_>) {
     let mut at = text.start;
-    for (range, stub) in stubs.iter().filter(|(r, _)| text.start <= r.start && r.end <= text.end) {
+    for (range, stub) in code.stubs.iter().filter(|(r, _)| text.start <= r.start && r.end <= text.end) {
         if range.start < at {
             continue;
         }
-        writer.frame_pointer(at..range.start);
+        functions(writer, at..range.start, code.functions);
         match stub {
             Stub::Exception => writer.row(range, &exception()),
             Stub::Interrupt => writer.row(range, &interrupt()),
@@ -28,7 +45,28 @@ pub(super) fn add(writer: &mut Writer, text: &Range<u64>, stubs: &[(Range<u64>, 
         }
         at = range.end;
     }
-    writer.frame_pointer(at..text.end);
+    functions(writer, at..text.end, code.functions);
+}
+
+fn functions(writer: &mut Writer, range: Range<u64>, all: &[Prologue]) {
+    let pushed = Rule {
+        class: Class::Call,
+        cfa: Cfa::Register(RSP, 16),
+        registers: vec![OFFSET | RBP, 2],
+        alone: false,
+    };
+    let mut at = range.start;
+    let first = all.partition_point(|p| p.start < at);
+    for p in all.iter().skip(first).take_while(|p| p.framed <= range.end) {
+        if p.start < at {
+            continue;
+        }
+        writer.frame_pointer(at..p.start);
+        writer.call(p.start..p.pushed, 8);
+        writer.row(&(p.pushed..p.framed), &pushed);
+        at = p.framed;
+    }
+    writer.frame_pointer(at..range.end);
 }
 
 /// The rules for interrupts alone.

@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::arch::map;
-use crate::arch::stub::Stub;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::orc::OrcTable;
 use crate::debuginfo::symbols::SymbolTable;
@@ -48,6 +47,7 @@ pub(crate) mod tests;
 use cfi::CallOverride;
 use debug_frame::Frames;
 use dwarf_types::Dwarf;
+pub use frame_pointers::Code;
 use skeleton::{Section, SectionKind, Skeleton};
 
 /// A made image.
@@ -75,8 +75,8 @@ pub struct KernelParts<'a> {
     pub btf: Option<&'a Btf>,
     /// Functions that ORC leaves out (see [`cfi::frame_by_caller`]).
     pub overrides: &'a [CallOverride],
-    /// The entry code of a kernel that keeps frame pointers, by address.
-    pub stubs: &'a [(Range<u64>, Stub)],
+    /// The code of a kernel that keeps frame pointers.
+    pub code: Code<'a>,
     /// Whether gdb will find real DWARF by the build-id.
     pub real_dwarf: bool,
 }
@@ -110,7 +110,7 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
         .fold(text.clone(), |r, s| r.start.min(s.range.start)..r.end.max(s.range.end.min(map::FIXMAP)));
     let (symbols, (frames, dwarf)) = thread::scope(|scope| {
         let symbols = scope.spawn(|| skeleton::symbol_table(parts.symbols, sections));
-        let frames = cfi::world(parts.orc, parts.symbols, parts.overrides, parts.stubs, &whole);
+        let frames = cfi::world(parts.orc, parts.symbols, parts.overrides, parts.code, &whole);
         let dwarf = parts.btf.filter(|_| !parts.real_dwarf).map(|btf| {
             dwarf_types::dwarf(&dwarf_types::Input {
                 btf,
@@ -135,7 +135,7 @@ pub fn kernel(parts: &KernelParts<'_>) -> KernelImages {
     if parts.real_dwarf {
         let corrections = match parts.orc {
             Some(orc) => cfi::switch_frames(orc, parts.symbols),
-            None => cfi::interrupt_frames(parts.stubs),
+            None => cfi::interrupt_frames(parts.code),
         };
         return KernelImages {
             exec: image(None, Some(&symbols), Some(&corrections), None),
@@ -186,6 +186,8 @@ pub struct ModuleParts<'a> {
     pub sections: &'a [Section],
     /// Its unwind table.
     pub orc: Option<&'a OrcTable>,
+    /// Its code, if it keeps frame pointers.
+    pub code: Code<'a>,
     /// Its split BTF; not to be given if gdb will find real DWARF.
     pub btf: Option<&'a Btf>,
 }
@@ -202,8 +204,12 @@ pub struct ModuleImages {
 /// Makes a module's images.
 #[must_use]
 pub fn module(parts: &ModuleParts<'_>) -> ModuleImages {
-    let frames = parts.orc.map(|orc| cfi::frames(orc, parts.symbols, &[])).unwrap_or_default();
     let text = text_range(parts.sections);
+    let frames = match parts.orc {
+        Some(orc) => cfi::frames(orc, parts.symbols, &[]),
+        None if parts.code.functions.is_empty() => Frames::default(),
+        None => cfi::module_frames(parts.code, &text),
+    };
     let dwarf = parts.btf.map(|btf| {
         dwarf_types::dwarf(&dwarf_types::Input {
             btf,

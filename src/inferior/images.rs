@@ -15,7 +15,7 @@ use crate::elf::BuildId;
 use crate::image::cfi::{self, CallOverride};
 use crate::image::files::VirtualFile;
 use crate::image::skeleton::{Section, SectionKind};
-use crate::image::{self, Image, KernelParts, ModuleParts};
+use crate::image::{self, Code, Image, KernelParts, ModuleParts};
 use crate::linux::{Kernel, Module, entry_text, registers, tasks};
 
 /// Name of the exec-file.
@@ -48,6 +48,7 @@ impl Images {
         // Stubs are known as they were before 4.1.
         let old = kernel.orc().of_kernel().is_none() && kernel.layout().task.usersp.is_some();
         let stubs = if old { entry_text::stubs(kernel) } else { Vec::new() };
+        let functions = if old { entry_text::prologues(kernel, kernel.symbols()) } else { Vec::new() };
         let found = kernel.debug_files();
         let build_id = found.build_id.as_ref();
         let dwarf = found.vmlinux.as_ref().filter(|_| build_id.is_some());
@@ -59,7 +60,7 @@ impl Images {
             orc: kernel.orc().of_kernel(),
             btf: kernel.btf().map(Arc::as_ref),
             overrides: &overrides,
-            stubs: &stubs,
+            code: Code { functions: &functions, stubs: &stubs },
             real_dwarf: dwarf.is_some(),
         };
         let (made, modules) = thread::scope(|scope| {
@@ -168,12 +169,16 @@ fn modules(kernel: &Kernel) -> Vec<image::ModuleImages> {
             let room = made <= MODULES_MAX;
             let btf = btf.iter().find(|(name, ..)| room && !real && *name == module.name);
             let btf = btf.and_then(|(_, at, size)| module_btf(kernel, module, *at, *size));
+            // gdb reads real debug info, rules and all, by itself.
+            let old = !real && kernel.layout().task.usersp.is_some();
+            let functions = if old { entry_text::prologues(kernel, symbols) } else { Vec::new() };
             let images = image::module(&ModuleParts {
                 name: &module.name,
                 symbols,
                 build_id: module.build_id.as_ref().map(BuildId::as_bytes),
                 sections: &sections,
                 orc: kernel.orc().of_module(kernel, i).filter(|_| room),
+                code: Code { functions: &functions, stubs: &[] },
                 btf: btf.as_ref(),
             });
             made = made.saturating_add(images.library.bytes.len());

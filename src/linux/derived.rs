@@ -80,6 +80,9 @@ pub(super) fn types(
 ) -> Result<Derived, String> {
     let mut out = Derived { fields: HashMap::new(), sizes: HashMap::new() };
     log_records(info, &mut out);
+    // The CPU's own structure (Intel SDM 3A, figure 8-11), the first member of the kernel's.
+    out.put("tss_struct", "x86_tss.sp0", 4, 8);
+    out.put("tss_struct", "x86_tss.ist", 36, 56);
     modules(space, symbols, &mut out);
     Finder { space, symbols }.tasks(&mut out)?;
     Ok(out)

@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use super::View;
 use crate::addr::VirtAddr;
-use crate::arch::prologue;
+use crate::arch::prologue::{self, Prologue};
 use crate::arch::stub::Stub;
+use crate::debuginfo::symbols::SymbolTable;
 
 /// The sections.
 #[must_use]
@@ -38,6 +39,22 @@ pub(crate) fn stubs(view: &View) -> Vec<(Range<u64>, Stub)> {
         }
     }
     out.sort_by_key(|(range, _)| range.start);
+    out
+}
+
+/// The first instructions of the functions of `symbols`, by address.
+#[must_use]
+pub(crate) fn prologues(view: &View, symbols: &SymbolTable) -> Vec<Prologue> {
+    let mut code = [0; prologue::REACH];
+    let functions = symbols.iter().filter(|s| s.is_text() && s.address >= view.user_limit());
+    let mut out: Vec<_> = functions
+        .filter_map(|s| {
+            let read = view.space().read(VirtAddr(s.address), &mut code).ok()?;
+            let room = usize::try_from(s.size).unwrap_or(usize::MAX);
+            Prologue::of(s.address, code.get(..read.min(room))?)
+        })
+        .collect();
+    out.sort_unstable_by_key(|p| p.start);
     out
 }
 

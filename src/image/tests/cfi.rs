@@ -230,7 +230,7 @@ fn an_override_comes_in_place_of_the_rows_it_covers() {
 #[test]
 fn the_world_outside_has_rules() {
     let kernel = 0xffff_ffff_8100_0000..0xffff_ffff_8400_0000;
-    let frames = world(None, &Builder::new("t").finish(), &[], &[], &kernel);
+    let frames = world(None, &Builder::new("t").finish(), &[], Code::default(), &kernel);
     let mut stepper = Stepper::new(&frames.bytes);
     let (sp, bp) = (registers()[&7], registers()[&6]);
     let caller = |pc, sp, bp| Some((Caller { pc, sp, bp: Some(bp), bx: None }, false));
@@ -243,6 +243,54 @@ fn the_world_outside_has_rules() {
     assert_eq!(stepper.step(0xffff_ffff_c000_0000), caller(Some(memory(bp + 8)), bp + 16, memory(bp)));
     assert_eq!(stepper.step(kernel.start), None);
     assert_eq!(stepper.step(kernel.end - 1), None);
+}
+
+#[test]
+fn code_with_frame_pointers_has_rules_at_each_instruction() {
+    use crate::arch::prologue::Prologue;
+    use crate::arch::stub::Stub;
+    let start = 0xffff_ffff_8100_0000;
+    let kernel = start..start + 0x10000;
+    let functions = [
+        Prologue { start: start + 0x100, pushed: start + 0x106, framed: start + 0x109 },
+        Prologue { start: start + 0x200, pushed: start + 0x201, framed: start + 0x208 },
+    ];
+    let stubs = [
+        (start + 0x1000..start + 0x1080, Stub::Exception),
+        (start + 0x1080..start + 0x1100, Stub::Interrupt),
+        (start + 0x1100..start + 0x1180, Stub::Other),
+    ];
+    let code = Code { functions: &functions, stubs: &stubs };
+    let frames = world(None, &Builder::new("t").finish(), &[], code, &kernel);
+    let mut stepper = Stepper::new(&frames.bytes);
+    let (sp, bp) = (registers()[&7], registers()[&6]);
+    let mut at = |offset| stepper.step(start + offset).unwrap();
+    let call = |pc, sp, bp| (Caller { pc: Some(pc), sp, bp: Some(bp), bx: None }, false);
+    let framed = call(memory(bp + 8), bp + 16, memory(bp));
+    for offset in [0, 0xff, 0x109, 0x1ff, 0x208, 0xfff, 0x1180, 0xffff] {
+        assert_eq!(at(offset), framed, "{offset:#x}");
+    }
+    for offset in [0x100, 0x105, 0x200] {
+        assert_eq!(at(offset), call(memory(sp), sp + 8, bp), "{offset:#x}");
+    }
+    for offset in [0x106, 0x108, 0x201, 0x207] {
+        assert_eq!(at(offset), call(memory(sp + 8), sp + 16, memory(sp)), "{offset:#x}");
+    }
+    let saved = |regs: u64, bx| {
+        let [pc, sp, bp] = [128, 152, 32].map(|offset| memory(regs + offset));
+        (Caller { pc: Some(pc), sp, bp: Some(bp), bx }, true)
+    };
+    assert_eq!(at(0x1028), saved(sp, Some(memory(sp + 40))));
+    // An interrupt leaves a pointer to bp, and rbx to the compiler.
+    assert_eq!(at(0x10f0), saved(memory(sp) - 32, None));
+    assert_eq!(at(0x1116).0.pc, None);
+    // With vmlinux's own rules only the interrupts' are needed; a module has no stubs.
+    let frames = interrupt_frames(code);
+    let mut stepper = Stepper::new(&frames.bytes);
+    assert_eq!(stepper.step(start + 0x10f0), Some(saved(memory(sp) - 32, None)));
+    assert_eq!(stepper.step(start + 0x1028), None);
+    let frames = module_frames(Code { stubs: &[], ..code }, &kernel);
+    assert_eq!(Stepper::new(&frames.bytes).step(start + 0x1028), Some(framed));
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn make(release: &str, path: &Path, dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
         orc: Some(&orc),
         btf: Some(&btf),
         overrides: &[],
-        stubs: &[],
+        code: Code::default(),
         real_dwarf: false,
     });
     let debug = images.debug.clone().unwrap();
