@@ -2,7 +2,7 @@
 //!
 //! Waiting tasks: `rq->rt.active.queue[prio]` for real time, the red-black tree
 //! `rq->cfs.tasks_timeline` for all others, entities of groups with their own
-//! queue (`my_q`). Source: `kernel/sched/sched.h`.
+//! queue (`my_q`). A real-time task stays in its queue while it runs. Source: `kernel/sched/sched.h`.
 
 use std::collections::HashSet;
 
@@ -19,8 +19,8 @@ pub(super) fn command() -> Command {
     Command::of_kernel(
         "runq",
         "run queues: the current task of each CPU, and those that waited",
-        "RT PRIO_ARRAY lists the real-time tasks that waited, CFS RB_ROOT all others, the next to run \
-         first. bt -a shows what the current ones did.",
+        "RT PRIO_ARRAY lists the real-time tasks, the one that runs among them, CFS RB_ROOT all others \
+         that waited, the next to run first. bt -a shows what the current ones did.",
         run,
     )
 }
@@ -66,14 +66,15 @@ fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<A
             runqueue: rq.base,
             places: [rq.address("rt.active"), rq.address("cfs.tasks_timeline")],
             current: current.map(|t| waiting(kernel, t)),
-            rt: real_time(kernel, &rq),
+            rt: Vec::new(),
             cfs: Vec::new(),
         };
+        if let Some(active) = rq.address("rt.active") {
+            real_time(kernel, active, &mut HashSet::new(), 0, &mut queue.rt);
+        }
         if let Some(cfs) = rq.address("cfs") {
             fair(kernel, cfs, &mut HashSet::new(), 0, &mut queue.cfs);
         }
-        // What runs is no longer in the tree, but in a list of real-time tasks.
-        queue.rt.retain(|w| Some(w.task) != queue.current.as_ref().map(|c| c.task));
         queues.push(queue);
     }
     Ok(Queues(queues).into())
@@ -130,20 +131,39 @@ fn waiting<'a>(kernel: &'a Kernel, task: &'a Task) -> Waiting<'a> {
     }
 }
 
-fn real_time<'a>(kernel: &'a Kernel, rq: &Object<'_>) -> Vec<Waiting<'a>> {
-    let mut out = Vec::new();
-    let (Some(field), Some(link)) =
-        (rq.field("rt.active.queue"), kernel.types().field("task_struct", "rt.run_list"))
-    else {
-        return out;
+/// The tasks of one `struct rt_prio_array`, by priority, groups in place.
+fn real_time<'a>(
+    kernel: &'a Kernel,
+    active: VirtAddr,
+    seen: &mut HashSet<u64>,
+    depth: usize,
+    out: &mut Vec<Waiting<'a>>,
+) {
+    let types = kernel.types();
+    let (Some(queue), Some(link), Some(entity_in_task)) = (
+        types.field("rt_prio_array", "queue"),
+        types.field("sched_rt_entity", "run_list"),
+        types.field("task_struct", "rt"),
+    ) else {
+        return;
     };
-    for prio in 0..(field.size / 16).min(256) {
-        let Some(head) = rq.base.checked_add(field.offset + prio * 16) else { break };
-        let queued = List::circular(kernel, head, link.offset, MAX);
-        let tasks = queued.filter_map(|at| kernel.tasks().by_address(at));
-        out.extend(tasks.map(|t| waiting(kernel, t)));
+    for prio in 0..(queue.size / 16).min(256) {
+        let Some(head) = active.checked_add(queue.offset + prio * 16) else { break };
+        for entity in List::circular(kernel, head, link.offset, MAX) {
+            if seen.len() >= MAX || !seen.insert(entity.0) {
+                return;
+            }
+            let group = Object::new(kernel, "sched_rt_entity", entity).pointer("my_q");
+            let group = group.and_then(|group| Object::new(kernel, "rt_rq", group).address("active"));
+            match group {
+                Some(active) if depth < DEPTH => real_time(kernel, active, seen, depth + 1, out),
+                _ => {
+                    let task = VirtAddr(entity.0.wrapping_sub(entity_in_task.offset));
+                    out.extend(kernel.tasks().by_address(task).map(|t| waiting(kernel, t)));
+                }
+            }
+        }
     }
-    out
 }
 
 /// The tasks of one `struct cfs_rq`, leftmost first, groups in place.
