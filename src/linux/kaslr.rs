@@ -58,7 +58,8 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     match tables.walk(VirtAddr(top), &mut |_| ()) {
         Ok(_) => {}
         // Where the image lies is known without them; that it lies there is proven.
-        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) if names_itself(&vmcoreinfo, &tables) => {}
+        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. })
+            if names_itself(&vmcoreinfo, &tables) => {}
         Err(fault @ ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) => {
             let lost = dump.incomplete().map(|lost| format!("; {lost}")).unwrap_or_default();
             return Err(missing(

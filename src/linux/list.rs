@@ -100,6 +100,12 @@ impl<'a> List<'a> {
         self.broken
     }
 
+    /// How many of the steps are left.
+    #[must_use]
+    pub(crate) fn steps_left(&self) -> usize {
+        self.steps
+    }
+
     fn follow(&mut self, at: VirtAddr) -> Result<Option<VirtAddr>, Broken> {
         let word = at.checked_add(self.word).ok_or(Broken::Stray(at, u64::MAX))?;
         let next = self.view.space().read_u64(word).map_err(|fault| Broken::Unreadable(at, fault))?;
