@@ -188,8 +188,9 @@ fn the_pid_hash_tells_tasks_that_no_list_has() {
     let pids = |list: &TaskList| list.all().iter().map(|t| t.pid).collect::<Vec<_>>();
     assert_eq!(pids(&hashed(|_| ())), [0, 1, 2]);
     let list = hashed(|m| m.word(HASH + 0x108, 0x1234));
-    assert_eq!((pids(&list), list.remarks.len()), (vec![0, 1, 2], 2), "{:?}", list.remarks);
-    assert_eq!(list.remarks[0], "1 chains of the pid hash are damaged or not whole in the dump");
+    assert_eq!(pids(&list), [0, 1, 2]);
+    let broken = "1 chains of the pid hash are damaged or not whole in the dump";
+    assert!(list.remarks.iter().any(|r| r == broken), "{:?}", list.remarks);
     // A table that cannot be one.
     assert_eq!(pids(&hashed(|m| m.word(HASH + 8, 60))), [0]);
 }
