@@ -3,7 +3,7 @@
 
 METADATA is what `cargo metadata --filter-platform TARGET` prints. Of each crate the texts
 that it brings are shown, those of C sources in it too; a crate that brings none is named
-with the licence that it declares. Build scripts' crates are among them: better one too many.
+with the licence that it declares. Derive macros are among them: better one too many.
 """
 
 import json
@@ -14,7 +14,7 @@ WORDS = ("license", "licence", "copying", "copyright", "notice", "unlicense")
 
 
 def texts(folder):
-    """The licences below a crate's folder, sources of other tests and tools apart."""
+    """The licences below a crate's folder."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name.lower().startswith(WORDS) and path.suffix not in (".rs", ".c", ".h", ".html"):
             yield path
