@@ -1,6 +1,6 @@
 //! Symbols and debug files of real dumps, through real page tables.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use corestub::addr::VirtAddr;
 use corestub::debuginfo::elf::Vmlinux;
@@ -55,9 +55,9 @@ fn debug_files_by_build_id() {
         }
         let kernel = Kernel::open(Vmcore::open(&[dump]).unwrap(), Options::default()).unwrap();
         let own = lab.join(format!("build-{release}/debug"));
-        let locator = Locator::new(vec![root.join("usr/lib/debug"), own]);
+        let locator = Locator::new(vec![root.join("usr/lib/debug"), own], Path::new("/nonexistent/vmcore"));
         let id = kernel.vmcoreinfo().build_id().unwrap();
-        let vmlinux = locator.vmlinux(&release, &id).unwrap();
+        let vmlinux = locator.vmlinux(&release, &id).found.unwrap();
         let file = Vmlinux::open(&vmlinux).unwrap();
         assert!(file.has_dwarf());
         assert_eq!(file.build_id(), Some(&id));
@@ -68,11 +68,12 @@ fn debug_files_by_build_id() {
         }
         let mut without = Vec::new();
         for module in kernel.modules() {
-            match locator.module(&release, &module.name, module.build_id.as_ref()) {
-                Some(path) => assert!(Vmlinux::open(&path).unwrap().has_dwarf(), "{}", path.display()),
-                None => without.push(&module.name),
+            let search = locator.module(&release, &module.name, module.build_id.as_ref());
+            match &search.found {
+                Some(path) => assert!(Vmlinux::open(path).unwrap().has_dwarf(), "{}", path.display()),
+                None => without.push((&module.name, search)),
             }
         }
-        assert!(!kernel.modules().is_empty() && without.is_empty(), "{without:?}: {:#?}", locator.explain());
+        assert!(!kernel.modules().is_empty() && without.is_empty(), "{without:#?}");
     }
 }

@@ -13,26 +13,28 @@
 //! | SUSE | `/usr/lib/debug/boot/vmlinux-REL.debug` | `/usr/lib/debug/lib/modules/REL/**.ko.debug` |
 //! | Arch | `/usr/lib/debug/usr/lib/modules/REL/vmlinux`, `.../REL/build/vmlinux` | `.../REL/kernel/**.ko.zst` |
 //!
+//! Beside the dump, too: a vmlinux, `*.debug` and `*.ko`, as they are sent along with it.
+//!
 //! Debian's debug packages have no `.build-id` links for the kernel, so gdb does not
 //! find these files by itself.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::elf::{BuildId, File};
 
+#[path = "locate_debuginfod.rs"]
+mod debuginfod;
+
+use debuginfod::Debuginfod;
+
 /// Where debug files lie unless told otherwise.
 pub const DEFAULT_DEBUG_DIR: &str = "/usr/lib/debug";
-/// How long `debuginfod-find` may take: a vmlinux is half a gigabyte.
-const DEBUGINFOD_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often its progress is told.
-const DEBUGINFOD_PROGRESS: Duration = Duration::from_secs(5);
 /// Directory entries visited below one folder; a distribution kernel has 10,000.
 const WALK_MAX: usize = 200_000;
 /// Depth of a walk: `kernel/drivers/net/ethernet/...` needs eight.
@@ -43,8 +45,8 @@ const GIVEN_DEPTH: usize = 2;
 const DECOMPRESSED_MAX: u64 = 2 << 30;
 /// Memory for an xz dictionary; `xz -9` asks for 65 MiB.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
-/// Lines that [`Locator::explain`] keeps.
-const EXPLAIN_MAX: usize = 400;
+/// Debug files beside the dump that are opened to see whose they are.
+const BESIDE_MAX: usize = 1000;
 
 /// Module files of one folder: by name with `_`, best candidates first.
 type Modules = HashMap<String, Vec<PathBuf>>;
@@ -55,27 +57,27 @@ pub struct Locator {
     /// `/`, or where a test pretends it to be.
     root: PathBuf,
     cache: Option<PathBuf>,
+    /// The dump's own folder.
+    beside: Option<PathBuf>,
+    beside_files: OnceLock<Vec<(PathBuf, Option<BuildId>)>>,
     debuginfod: Option<Debuginfod>,
     found: Mutex<HashMap<(Kind, BuildId), Found>>,
     walked: Mutex<HashMap<PathBuf, Arc<Modules>>>,
-    log: Mutex<Vec<String>>,
-}
-
-struct Debuginfod {
-    program: PathBuf,
-    timeout: Duration,
-    /// It did not answer once, and is not asked again: a core may have a thousand files.
-    silent: AtomicBool,
-}
-
-impl Debuginfod {
-    fn new(program: impl Into<PathBuf>, timeout: Duration) -> Self {
-        Self { program: program.into(), timeout, silent: AtomicBool::new(false) }
-    }
 }
 
 /// Filled by the first who asks; the others wait, as a download is made once.
-type Found = Arc<OnceLock<Option<PathBuf>>>;
+type Found = Arc<OnceLock<Search>>;
+
+/// What came of looking for one file.
+#[derive(Debug, Clone, Default)]
+pub struct Search {
+    /// The file.
+    pub found: Option<PathBuf>,
+    /// Where it was looked for, in order.
+    pub places: Vec<PathBuf>,
+    /// What was there and is not it, and what else there is to say: a line each.
+    pub remarks: Vec<String>,
+}
 
 /// What is wanted of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,13 +99,18 @@ enum Verdict {
 }
 
 impl Locator {
-    /// Looks below `debug_dirs` (none: [`DEFAULT_DEBUG_DIR`]), then at the system's own
-    /// places, then asks debuginfod if the environment has `DEBUGINFOD_URLS`.
+    /// Looks below `debug_dirs` (none: [`DEFAULT_DEBUG_DIR`]), beside the dump, at the
+    /// system's own places, then asks debuginfod if the environment has `DEBUGINFOD_URLS`.
     #[must_use]
-    pub fn new(debug_dirs: Vec<PathBuf>) -> Self {
-        let asked = std::env::var_os("DEBUGINFOD_URLS").is_some_and(|urls| !urls.is_empty());
+    pub fn new(debug_dirs: Vec<PathBuf>, dump: &Path) -> Self {
+        let folder = match dump.parent() {
+            Some(here) if here.as_os_str().is_empty() => Path::new("."),
+            Some(folder) => folder,
+            None => Path::new("/"),
+        };
         Self::with(debug_dirs, "/".into(), cache_dir())
-            .debuginfod(asked.then(|| Debuginfod::new("debuginfod-find", DEBUGINFOD_TIMEOUT)))
+            .beside(folder)
+            .debuginfod(Debuginfod::of_environment())
     }
 
     fn with(mut debug_dirs: Vec<PathBuf>, root: PathBuf, cache: Option<PathBuf>) -> Self {
@@ -114,11 +121,17 @@ impl Locator {
             debug_dirs,
             root,
             cache,
+            beside: None,
+            beside_files: OnceLock::new(),
             debuginfod: None,
             found: Mutex::default(),
             walked: Mutex::default(),
-            log: Mutex::default(),
         }
+    }
+
+    fn beside(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.beside = Some(folder.into());
+        self
     }
 
     fn debuginfod(mut self, client: Option<Debuginfod>) -> Self {
@@ -132,6 +145,24 @@ impl Locator {
         &self.debug_dirs
     }
 
+    /// Where things are looked for, in words: the folders, and whether debuginfod is asked.
+    #[must_use]
+    pub fn places(&self) -> String {
+        let mut places: Vec<String> = Vec::new();
+        let system = [DEFAULT_DEBUG_DIR, "/boot", "/lib/modules"].map(Path::new);
+        for dir in self.debug_dirs.iter().map(PathBuf::as_path).chain(system) {
+            let dir = dir.display().to_string();
+            if !places.contains(&dir) {
+                places.push(dir);
+            }
+        }
+        let debuginfod = match self.debuginfod {
+            Some(_) => "from debuginfod",
+            None => "debuginfod not asked (DEBUGINFOD_URLS is not set)",
+        };
+        format!("below {}, beside the dump; {debuginfod}", places.join(", "))
+    }
+
     /// Whether an answer may have to come over the network.
     #[must_use]
     pub fn may_be_slow(&self) -> bool {
@@ -141,9 +172,12 @@ impl Locator {
     /// The vmlinux of that release with that build-id: one with DWARF, or else
     /// one with symbols only.
     #[must_use]
-    pub fn vmlinux(&self, release: &str, id: &BuildId) -> Option<PathBuf> {
+    pub fn vmlinux(&self, release: &str, id: &BuildId) -> Search {
         self.remembered(Kind::Debug, id, || {
             let mut candidates = self.by_id(Kind::Debug, id);
+            // Also those of other builds: their sight is what a person wonders about.
+            let beside = self.beside_files().iter().map(|(path, _)| path);
+            candidates.extend(beside.filter(|path| is_vmlinux(path)).cloned());
             if is_plain_name(release) {
                 candidates.extend(self.vmlinux_candidates(release));
             }
@@ -154,88 +188,95 @@ impl Locator {
     /// The debug file of a module, or the module itself if it has no other.
     /// Without an id nothing is found: it could not be checked.
     #[must_use]
-    pub fn module(&self, release: &str, name: &str, id: Option<&BuildId>) -> Option<PathBuf> {
+    pub fn module(&self, release: &str, name: &str, id: Option<&BuildId>) -> Search {
         let Some(id) = id else {
-            self.say(format!("{name}: not looked for, because its build-id is not known"));
-            return None;
+            let why = "not looked for, because its build-id is not known".to_owned();
+            return Search { remarks: vec![why], ..Search::default() };
         };
         self.remembered(Kind::Debug, id, || {
             let mut candidates = self.by_id(Kind::Debug, id);
+            let mut walked = Vec::new();
             if is_plain_name(name) && is_plain_name(release) {
                 let key = name.replace('-', "_");
                 for (folder, depth) in self.module_folders(release) {
                     candidates.extend(self.walk(&folder, depth).get(&key).into_iter().flatten().cloned());
+                    walked.push(folder);
                 }
             }
-            self.choose(Kind::Debug, &format!("module {name}"), id, candidates)
+            let mut search = self.choose(Kind::Debug, &format!("module {name}"), id, candidates);
+            // What was not there was not looked at one by one.
+            search.places.extend(walked);
+            search
         })
     }
 
     /// The debug file of any image, by build-id alone.
     #[must_use]
     pub fn debug_file(&self, id: &BuildId) -> Option<PathBuf> {
-        self.remembered(Kind::Debug, id, || {
-            self.choose(Kind::Debug, "debug file", id, self.by_id(Kind::Debug, id))
-        })
+        let choose = || self.choose(Kind::Debug, "debug file", id, self.by_id(Kind::Debug, id));
+        self.remembered(Kind::Debug, id, choose).found
     }
 
-    /// The program or library itself, by build-id alone.
+    /// The program or library itself, by build-id, also under its name beside the dump.
     #[must_use]
-    pub fn executable(&self, id: &BuildId) -> Option<PathBuf> {
-        self.remembered(Kind::Executable, id, || {
-            self.choose(Kind::Executable, "executable", id, self.by_id(Kind::Executable, id))
-        })
+    pub fn executable(&self, id: &BuildId, name: Option<&OsStr>) -> Option<PathBuf> {
+        let choose = || {
+            let mut candidates = self.by_id(Kind::Executable, id);
+            candidates.extend(self.beside.iter().zip(name).map(|(folder, name)| folder.join(name)));
+            self.choose(Kind::Executable, "executable", id, candidates)
+        };
+        self.remembered(Kind::Executable, id, choose).found
     }
 
     /// What was found and what was not, and why, a line each.
-    #[must_use]
-    pub fn explain(&self) -> Vec<String> {
-        lock(&self.log).clone()
+    #[cfg(test)]
+    fn explain(&self) -> String {
+        let found = lock(&self.found);
+        let searches = found.values().filter_map(|f| f.get());
+        searches.flat_map(|search| search.remarks.clone()).collect::<Vec<_>>().join("\n")
     }
 
-    fn say(&self, line: String) {
-        tracing::debug!("{line}");
-        let mut log = lock(&self.log);
-        if log.len() < EXPLAIN_MAX {
-            log.push(line);
-        }
-    }
-
-    fn remembered(
-        &self,
-        kind: Kind,
-        id: &BuildId,
-        find: impl FnOnce() -> Option<PathBuf>,
-    ) -> Option<PathBuf> {
+    fn remembered(&self, kind: Kind, id: &BuildId, find: impl FnOnce() -> Search) -> Search {
         let found = Arc::clone(lock(&self.found).entry((kind, id.clone())).or_default());
         found.get_or_init(find).clone()
     }
 
     /// The first candidate with the right id and DWARF (if that is wanted), else the
     /// first with the right id.
-    fn choose(&self, kind: Kind, what: &str, id: &BuildId, candidates: Vec<PathBuf>) -> Option<PathBuf> {
+    fn choose(&self, kind: Kind, what: &str, id: &BuildId, candidates: Vec<PathBuf>) -> Search {
+        let mut search = Search::default();
+        let say = |search: &mut Search, line: String| {
+            tracing::debug!("{what}: {line}");
+            search.remarks.push(line);
+        };
         let mut without_dwarf = None;
-        let looked = candidates.len();
         for path in candidates {
+            if search.places.contains(&path) {
+                continue;
+            }
+            search.places.push(path.clone());
             let (path, verdict) = self.check(path, id);
             match verdict {
                 Verdict::Match { dwarf } if dwarf || kind == Kind::Executable => {
-                    self.say(format!("{what}: {}", path.display()));
-                    return Some(path);
+                    tracing::debug!("{what}: {}", path.display());
+                    return Search { found: Some(path), ..search };
                 }
                 Verdict::Match { .. } => without_dwarf = without_dwarf.or(Some(path)),
                 Verdict::Absent => {}
-                Verdict::Refused(why) => self.say(format!("{what}: {}: {why}", path.display())),
+                Verdict::Refused(why) => say(&mut search, format!("{}: {why}", path.display())),
             }
         }
-        if let Some(path) = self.ask_debuginfod(kind, what, id) {
-            return Some(path);
+        match self.ask_debuginfod(kind, what, id) {
+            Some(Ok(path)) => return Search { found: Some(path), ..search },
+            Some(Err(why)) => say(&mut search, why),
+            None => {}
         }
         match &without_dwarf {
-            Some(path) => self.say(format!("{what}: {} (without DWARF)", path.display())),
-            None => self.say(format!("{what} with build-id {id}: not found ({looked} places)")),
+            Some(path) => say(&mut search, format!("{}: without DWARF", path.display())),
+            None => tracing::debug!("{what} with build-id {id}: not found"),
         }
-        without_dwarf
+        search.found = without_dwarf;
+        search
     }
 
     /// Whether the file at `path` is the wanted one. A compressed file is replaced
@@ -296,11 +337,32 @@ impl Locator {
     /// Where a file lies by its build-id alone.
     fn by_id(&self, kind: Kind, id: &BuildId) -> Vec<PathBuf> {
         let below = id.path(if kind == Kind::Debug { ".debug" } else { "" });
-        self.debug_dirs
-            .iter()
-            .flat_map(|dir| [dir.join(&below), dir.join("usr/lib/debug").join(&below)])
-            .chain(self.cache.iter().map(|dir| dir.join(&below)))
-            .collect()
+        let in_dirs =
+            self.debug_dirs.iter().flat_map(|dir| [dir.join(&below), dir.join("usr/lib/debug").join(&below)]);
+        let elsewhere = self.beside.iter().chain(&self.cache).map(|dir| dir.join(&below));
+        let mut all: Vec<PathBuf> = in_dirs.chain(elsewhere).collect();
+        // A program's debug file has its build-id, and none of its code.
+        if kind == Kind::Debug {
+            let theirs = self.beside_files().iter().filter(|(_, of)| of.as_ref() == Some(id));
+            all.extend(theirs.map(|(path, _)| path.clone()));
+        }
+        all
+    }
+
+    /// The debug files beside the dump, and whose they are; those that are compressed
+    /// are not looked into.
+    fn beside_files(&self) -> &[(PathBuf, Option<BuildId>)] {
+        self.beside_files.get_or_init(|| {
+            let entries = self.beside.iter().flat_map(fs::read_dir).flatten().flatten().take(WALK_MAX);
+            let wanted = |path: &PathBuf| is_vmlinux(path) || path.extension() == Some(OsStr::new("debug"));
+            let mut paths: Vec<PathBuf> = entries.map(|e| e.path()).filter(wanted).collect();
+            paths.sort();
+            paths.truncate(BESIDE_MAX);
+            let is_file = |path: &Path| fs::metadata(path).is_ok_and(|m| m.is_file());
+            let id = |path: &PathBuf| File::open(path).ok()?.build_id().cloned();
+            let with_id = |path: PathBuf| (Some(&path).filter(|p| is_file(p)).and_then(id), path);
+            paths.into_iter().map(with_id).map(|(id, path)| (path, id)).collect()
+        })
     }
 
     fn vmlinux_candidates(&self, release: &str) -> Vec<PathBuf> {
@@ -344,7 +406,8 @@ impl Locator {
                 }
             }
         }
-        // Loose modules in a folder that the user named.
+        // Loose modules beside the dump, and in a folder that the user named.
+        all.extend(self.beside.iter().map(|dir| (dir.clone(), 1)));
         let named = self.debug_dirs.iter().filter(|dir| *dir != Path::new(DEFAULT_DEBUG_DIR));
         all.extend(named.map(|dir| (dir.clone(), GIVEN_DEPTH)));
         all
@@ -357,87 +420,21 @@ impl Locator {
         }
         let (modules, complete) = list_modules(folder, depth);
         if !complete {
-            self.say(format!("{}: more than {WALK_MAX} entries, not all looked at", folder.display()));
+            tracing::warn!("{}: more than {WALK_MAX} entries, not all looked at", folder.display());
         }
         let modules = Arc::new(modules);
         lock(&self.walked).insert(folder.to_owned(), Arc::clone(&modules));
         modules
     }
 
-    fn ask_debuginfod(&self, kind: Kind, what: &str, id: &BuildId) -> Option<PathBuf> {
-        let client = self.debuginfod.as_ref()?;
-        match client.find(kind, what, id) {
-            Ok(path) => match self.check(path, id) {
-                (path, Verdict::Match { .. }) => {
-                    self.say(format!("{what}: {} (debuginfod)", path.display()));
-                    return Some(path);
-                }
-                (path, Verdict::Refused(why)) => {
-                    self.say(format!("{what}: debuginfod's {}: {why}", path.display()));
-                }
-                (path, Verdict::Absent) => {
-                    self.say(format!("{what}: debuginfod's {} is gone", path.display()))
-                }
-            },
-            Err(why) => self.say(format!("{what}: {why}")),
-        }
-        None
-    }
-}
-
-impl Debuginfod {
-    /// Runs `debuginfod-find KIND ID`; it keeps its own cache, and prints the path.
-    fn find(&self, kind: Kind, what: &str, id: &BuildId) -> Result<PathBuf, String> {
-        let (kind, noun) = match kind {
-            Kind::Debug => ("debuginfo", "debug file"),
-            Kind::Executable => ("executable", "executable"),
-        };
-        if self.silent.load(Ordering::Relaxed) {
-            return Err("debuginfod is not asked again: it did not answer before".to_owned());
-        }
-        let began = Instant::now();
-        let mut child = Command::new(&self.program)
-            .args([kind, &id.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => {
-                    "debuginfod is not asked: debuginfod-find is not installed".to_owned()
-                }
-                _ => format!("{} does not start: {error}", self.program.display()),
-            })?;
-        let mut told = began;
-        let status = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) if began.elapsed() > self.timeout => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    self.silent.store(true, Ordering::Relaxed);
-                    return Err(format!("debuginfod did not answer within {} s", self.timeout.as_secs()));
-                }
-                Ok(None) => {}
-                Err(error) => return Err(format!("debuginfod-find: {error}")),
-            }
-            if told.elapsed() > DEBUGINFOD_PROGRESS {
-                told = Instant::now();
-                tracing::info!("fetching {what} by debuginfod ({} s)", began.elapsed().as_secs());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        if !status.success() {
-            return Err(format!("debuginfod has no {noun} for {id}"));
-        }
-        let mut path = String::new();
-        if let Some(out) = child.stdout.take() {
-            out.take(8192).read_to_string(&mut path).map_err(|error| format!("debuginfod-find: {error}"))?;
-        }
-        match path.trim() {
-            path if path.starts_with('/') => Ok(path.into()),
-            other => Err(format!("debuginfod-find printed {other:?} instead of a path")),
-        }
+    /// `None` if it is not to be asked.
+    fn ask_debuginfod(&self, kind: Kind, what: &str, id: &BuildId) -> Option<Result<PathBuf, String>> {
+        let found = self.debuginfod.as_ref()?.find(kind, what, id);
+        Some(found.and_then(|path| match self.check(path, id) {
+            (path, Verdict::Match { .. }) => Ok(path),
+            (path, Verdict::Refused(why)) => Err(format!("debuginfod's {}: {why}", path.display())),
+            (path, Verdict::Absent) => Err(format!("debuginfod's {} is gone", path.display())),
+        }))
     }
 }
 
@@ -447,6 +444,11 @@ fn verdict(file: &File, id: &BuildId) -> Verdict {
         Some(found) => Verdict::Refused(format!("build-id {found} is not {id}")),
         None => Verdict::Refused("it has no build-id".into()),
     }
+}
+
+/// `vmlinux`, `vmlinux-6.1.0-56-amd64.debug`, also compressed.
+fn is_vmlinux(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"vmlinux"))
 }
 
 /// Names from the dump become parts of paths.

@@ -110,7 +110,7 @@ impl ProcessInferior {
         if debug {
             return self.process.debug_file(id);
         }
-        FoundFile::open(&self.process.places().locator.executable(id)?).ok()
+        FoundFile::open(&self.process.places().locator.executable(id, None)?).ok()
     }
 
     /// The names that gdb makes of `.gnu_debuglink`: beside the file, in `.debug`

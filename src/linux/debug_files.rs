@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Kernel;
+use super::{Kernel, Module};
 use crate::addr::VirtAddr;
 use crate::debuginfo::elf::Vmlinux;
-use crate::debuginfo::locate::Locator;
+use crate::debuginfo::locate::{Locator, Search};
 use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 
@@ -18,27 +18,32 @@ pub struct DebugFiles {
     pub vmlinux: Option<Arc<Vmlinux>>,
     /// A file with DWARF for each module, in the order of [`Kernel::modules`].
     pub modules: Vec<Option<PathBuf>>,
-    /// What was looked at, and why it is not it: a line each.
-    pub explanation: Vec<String>,
+    /// How vmlinux was looked for, if it was.
+    pub vmlinux_search: Option<Search>,
+    /// How the file of each module was looked for.
+    pub module_searches: Vec<Search>,
+    /// Where things are looked for, in words.
+    pub places: String,
 }
 
 impl DebugFiles {
     pub(super) fn find(kernel: &Kernel) -> Self {
-        let locator = Locator::new(kernel.options().debug_dirs.clone());
+        let locator = Locator::new(kernel.options().debug_dirs.clone(), kernel.dump().path());
         let release = kernel.vmcoreinfo().release().unwrap_or_default();
         let build_id = build_id(kernel);
         let given = kernel.vmlinux().filter(|v| v.has_dwarf()).cloned();
+        let wanted = build_id.as_ref().filter(|_| given.is_none());
+        let vmlinux_search = wanted.map(|id| locator.vmlinux(release, id));
         let vmlinux = given.or_else(|| {
-            let path = locator.vmlinux(release, build_id.as_ref()?)?;
-            let file = Vmlinux::open(&path).inspect_err(|e| tracing::warn!("{e}")).ok()?;
+            let path = vmlinux_search.as_ref()?.found.as_ref()?;
+            let file = Vmlinux::open(path).inspect_err(|e| tracing::warn!("{e}")).ok()?;
             file.has_dwarf().then(|| Arc::new(file))
         });
-        let modules = kernel.modules().iter().map(|module| {
-            let path = locator.module(release, &module.name, module.build_id.as_ref())?;
-            Vmlinux::open(&path).ok()?.has_dwarf().then_some(path)
-        });
-        let modules = modules.collect();
-        Self { build_id, vmlinux, modules, explanation: locator.explain() }
+        let search = |module: &Module| locator.module(release, &module.name, module.build_id.as_ref());
+        let module_searches: Vec<Search> = kernel.modules().iter().map(search).collect();
+        let with_dwarf = |path: &PathBuf| Vmlinux::open(path).is_ok_and(|file| file.has_dwarf());
+        let modules = module_searches.iter().map(|s| s.found.clone().filter(with_dwarf)).collect();
+        Self { build_id, vmlinux, modules, vmlinux_search, module_searches, places: locator.places() }
     }
 }
 

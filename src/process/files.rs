@@ -8,7 +8,9 @@
 //! cannot be proven: gdb may have its symbols if its ELF header page equals the
 //! core's, but its bytes are not presented as the process's memory.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -174,7 +176,8 @@ impl MappedFile {
             }
             Err(why) => refusal = Some(Refusal::Name(why)),
         }
-        let by_id = || Some(self.examine(&self.places.locator.executable(self.expected()?)?));
+        let name = Path::new(OsStr::from_bytes(&self.raw_name)).file_name();
+        let by_id = || Some(self.examine(&self.places.locator.executable(self.expected()?, name)?));
         if let Some(found @ Lookup::Proven(_)) = by_id() {
             return found;
         }

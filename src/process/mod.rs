@@ -82,7 +82,7 @@ impl Process {
     /// The process in an opened core.
     #[must_use]
     pub fn new(core: CoreFile, options: &Options) -> Self {
-        let locator = Locator::new(options.debug_dirs.clone());
+        let locator = Locator::new(options.debug_dirs.clone(), &core.path);
         let places = Arc::new(Places { sysroot: options.sysroot.clone(), locator });
         let stored = Arc::new(Stored::new(Arc::clone(&core.source), core.segments.clone()));
         let private_memory = holds_private_memory(&core, &stored);

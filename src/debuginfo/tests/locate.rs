@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::*;
 use crate::debuginfo::vmlinux;
@@ -72,8 +74,8 @@ fn vmlinux_at_the_places_of_every_distribution() {
     ] {
         let tree = Tree::new();
         let path = tree.put(&place, &image(&ID, true));
-        assert_eq!(tree.locator().vmlinux(REL, &id(ID)), Some(path), "{place}");
-        assert_eq!(tree.locator().vmlinux(REL, &id(OTHER)), None, "{place}");
+        assert_eq!(tree.locator().vmlinux(REL, &id(ID)).found, Some(path), "{place}");
+        assert_eq!(tree.locator().vmlinux(REL, &id(OTHER)).found, None, "{place}");
     }
 }
 
@@ -85,42 +87,78 @@ fn only_what_proves_itself_is_taken() {
     let folder = tree.dir.path().join("given/vmlinux");
     fs::create_dir_all(folder).unwrap();
     let locator = tree.locator();
-    assert_eq!(locator.vmlinux(REL, &id(ID)), None);
-    let said = locator.explain().join("\n");
-    for word in
-        ["build-id 11223344 is not abcdef01", "expected an ELF header", "not a regular file", "not found"]
-    {
+    assert_eq!(locator.vmlinux(REL, &id(ID)).found, None);
+    let said = locator.explain();
+    for word in ["build-id 11223344 is not abcdef01", "expected an ELF header", "not a regular file"] {
         assert!(said.contains(word), "{word}: {said}");
     }
     // Once decided, not looked for again.
     tree.put(&format!("boot/vmlinux-{REL}"), &image(&ID, true));
-    assert_eq!(locator.vmlinux(REL, &id(ID)), None);
-    assert!(tree.locator().vmlinux(REL, &id(ID)).is_some());
+    assert_eq!(locator.vmlinux(REL, &id(ID)).found, None);
+    assert!(tree.locator().vmlinux(REL, &id(ID)).found.is_some());
     // Without an id there is no proof; names from the dump do not climb.
-    assert_eq!(tree.locator().module(REL, "x", None), None);
+    assert_eq!(tree.locator().module(REL, "x", None).found, None);
     let climbing = Tree::new();
     climbing.put("usr/lib/debug/x/vmlinux", &image(&ID, true));
     for release in ["../x", "..", "", "a/b", "a\0b"] {
-        assert_eq!(climbing.locator().vmlinux(release, &id(ID)), None, "{release:?}");
-        assert_eq!(climbing.locator().module(release, release, Some(&id(ID))), None, "{release:?}");
+        assert_eq!(climbing.locator().vmlinux(release, &id(ID)).found, None, "{release:?}");
+        assert_eq!(climbing.locator().module(release, release, Some(&id(ID))).found, None, "{release:?}");
     }
+}
+
+#[test]
+fn what_lies_beside_the_dump() {
+    for name in ["vmlinux", "vmlinux-test.gz", "anything.debug", ".build-id/ab/cdef01.debug"] {
+        let tree = Tree::new();
+        let bytes = match name.strip_suffix(".gz") {
+            Some(_) => gzip(&image(&ID, true)),
+            None => image(&ID, true),
+        };
+        let path = tree.put(&format!("dump/{name}"), &bytes);
+        let beside = || tree.locator().beside(tree.dir.path().join("dump"));
+        // Whatever the release is.
+        let found = beside().vmlinux("../x", &id(ID)).found.expect(name);
+        assert_eq!(found == path, !name.ends_with(".gz"), "{name}");
+        assert_eq!(beside().vmlinux(REL, &id(OTHER)).found, None, "{name}");
+        assert_eq!(beside().debug_file(&id(ID)).is_some(), found == path || name.ends_with(".gz"), "{name}");
+        assert_eq!(beside().debug_file(&id(OTHER)), None, "{name}");
+    }
+    let tree = Tree::new();
+    let module = tree.put("dump/x.ko", &image(&ID, true));
+    let program = tree.put("dump/program", &image(&OTHER, false));
+    let other = tree.put("dump/vmlinux", &image(&OTHER, true));
+    let locator = tree.locator().beside(tree.dir.path().join("dump"));
+    assert_eq!(locator.module(REL, "x", Some(&id(ID))).found, Some(module));
+    assert_eq!(locator.executable(&id(OTHER), Some(OsStr::new("program"))), Some(program));
+    assert_eq!(locator.executable(&id(ID), Some(OsStr::new("program"))), None);
+    // Of a vmlinux of another build it is said that it was seen, and of all places
+    // where there was none, which they are.
+    let search = locator.vmlinux(REL, &id([1, 2, 3, 4]));
+    assert_eq!(search.remarks, [format!("{}: build-id 11223344 is not 01020304", other.display())]);
+    let of_debian = tree.dir.path().join(format!("usr/lib/debug/boot/vmlinux-{REL}"));
+    assert!(search.places.contains(&of_debian), "{:?}", search.places);
+    assert!(locator.places().contains("beside the dump; debuginfod not asked"), "{}", locator.places());
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
 }
 
 #[test]
 fn dwarf_is_preferred_to_symbols() {
     let tree = Tree::new();
     let plain = tree.put(&format!("usr/lib/debug/boot/vmlinux-{REL}"), &image(&ID, false));
-    assert_eq!(tree.locator().vmlinux(REL, &id(ID)), Some(plain));
+    assert_eq!(tree.locator().vmlinux(REL, &id(ID)).found, Some(plain));
     let full = tree.put(&format!("boot/vmlinux-{REL}"), &image(&ID, true));
-    assert_eq!(tree.locator().vmlinux(REL, &id(ID)), Some(full));
+    assert_eq!(tree.locator().vmlinux(REL, &id(ID)).found, Some(full));
 }
 
 #[test]
 fn modules_by_name_compressed_or_not() {
     let bytes = image(&ID, true);
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&bytes).unwrap();
-    let gzip = gzip.finish().unwrap();
+    let gzip = gzip(&bytes);
     let zstd = zstd::stream::encode_all(&bytes[..], 1).unwrap();
     let mut forms =
         vec![("ko", bytes.clone()), ("ko.debug", bytes.clone()), ("ko.gz", gzip), ("ko.zst", zstd)];
@@ -130,11 +168,11 @@ fn modules_by_name_compressed_or_not() {
             let tree = Tree::new();
             let place = format!("{tree_of}/{REL}/kernel/sound/pci/hda/snd-hda-intel.{ending}");
             let path = tree.put(&place, &form);
-            let found = tree.locator().module(REL, "snd_hda_intel", Some(&id(ID))).expect(&place);
+            let found = tree.locator().module(REL, "snd_hda_intel", Some(&id(ID))).found.expect(&place);
             assert_eq!(fs::read(&found).unwrap(), bytes, "{place}");
             assert_eq!(found == path, ending.starts_with("ko.d") || ending == "ko", "{place}");
-            assert_eq!(tree.locator().module(REL, "snd_hda_intel", None), None);
-            assert_eq!(tree.locator().module(REL, "snd_hda_intel", Some(&id(OTHER))), None);
+            assert_eq!(tree.locator().module(REL, "snd_hda_intel", None).found, None);
+            assert_eq!(tree.locator().module(REL, "snd_hda_intel", Some(&id(OTHER))).found, None);
             // By its id alone, once it is in the cache or linked.
             assert_eq!(tree.locator().debug_file(&id(ID)).is_some(), found != path);
         }
@@ -147,8 +185,8 @@ fn modules_by_name_compressed_or_not() {
     );
     let loose = tree.put("given/x.ko", &bytes);
     let locator = tree.locator();
-    assert_eq!(locator.module(REL, "x", Some(&id(ID))), Some(loose));
-    let said = locator.explain().join("\n");
+    assert_eq!(locator.module(REL, "x", Some(&id(ID))).found, Some(loose));
+    let said = locator.explain();
     assert!(said.contains("does not decompress") && said.contains("build-id 11223344"), "{said}");
     let left: Vec<_> =
         fs::read_dir(tree.dir.path().join("cache/.build-id/ab")).into_iter().flatten().collect();
@@ -180,9 +218,9 @@ fn programs_by_build_id() {
         assert_eq!(tree.locator().debug_file(&id(ID)), None);
         let debug = tree.put(&format!("{place}.debug"), &image(&ID, true));
         let locator = tree.locator();
-        assert_eq!(locator.executable(&id(ID)), Some(program));
+        assert_eq!(locator.executable(&id(ID), None), Some(program));
         assert_eq!(locator.debug_file(&id(ID)), Some(debug));
-        assert_eq!(locator.executable(&id(OTHER)), None);
+        assert_eq!(locator.executable(&id(OTHER), None), None);
     }
     // What is nowhere else is asked of debuginfod, by its kind.
     let tree = Tree::new();
@@ -193,7 +231,7 @@ fn programs_by_build_id() {
         (tree.put("executable", &image(&ID, false)), tree.put("debuginfo", &image(&ID, true)));
     let locator = tree.locator().debuginfod(Some(Debuginfod::new(program, Duration::from_secs(5))));
     assert!(locator.may_be_slow());
-    assert_eq!(locator.executable(&id(ID)), Some(executable));
+    assert_eq!(locator.executable(&id(ID), None), Some(executable));
     assert_eq!(locator.debug_file(&id(ID)), Some(debug));
 }
 
@@ -206,19 +244,19 @@ fn debuginfod_is_asked_last_and_checked() {
         fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
         tree.locator().debuginfod(Some(Debuginfod::new(script, timeout)))
     };
-    assert_eq!(ask(&script, PATIENCE).vmlinux(REL, &id(ID)), Some(answer));
+    assert_eq!(ask(&script, PATIENCE).vmlinux(REL, &id(ID)).found, Some(answer));
     let wrong = ask(&script, PATIENCE);
-    assert_eq!(wrong.vmlinux(REL, &id(OTHER)), None);
-    assert!(wrong.explain().join("\n").contains("build-id abcdef01 is not 11223344"));
+    assert_eq!(wrong.vmlinux(REL, &id(OTHER)).found, None);
+    assert!(wrong.explain().contains("build-id abcdef01 is not 11223344"));
     let slow = tree.put("slow", b"#!/bin/sh\nexec sleep 600\n");
     let slow = ask(&slow, Duration::from_millis(100));
-    assert_eq!(slow.vmlinux(REL, &id(ID)), None);
-    assert_eq!(slow.vmlinux(REL, &id(OTHER)), None);
-    let said = slow.explain().join("\n");
+    assert_eq!(slow.vmlinux(REL, &id(ID)).found, None);
+    assert_eq!(slow.vmlinux(REL, &id(OTHER)).found, None);
+    let said = slow.explain();
     assert!(said.contains("did not answer within") && said.contains("not asked again"), "{said}");
     let missing = tree.locator().debuginfod(Some(Debuginfod::new("/no/such/program", PATIENCE)));
-    assert_eq!(missing.module(REL, "x", Some(&id(ID))), None);
-    assert!(missing.explain().join("\n").contains("not installed"));
+    assert_eq!(missing.module(REL, "x", Some(&id(ID))).found, None);
+    assert!(missing.explain().contains("not installed"));
 }
 
 /// Debian's debug packages, unpacked by the lab.
@@ -229,12 +267,12 @@ fn debians_packages() {
         let id = File::open(&path).unwrap().build_id().unwrap().clone();
         for dir in [root.to_owned(), root.join("usr/lib/debug")] {
             let locator = Locator::with(vec![dir], "/nowhere".into(), None);
-            assert_eq!(locator.vmlinux(&release, &id).as_deref(), Some(path.as_path()));
+            assert_eq!(locator.vmlinux(&release, &id).found.as_deref(), Some(path.as_path()));
             let modules = locator.walk(&root.join("usr/lib/debug/lib/modules").join(&release), DEPTH_MAX);
             assert!(!modules.is_empty());
             for (name, paths) in modules.iter().take(20) {
                 let id = File::open(&paths[0]).unwrap().build_id().unwrap().clone();
-                assert_eq!(locator.module(&release, name, Some(&id)).as_ref(), Some(&paths[0]));
+                assert_eq!(locator.module(&release, name, Some(&id)).found.as_ref(), Some(&paths[0]));
             }
         }
     }
