@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
 use clap_lex::{ParsedArg, RawArgs};
 
 use crate::commands::{self, COMMANDS};
-use crate::dump::{self, Kind};
+use crate::dump;
 use crate::number;
 
 /// Serve Linux kernel and process crash dumps to stock gdb
@@ -33,7 +33,8 @@ Examples:
   corestub bt vmcore --all --json | jq ...
 
 A command's dump comes first: one file, or the pieces of a split dump one behind the other. Then
-come the command's own arguments; `--` ends the dumps. Options may stand anywhere.";
+come the command's own arguments; `--` ends the dumps, for an argument that has the name of a
+piece: corestub ps DUMP -- NAME. Options may stand anywhere.";
 
 /// What a report of a fault is to hold.
 const VERSION: &str = concat!(
@@ -170,15 +171,16 @@ pub fn program() -> clap::Command {
 
 /// Tells the pieces of a split dump from the arguments behind them, which no
 /// grammar can: `corestub rd part.1 part.2 jiffies`. A command's first word is its
-/// dump; the files directly behind it that are dumps of a machine, too, are marked.
+/// dump; if that is a piece of a split one, the files directly behind it that are
+/// pieces, too, are marked. Of no other dump there are more files than one.
 #[must_use]
 pub fn mark_pieces(program: &clap::Command, argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
-    let is_vmcore = |word: &&OsString| matches!(dump::sniff(Path::new(word)), Ok(Kind::Vmcore));
+    let is_piece = |word: &&OsString| dump::is_piece(Path::new(word));
     if let Some(dump) = first_word(program, &argv)
-        && argv.get(dump).as_ref().is_some_and(is_vmcore)
+        && argv.get(dump).as_ref().is_some_and(is_piece)
     {
-        let pieces = argv.iter().skip(dump + 1).take_while(is_vmcore).count();
+        let pieces = argv.iter().skip(dump + 1).take_while(is_piece).count();
         for at in (dump + 1..=dump + pieces).rev() {
             argv.insert(at, format!("--{PIECE}").into());
         }

@@ -34,7 +34,7 @@ impl Snapshot {
     /// Opens the dump in `paths` (several are the pieces of a split vmcore).
     pub fn open(paths: &[PathBuf], options: Options) -> Result<Self> {
         let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
-        // As systemd-coredump keeps them; vmcores are not compressed as a whole.
+        // As systemd-coredump keeps them; a vmcore in such a file is refused.
         if process::compressed::is_compressed_file(first)? {
             return Process::open(first, &options.process).map(Arc::new).map(Self::Process);
         }

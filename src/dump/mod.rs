@@ -76,17 +76,36 @@ enum Magic {
 }
 
 /// Beginnings of files that people offer by mistake, and what to do with them.
-const NO_DUMPS: [(&[u8], &str, &str); 9] = [
-    (b"\x1f\x8b", "a gzip file", "decompress it first: gzip -d"),
-    (b"\xfd7zXZ", "an xz file", "decompress it first: xz -d"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", "decompress it first: zstd -d"),
-    (b"BZh", "a bzip2 file", "decompress it first: bzip2 -d"),
-    (b"\x04\x22\x4d\x18", "an lz4 file", "decompress it first: lz4 -d"),
+const NO_DUMPS: [(&[u8], &str, &str); 4] = [
     (b"EMiL", "a LiME memory image", "corestub reads ELF and kdump files"),
     (b"PAGEDU64", "a Windows crash dump", "corestub reads Linux dumps"),
     (b"MDMP", "a minidump", "corestub reads Linux vmcores and ELF cores"),
     (b"QEVM", "a QEMU migration stream (virsh save)", "dump with: virsh dump --memory-only"),
 ];
+
+/// Beginnings of compressed files, what they are, and what unpacks them.
+const PACKED: [(&[u8], &str, &str); 5] = [
+    (b"\x1f\x8b", "a gzip file", "gzip -dk"),
+    (b"\xfd7zXZ", "an xz file", "xz -dk"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "zstd -d"),
+    (b"BZh", "a bzip2 file", "bzip2 -dk"),
+    (b"\x04\x22\x4d\x18", "an lz4 file", "lz4 -d"),
+];
+
+/// Whether a file is the dump of a machine, by its beginning alone, as much of it
+/// as there is: what is in a compressed file.
+#[must_use]
+pub fn begins_as_vmcore(head: Vec<u8>) -> bool {
+    head.starts_with(flattened::SIGNATURE)
+        || matches!(sniff_source(&source::InMemory::new(Path::new(""), head)), Ok(Kind::Vmcore))
+}
+
+/// Whether the file at `path` is a piece of a split kdump.
+#[must_use]
+pub fn is_piece(path: &Path) -> bool {
+    let is_piece = |source: Arc<dyn Source>| Ok(Header::read(&*source)?.split);
+    open_source(path).and_then(is_piece).unwrap_or(false)
+}
 
 fn magic(source: &dyn Source) -> Result<Magic> {
     let path = || source.path().to_owned();
@@ -96,6 +115,9 @@ fn magic(source: &dyn Source) -> Result<Magic> {
     }
     if Header::is_kdump(&head) {
         return Ok(Magic::Kdump);
+    }
+    if let Some((_, what, program)) = PACKED.iter().find(|(magic, ..)| head.starts_with(magic)) {
+        return Err(Error::Packed { path: path(), what, program });
     }
     if let Some((_, what, hint)) = NO_DUMPS.iter().find(|(magic, ..)| head.starts_with(magic)) {
         return Err(Error::Unsupported { path: path(), what: (*what).to_owned(), hint });

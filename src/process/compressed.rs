@@ -2,7 +2,8 @@
 //!
 //! They are unpacked into a file without a name (it vanishes with us) in
 //! `$TMPDIR` or `/var/tmp`, not in memory. Runs of zeros become holes, so a
-//! sparse core stays small on the disk, and a bomb of zeros is harmless.
+//! sparse core stays small on the disk, and a bomb of zeros is harmless. A vmcore
+//! is not unpacked so: it is too large to be, each time, by surprise.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -12,18 +13,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::bytes::source::{self, Source};
+use crate::dump;
 use crate::error::{Error, Result};
 
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const LZ4_FRAME: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
-const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Most bytes, beside zeros, that are unpacked: 256 GiB.
 const WRITTEN_MAX: u64 = 1 << 38;
 /// Most bytes in all: 16 TiB, more than ext4 allows in one file.
 const LENGTH_MAX: u64 = 1 << 44;
 const CHUNK: usize = 1 << 16;
+/// So much of a dump tells its kind: headers and notes.
+const HEAD: u64 = 1 << 20;
 /// `O_TMPFILE` of Linux (`include/uapi/asm-generic/fcntl.h`, with `O_DIRECTORY`).
 const O_TMPFILE: i32 = 0o20_200_000;
 
@@ -44,25 +46,29 @@ pub fn is_compressed_file(path: &Path) -> Result<bool> {
 pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
     let packed = source::open(path)?;
     let head = packed.bytes_up_to(0, 8).map_err(|e| Error::io("read", path, e))?.into_owned();
-    let unsupported =
-        |what: &str, hint| Err(Error::Unsupported { path: path.to_owned(), what: what.to_owned(), hint });
-    if head.starts_with(&XZ) {
-        return unsupported("an xz-compressed core", "unpack it first: xz -dk");
-    }
-    if head.starts_with(&GZIP) {
-        return unsupported("a gzip-compressed core", "unpack it first: gzip -dk");
-    }
     if !is_compressed(&head) {
         return Ok(packed);
     }
     drop(packed);
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let unpacked = if head.starts_with(&ZSTD) {
-        zstd::stream::read::Decoder::new(file).and_then(|decoder| unpack(path, decoder))
-    } else {
-        unpack(path, lz4_flex::frame::FrameDecoder::new(file))
+    let is_zstd = head.starts_with(&ZSTD);
+    let stream = || -> io::Result<Box<dyn Read>> {
+        let file = File::open(path)?;
+        Ok(if is_zstd {
+            Box::new(zstd::stream::read::Decoder::new(file)?)
+        } else {
+            Box::new(lz4_flex::frame::FrameDecoder::new(file))
+        })
     };
-    source::from_file(path, unpacked.map_err(|e| Error::io("unpack", path, e))?)
+    let cannot = |e| Error::io("unpack", path, e);
+    let mut head = Vec::new();
+    // What breaks off or does not decompress is told of below.
+    let _ = stream().map_err(cannot)?.take(HEAD).read_to_end(&mut head);
+    if dump::begins_as_vmcore(head) {
+        let program = if is_zstd { "zstd -d" } else { "lz4 -d" };
+        return Err(Error::Packed { path: path.to_owned(), what: "a compressed vmcore", program });
+    }
+    let unpacked = stream().and_then(|stream| unpack(path, stream));
+    source::from_file(path, unpacked.map_err(cannot)?)
 }
 
 /// Copies `from` into a file without a name. A stream that breaks off gives what
