@@ -11,6 +11,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -72,7 +73,7 @@ fn write_helpers(folder: &Path) -> Result<PathBuf> {
     Ok(folder.join("gdbinit"))
 }
 
-fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+fn write(folder: &Path, name: &str, text: impl AsRef<[u8]>) -> Result<()> {
     let path = folder.join(name);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -97,7 +98,7 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
             tracing::error!("{e}");
         }
     });
-    write(&folder.path, "start", &start(&folder.path, &gdbinit, &socket, &args.input.debug_dirs))?;
+    write(&folder.path, "start", start(&folder.path, &gdbinit, &socket, &args.input.debug_dirs))?;
 
     // Ctrl-C is gdb's: it must not end the server under it. A handler, unlike
     // an ignored signal, is not inherited by gdb.
@@ -129,27 +130,31 @@ fn code(status: ExitStatus) -> ExitCode {
 }
 
 /// Commands that gdb reads before anything else of the user's.
-fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> String {
-    let mut places = folder.display().to_string();
-    for dir in debug_dirs {
-        places = format!("{places}:{}", dir.display());
-    }
+fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> Vec<u8> {
+    let places: Vec<&[u8]> = [folder]
+        .into_iter()
+        .chain(debug_dirs.iter().map(PathBuf::as_path))
+        .map(|dir| dir.as_os_str().as_bytes())
+        .collect();
+    let (places, gdbinit, socket) =
+        (places.join(&b':'), gdbinit.as_os_str().as_bytes(), socket.as_os_str().as_bytes());
     // `$_as_string` is one of the functions that gdb itself has in Python.
-    format!(
-        "set debug-file-directory {places}\n\
-         set remotetimeout 60\n\
-         set index-cache enabled on\n\
-         if $_isvoid($_as_string)\n\
-         echo This gdb has no Python: no helpers, everything else works.\\n\n\
-         target extended-remote {socket}\n\
-         monitor sys\n\
-         else\n\
-         source {gdbinit}\n\
-         vmcore {socket}\n\
-         end\n",
-        socket = socket.display(),
-        gdbinit = gdbinit.display(),
-    )
+    [
+        b"set debug-file-directory ".as_slice(),
+        &places,
+        b"\nset remotetimeout 60\nset index-cache enabled on\nif $_isvoid($_as_string)\n\
+          echo This gdb has no Python: no helpers, everything else works.\\n\n\
+          define hook-quit\nset confirm off\nend\ntarget extended-remote ",
+        socket,
+        b"\nmonitor sys\n\
+          echo Next: monitor triage (of a kernel), bt, info threads. `monitor help` lists the rest.\\n\n\
+          else\nsource ",
+        gdbinit,
+        b"\nvmcore ",
+        socket,
+        b"\nend\n",
+    ]
+    .concat()
 }
 
 /// The local debug files that belong to the dump.

@@ -3,10 +3,12 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::{ArgMatches, FromArgMatches};
 use corestub::cli::{self, Cli, Input, OnDump, Serve};
@@ -31,7 +33,15 @@ fn main() -> ExitCode {
     let mut program = cli::program();
     program.build();
     let argv = cli::mark_pieces(&program, std::env::args_os());
-    let matches = program.clone().get_matches_from(argv);
+    let stdio = argv.iter().any(|word| word == "--stdio");
+    let matches = program.clone().try_get_matches_from(argv).unwrap_or_else(|e| {
+        if stdio && e.use_stderr() {
+            let _ = e.print();
+            await_first_packet();
+            std::process::exit(e.exit_code());
+        }
+        e.exit()
+    });
     init_logging(matches.get_count("verbose"));
     if let Some((name, given)) = matches.subcommand()
         && let Some(command) = commands::find(name)
@@ -53,7 +63,31 @@ fn main() -> ExitCode {
         }
         cli::Command::Man { dir } => manual(dir.as_deref()).map(|()| ExitCode::SUCCESS),
     };
-    done.unwrap_or_else(|e| cannot_open(&e))
+    done.unwrap_or_else(|e| {
+        let code = cannot_open(&e);
+        if stdio {
+            await_first_packet();
+        }
+        code
+    })
+}
+
+/// gdb shows what the command behind `target remote |` said on stderr when it reads
+/// the reply to its first packet. Where that cannot be sent any more, it shows "Broken
+/// pipe" alone (gdb 13 and 18).
+fn await_first_packet() {
+    /// gdb sends it at once, when it has a processor.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let input = io::stdin();
+    if input.is_terminal() {
+        return;
+    }
+    let (come, comes) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = input.lock().bytes().take_while(|byte| !matches!(byte, Ok(b'#') | Err(_))).count();
+        let _ = come.send(());
+    });
+    let _ = comes.recv_timeout(PATIENCE);
 }
 
 /// A dump, or something that belongs to it, cannot be used.
@@ -95,7 +129,8 @@ fn run_serve(args: &Serve) -> Result<()> {
     if !args.stdio {
         // The one line on stdout: whoever started us waits for it.
         let mut out = io::stdout().lock();
-        let _ = writeln!(out, "listening on {}", listener.local()).and_then(|()| out.flush());
+        let line = [b"listening on ", listener.local().as_bytes(), b"\n"].concat();
+        let _ = out.write_all(&line).and_then(|()| out.flush());
     }
     let options = rsp::Options { once: args.once, no_ack: args.no_ack, qemu_dialect: args.qemu_dialect };
     listener.serve(inferior, &options)

@@ -38,6 +38,7 @@ pub(super) struct Images {
     /// Debug files by the end of their name, `.build-id/xx/yyyy.debug`.
     debug: HashMap<String, VirtualFile>,
     libraries: Arc<str>,
+    libraries_and_main: Arc<str>,
 }
 
 impl Images {
@@ -68,7 +69,12 @@ impl Images {
             (image::kernel(&parts), modules.join().unwrap_or_default())
         });
 
-        let mut out = Self { files: HashMap::new(), debug: HashMap::new(), libraries: "".into() };
+        let mut out = Self {
+            files: HashMap::new(),
+            debug: HashMap::new(),
+            libraries: "".into(),
+            libraries_and_main: "".into(),
+        };
         let mut list: Vec<(String, u64)> = Vec::new();
         out.files.insert(EXEC.to_owned(), VirtualFile::Bytes(made.exec.bytes));
         if let Some(image) = made.dwarf {
@@ -93,7 +99,10 @@ impl Images {
             list.push(out.library(format!("/modules/{}.ko", module.name), images.library));
         }
         list.push(out.library(UNWIND.to_owned(), made.unwind));
-        out.libraries = image::library_list(list.iter().map(|(n, s)| (n.as_str(), *s))).into();
+        let libraries = list.iter().map(|(n, s)| (n.as_str(), *s));
+        out.libraries = image::library_list(libraries.clone()).into();
+        let main = std::iter::once((EXEC, made.exec.segment));
+        out.libraries_and_main = image::library_list(main.chain(libraries)).into();
         tracing::info!(
             "images made in {:.3} s: {} MB",
             begun.elapsed().as_secs_f64(),
@@ -119,6 +128,11 @@ impl Images {
     /// The `<library-list>`.
     pub(super) fn libraries(&self) -> Arc<str> {
         Arc::clone(&self.libraries)
+    }
+
+    /// The same with the exec-file as one of them.
+    pub(super) fn libraries_and_main(&self) -> Arc<str> {
+        Arc::clone(&self.libraries_and_main)
     }
 
     /// One of the files.

@@ -159,6 +159,10 @@ impl Inferior for KernelInferior {
         Some(self.images().libraries())
     }
 
+    fn libraries_and_main(&self) -> Option<Arc<str>> {
+        Some(self.images().libraries_and_main())
+    }
+
     /// Asked at connect: does not make the images, which takes longer than all else.
     fn has_libraries(&self) -> bool {
         true

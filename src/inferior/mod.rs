@@ -79,6 +79,12 @@ pub trait Inferior: Send + Sync {
         None
     }
 
+    /// The same for a client that has the main image's name, but perhaps not its
+    /// symbols: that image is among them.
+    fn libraries_and_main(&self) -> Option<Arc<str>> {
+        self.libraries()
+    }
+
     /// Whether [`Inferior::libraries`] will give a document. Asked at connect:
     /// an inferior whose list takes time to make answers this without it.
     fn has_libraries(&self) -> bool {

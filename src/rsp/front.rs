@@ -8,6 +8,14 @@
 //! where it prints them. LLDB drops the connection on an error to `continue`,
 //! so it gets a stop reply, whose signal is not SIGTRAP: at that its `step` would
 //! go on until the program counter moves.
+//!
+//! Breakpoints and watchpoints are taken: nothing runs, so none is ever hit, and
+//! `continue` gets to be told so. Were they refused, gdb would say of the place that
+//! it cannot be accessed, and never come to ask for more.
+//!
+//! gdb has no words of ours for a write to memory (it says "Cannot access memory" for
+//! any error to `M` and `X`, of addresses that it just has read), so it is given a
+//! memory map of flash, to which it knows itself that it does not write.
 
 use std::sync::Arc;
 
@@ -66,7 +74,8 @@ impl State {
             b'c' | b'C' | b's' | b'S' | b'i' | b'I' => self.refuse_resume(),
             b'b' if matches!(packet, b"bc" | b"bs") => self.refuse_resume(),
             b'P' | b'G' => self.refuse_in_words(NO_WRITE),
-            b'M' | b'X' | b'z' | b'Z' => self.refuse(NO_WRITE),
+            b'z' | b'Z' => Self::breakpoint(rest),
+            b'M' | b'X' => self.refuse(NO_WRITE),
             // Restart: the protocol has no reply to it.
             b'R' => Answer::None,
             _ => Answer::empty(),
@@ -81,6 +90,19 @@ impl State {
     /// An error where gdb of any age prints the words.
     fn refuse_in_words(&self, why: &str) -> Answer {
         if self.client.lldb { Answer::error() } else { Answer::text(format!("E.{why}")) }
+    }
+
+    /// `TYPE,ADDR,KIND`, perhaps with conditions behind.
+    fn breakpoint(args: &[u8]) -> Answer {
+        let place = match args {
+            [b'0'..=b'4', b',', place @ ..] => Some(place),
+            _ => None,
+        };
+        let numbers = place.and_then(|place| {
+            let (addr, kind) = split(place, b',')?;
+            number(addr).zip(number(kind.split(|&b| b == b';').next()?))
+        });
+        if numbers.is_some() { Answer::ok() } else { Answer::error() }
     }
 
     fn refuse_resume(&self) -> Answer {
@@ -169,7 +191,10 @@ impl State {
                 b"multiprocess+" => self.client.multiprocess = true,
                 b"error-message+" => self.client.error_messages = true,
                 // Only gdb offers this, since 7.0.
-                b"qRelocInsn+" => self.link.borrow().wire.is_gdb(),
+                b"qRelocInsn+" => {
+                    self.client.gdb = true;
+                    self.link.borrow().wire.is_gdb();
+                }
                 _ => {}
             }
         }
@@ -180,6 +205,7 @@ impl State {
         );
         let main = self.selection.main().inferior();
         let optional = [
+            (self.client.gdb, ";qXfer:memory-map:read+"),
             (main.has_libraries(), ";qXfer:libraries:read+"),
             (main.has_libraries_svr4(), ";qXfer:libraries-svr4:read+"),
             (main.vmcoreinfo().is_some(), ";qXfer:vmcoreinfo:read+"),

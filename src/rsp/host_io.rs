@@ -148,7 +148,8 @@ impl HostIoOpen for State {
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();
-        let open = Open::new(file, u32::from_ne_bytes([a, b, c, d]));
+        let main = self.selection.inferior().and_then(Inferior::exec_file);
+        let open = Open::new(file, u32::from_ne_bytes([a, b, c, d]), main.as_deref() == Some(path));
         self.files.insert(open).map_err(HostIoError::Errno)
     }
 }

@@ -3,6 +3,7 @@
 //! Each client has a thread and a session of its own over the shared inferior;
 //! whatever it does ends that session at worst.
 
+use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -36,7 +37,7 @@ enum Socket {
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    local: String,
+    local: OsString,
 }
 
 impl Listener {
@@ -45,7 +46,7 @@ impl Listener {
         match endpoint {
             Endpoint::Tcp(address) => Self::tcp(*address),
             Endpoint::Unix(path) => Self::unix(path),
-            Endpoint::Stdio => Ok(Self { socket: Socket::Stdio, local: "stdin and stdout".to_owned() }),
+            Endpoint::Stdio => Ok(Self { socket: Socket::Stdio, local: "stdin and stdout".into() }),
         }
     }
 
@@ -66,7 +67,7 @@ impl Listener {
         };
         let listener = TcpListener::bind(address).map_err(refused)?;
         let local = listener.local_addr().map_err(refused)?.to_string();
-        Ok(Self { socket: Socket::Tcp(listener), local })
+        Ok(Self { socket: Socket::Tcp(listener), local: local.into() })
     }
 
     fn unix(path: &Path) -> Result<Self> {
@@ -91,13 +92,13 @@ impl Listener {
             bound => bound,
         };
         let listener = listener.map_err(refused("the folder must exist and be writable, the path short"))?;
-        Ok(Self { socket: Socket::Unix(listener, path.to_owned()), local: path.display().to_string() })
+        Ok(Self { socket: Socket::Unix(listener, path.to_owned()), local: path.into() })
     }
 
     /// Where clients connect: `127.0.0.1:1234`, or the path of the socket.
     #[must_use]
-    pub fn local(&self) -> String {
-        self.local.clone()
+    pub fn local(&self) -> &OsStr {
+        &self.local
     }
 
     /// Serves `inferior` to every client: for ever, or with `once` (and on
@@ -110,7 +111,7 @@ impl Listener {
             clients: Arc::new(AtomicUsize::new(0)),
         };
         let listening = |source| Error::Listen {
-            endpoint: self.local.clone(),
+            endpoint: self.local.display().to_string(),
             hint: "the socket stopped working",
             source,
         };

@@ -16,6 +16,8 @@ const FIRST_READ: usize = 8 << 10;
 pub(crate) struct Open {
     pub(crate) file: VirtualFile,
     pub(crate) inode: u32,
+    /// It is the main image.
+    is_main: bool,
     /// Where the last read ended, and how much the next one gets if it goes on
     /// from there.
     next: u64,
@@ -23,8 +25,8 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    pub(crate) fn new(file: VirtualFile, inode: u32) -> Self {
-        Self { file, inode, next: u64::MAX, window: FIRST_READ }
+    pub(crate) fn new(file: VirtualFile, inode: u32, is_main: bool) -> Self {
+        Self { file, inode, is_main, next: u64::MAX, window: FIRST_READ }
     }
 
     /// How many of `count` bytes to give. gdb asks for a whole packet, however
@@ -59,6 +61,11 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn new(device: u32) -> Self {
         Self { open: Vec::new(), process: None, device }
+    }
+
+    /// Whether the client has the main image open, as gdb has while it has its symbols.
+    pub(crate) fn has_main(&self) -> bool {
+        self.open.iter().flatten().any(|open| open.is_main)
     }
 
     pub(crate) fn at(&mut self, fd: u32) -> Result<&mut Open, HostIoErrno> {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value};
@@ -23,6 +24,8 @@ pub(crate) struct Served {
     /// The reply to LLDB's `jThreadsInfo`, escaped.
     lldb_threads: OnceLock<Vec<u8>>,
     places: OnceLock<HashMap<Tid, usize>>,
+    /// A client left while it connected.
+    interrupted: AtomicBool,
 }
 
 impl Served {
@@ -32,7 +35,18 @@ impl Served {
             threads: [OnceLock::new(), OnceLock::new()],
             lldb_threads: OnceLock::new(),
             places: OnceLock::new(),
+            interrupted: AtomicBool::new(false),
         }
+    }
+
+    /// A client left while it was reading the main image.
+    pub(crate) fn interrupted(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one ever did.
+    pub(crate) fn was_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn inferior(&self) -> &dyn Inferior {

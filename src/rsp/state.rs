@@ -21,8 +21,14 @@ pub(crate) struct Client {
     pub(crate) error_messages: bool,
     /// `target extended-remote`.
     pub(crate) extended: bool,
+    /// It offered what only gdb offers.
+    pub(crate) gdb: bool,
     /// It asked things that only LLDB asks.
     pub(crate) lldb: bool,
+    /// It asked for the name of the main image.
+    pub(crate) asked_main: bool,
+    /// It asked for the list of the others: whether it had the main one by then.
+    pub(crate) had_main: Option<bool>,
 }
 
 /// What the connection and a running command share with the loop.
@@ -58,6 +64,33 @@ impl State {
             files: Files::new(device),
             documents: Documents::default(),
             link,
+        }
+    }
+}
+
+/// Ctrl-C while gdb connects leaves it with the main image's name and without its
+/// symbols, if it was just reading these. The next `target remote` takes the name for
+/// the whole, and reads nothing more (gdb 13 and 18).
+impl State {
+    /// Whether this may be such a gdb: it did not open the main image, or only for its
+    /// build-id, and one was interrupted before. At worst gdb has the symbols twice.
+    pub(crate) fn is_without_main_image(&self) -> bool {
+        self.client.gdb && self.client.had_main == Some(false) && self.selection.main().was_interrupted()
+    }
+
+    /// It asks for the list of libraries. What the first one held stays in the others,
+    /// or gdb drops it again.
+    pub(crate) fn asks_for_libraries(&mut self) {
+        let has_main = self.files.has_main();
+        self.client.had_main.get_or_insert(has_main);
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        let Client { gdb, asked_main, had_main, .. } = self.client;
+        if gdb && asked_main && had_main.is_none() {
+            self.selection.main().interrupted();
         }
     }
 }

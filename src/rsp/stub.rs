@@ -258,7 +258,12 @@ impl Auxv for State {
 
 impl Libraries for State {
     fn get_libraries(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
-        let document = self.selection.inferior().and_then(Inferior::libraries);
+        let inferior = self.selection.inferior();
+        let document = if self.is_without_main_image() {
+            inferior.and_then(Inferior::libraries_and_main)
+        } else {
+            inferior.and_then(Inferior::libraries)
+        };
         copy_some(document.as_deref().map(str::as_bytes), offset, length, buf)
     }
 }

@@ -8,6 +8,17 @@ use super::answer::{Answer, PIECE, split};
 use super::frame;
 use super::state::State;
 
+/// All of memory, as what gdb does not write to. Each half of it alone: a length of
+/// 2^64 cannot be written.
+const MEMORY_MAP: &str = concat!(
+    "<?xml version=\"1.0\"?>\n<memory-map>\n",
+    "<memory type=\"flash\" start=\"0x0\" length=\"0x8000000000000000\">",
+    "<property name=\"blocksize\">0x1000</property></memory>\n",
+    "<memory type=\"flash\" start=\"0x8000000000000000\" length=\"0x8000000000000000\">",
+    "<property name=\"blocksize\">0x1000</property></memory>\n",
+    "</memory-map>\n",
+);
+
 /// The part of `document` that starts at `offset`, as far as `length`.
 pub(crate) fn slice(document: &[u8], offset: u64, length: usize) -> &[u8] {
     let rest = usize::try_from(offset).ok().and_then(|at| document.get(at..)).unwrap_or_default();
@@ -58,9 +69,11 @@ impl State {
                 Some(text) => piece(text.as_bytes(), offset, length),
                 None => Answer::error(),
             },
+            b"memory-map" if annex.is_empty() => piece(MEMORY_MAP.as_bytes(), offset, length),
             b"features" if annex == b"target.xml" => self.pass_transfer(object, annex, offset, length),
             b"features" => Answer::text("E00"),
             b"exec-file" => {
+                self.client.asked_main = true;
                 // gdb names a process; the selected one is meant without.
                 let pid = if annex.is_empty() { Some(0) } else { frame::number(annex) };
                 match pid.filter(|pid| *pid == 0 || self.selection.process(*pid).is_some()) {
@@ -70,6 +83,9 @@ impl State {
                 }
             }
             b"auxv" | b"libraries" | b"libraries-svr4" if annex.is_empty() => {
+                if object != b"auxv" {
+                    self.asks_for_libraries();
+                }
                 self.pass_transfer(object, annex, offset, length)
             }
             b"auxv" | b"libraries" | b"libraries-svr4" => Answer::error(),

@@ -92,6 +92,7 @@ fn nothing_is_changed_and_nothing_runs() {
             "stepi",
             "continue",
             &format!("break *{addr}"),
+            "continue",
             "info program",
             "jump *$pc",
             "delete",
@@ -102,7 +103,11 @@ fn nothing_is_changed_and_nothing_runs() {
             "kill",
         ],
     );
-    has(&text, &[&format!("Cannot access memory at address {addr}"), "Could not write register \"rbx\""]);
+    // Of what can be read it is not said that it cannot be accessed.
+    has(&text, &["Writing to flash memory forbidden", "Could not write register \"rbx\""]);
+    assert!(!text.contains("Cannot access memory") && !text.contains("Cannot insert"), "{text}");
+    // `stepi` and `continue` without a breakpoint and with one.
+    assert_eq!(text.matches("it cannot be resumed").count(), 5, "{text}");
     has(
         &text,
         &["this is a post-mortem dump; it cannot be resumed", &format!("{:#018x}", word_at(MEMORY.start))],

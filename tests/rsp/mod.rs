@@ -21,7 +21,7 @@ use crate::support::{PATIENCE, until};
 /// Starts a server that lives as long as the test program.
 fn serve(target: Synthetic, options: Options) -> SocketAddr {
     let listener = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-    let address = listener.local().parse().unwrap();
+    let address = listener.local().to_str().unwrap().parse().unwrap();
     std::thread::spawn(move || listener.serve(Arc::new(target), &options).unwrap());
     address
 }

@@ -47,13 +47,15 @@ fn object(client: &mut Client, name: &str, annex: &str) -> Vec<u8> {
 #[test]
 fn the_features_that_are_offered() {
     let mut gdb = client(3);
-    insta::assert_snapshot!(gdb.ask(GDB13), @"PacketSize=10000;qXfer:features:read+;qXfer:threads:read+;qXfer:exec-file:read+;qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+;qEcho+;qXfer:vmcoreinfo:read+;multiprocess+");
+    insta::assert_snapshot!(gdb.ask(GDB13), @"PacketSize=10000;qXfer:features:read+;qXfer:threads:read+;qXfer:exec-file:read+;qXfer:auxv:read+;qXfer:siginfo:read+;qXfer:osdata:read+;binary-upload+;qEcho+;qXfer:memory-map:read+;qXfer:vmcoreinfo:read+;multiprocess+");
     let mut gdb16 = client(3);
     let features = format!("{GDB13};error-message+");
     assert!(gdb16.ask(&features).ends_with(";multiprocess+;error-message+"));
     let mut plain = client(3);
     let reply = plain.ask("qSupported");
-    for absent in ["multiprocess", "error-message", "QStartNoAckMode", "vContSupported", "libraries"] {
+    for absent in
+        ["multiprocess", "error-message", "QStartNoAckMode", "vContSupported", "libraries", "memory-map"]
+    {
         assert!(!reply.contains(absent), "{reply}");
     }
     assert_eq!(plain.ask("QStartNoAckMode"), "");
@@ -158,8 +160,9 @@ fn malformed_packets_are_refused_and_the_session_goes_on() {
         "qGetTLSAddr:1",
         "qGetTLSAddr:",
         "qGetTLSAddr:p500000.1,0,0",
-        "Z0,1,1",
-        "z0,1,1",
+        "Z0,1",
+        "z5,1,1",
+        "Z0,z,1",
         "M0,1:00",
         "X0,1:a",
         "Gzz",
@@ -257,9 +260,15 @@ fn nothing_changes_and_nothing_runs() {
     {
         assert!(client.ask(packet).starts_with("E.this is a post-mortem dump"), "{packet}");
     }
-    for packet in ["M0,1:00", "X0,0:", "Z0,0,1", "z0,0,1", "Z2,0,8"] {
+    for packet in ["M0,1:00", "X0,0:"] {
         assert_eq!(client.ask(packet), "E01", "{packet}");
     }
+    // None of these is ever hit.
+    for packet in ["Z0,0,1", "z0,0,1", "Z2,0,8", "Z0,1,1;X3,220027"] {
+        assert_eq!(client.ask(packet), "OK", "{packet}");
+    }
+    let map = String::from_utf8(object(&mut client, "memory-map", "")).unwrap();
+    assert_eq!(map.matches("type=\"flash\"").count(), 2, "{map}");
     // LLDB would drop the connection at an error.
     assert_eq!(client.ask("QThreadSuffixSupported"), "");
     assert_eq!(client.ask("c"), "T11thread:p500000.3;");

@@ -16,10 +16,13 @@ const ONCE: Options = Options { once: true, no_ack: false, qemu_dialect: false }
 #[test]
 fn a_taken_port_is_told() {
     let first = Listener::bind(&Endpoint::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-    let taken = Endpoint::Tcp(first.local().parse().unwrap());
+    let taken = Endpoint::Tcp(first.local().to_str().unwrap().parse().unwrap());
     let error = Listener::bind(&taken).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains(&first.local()) && text.contains("port 0 for a free one"), "{text}");
+    assert!(
+        text.contains(first.local().to_str().unwrap()) && text.contains("port 0 for a free one"),
+        "{text}"
+    );
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("in use"));
 }
 
@@ -39,7 +42,7 @@ fn a_unix_socket_is_served_once_and_removed() {
     let path = folder.path().join("corestub.sock");
     let endpoint = Endpoint::Unix(path.clone());
     let listener = Listener::bind(&endpoint).unwrap();
-    assert_eq!(listener.local(), path.display().to_string());
+    assert_eq!(listener.local(), path);
     let text = Listener::bind(&endpoint).unwrap_err().to_string();
     assert!(text.contains("another server listens there"), "{text}");
     let server = std::thread::spawn(move || listener.serve(Arc::new(Synthetic::new(3)), &ONCE));
