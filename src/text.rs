@@ -79,6 +79,12 @@ impl Rows {
         let _ = write(&mut Screen::new(&mut rows));
         Self(rows)
     }
+
+    /// The rows one by one.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let rows = self.0.strip_suffix(b"\n").into_iter();
+        rows.flat_map(|rows| rows.split(|&b| b == b'\n')).map(String::from_utf8_lossy)
+    }
 }
 
 /// `row!(screen, "{name}: {value}")?`: a row, or the end of the one that `put!` began.

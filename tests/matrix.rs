@@ -21,6 +21,7 @@ use crate::support::program::{Gdb, Server, corestub, have_gdb, output, walk};
 /// What is asked of a vmcore.
 const VMCORE: &[&str] = &[
     "triage",
+    "triage --full",
     "triage --json",
     "sys",
     "sys --json",
@@ -56,6 +57,7 @@ const VMCORE: &[&str] = &[
     "mod",
     "mod --json",
     "mod -t",
+    "mod -v labcrash",
     "sym init_task",
     "sym init_task --json",
     "sym -q labcrash",

@@ -2,7 +2,8 @@
 //!
 //! The text follows crash: the address in brackets is where the frame's return
 //! address lies, registers are shown where an exception or a system call saved
-//! them, and a line names a stack when it is left. For a CPU that stopped in
+//! them (`[exception RIP: ...]`, which crash says of interrupts and of registers in
+//! notes, too), and a line names a stack when it is left. For a CPU that stopped in
 //! the kernel's crash code, those frames are shown above the ones at which the
 //! dump's registers begin; JSON has the latter only, as gdb shows them.
 

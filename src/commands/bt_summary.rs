@@ -26,6 +26,24 @@ pub(in crate::commands) struct Group {
     states: BTreeMap<char, usize>,
 }
 
+impl Group {
+    /// One row: how many, who, and where.
+    pub(in crate::commands) fn glance(&self, kernel: &Kernel) -> String {
+        let mut places = Places::default();
+        let names = self.frames.iter().map(|frame| match places.of(kernel, frame) {
+            Some(p) => p.name.to_owned(),
+            None => format!("{:#x}", frame.pc),
+        });
+        let names: Vec<String> =
+            names.skip_while(|name| name.trim_start_matches('_') == "schedule").collect();
+        let who: Vec<&str> = self.comms.keys().take(2).map(String::as_str).collect();
+        let more = if self.comms.len() > 2 { ", ..." } else { "" };
+        let pid = self.pids.first().copied().unwrap_or_default();
+        let and = if self.pids.len() > 1 { " and others" } else { "" };
+        format!("{} [{}{more}] pid {pid}{and}: {}", self.pids.len(), who.join(", "), names.join(" < "))
+    }
+}
+
 /// The stacks of `tasks`, collapsed: the most frequent first.
 pub(in crate::commands) fn collapse(
     kernel: &Kernel,

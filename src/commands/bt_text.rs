@@ -5,6 +5,7 @@ use std::io;
 use super::{Place, Style, place};
 use crate::addr::VirtAddr;
 use crate::arch::{Register, pt_regs};
+use crate::commands::entry;
 use crate::commands::lines::Lines;
 use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks::{Kind, Stack};
@@ -65,10 +66,12 @@ pub(in crate::commands) fn write_trace(
                 break;
             }
             let place = place(kernel, frame.pc);
+            let by = i.checked_sub(1).and_then(|entry| trace.frames.get(entry));
+            let how = came_here(kernel, by);
             match place {
-                Some(p) if p.offset == 0 => row!(screen, "    [exception RIP: {}]", p.name)?,
-                Some(p) => row!(screen, "    [exception RIP: {}+{}]", p.name, p.offset)?,
-                None => row!(screen, "    [exception RIP: unknown or invalid address]")?,
+                Some(p) if p.offset == 0 => row!(screen, "    [{how} RIP: {}]", p.name)?,
+                Some(p) => row!(screen, "    [{how} RIP: {}+{}]", p.name, p.offset)?,
+                None => row!(screen, "    [{how} RIP: unknown or invalid address]")?,
             }
             for line in lines.map(|l| l.of(VirtAddr(frame.pc))).unwrap_or_default() {
                 row!(screen, "    {line}")?;
@@ -120,6 +123,14 @@ pub(in crate::commands) fn write_trace(
         }
     }
     Ok(())
+}
+
+/// What saved the registers of a frame, by the frame that was entered from it. crash
+/// calls all of them exceptions.
+fn came_here(kernel: &Kernel, entry: Option<&Frame>) -> &'static str {
+    let Some(entry) = entry else { return "saved" };
+    let name = place(kernel, entry.lookup_pc()).map(|p| p.name);
+    if name.and_then(entry::exception).is_some() { "exception" } else { "interrupted" }
 }
 
 fn left(from: Option<&Stack>, to: Option<&Stack>) -> bool {

@@ -155,21 +155,23 @@ impl Command {
         match (subject, &self.kernel, &self.process) {
             (Subject::Kernel(kernel), Some(run), _) => run(kernel, given, context),
             (Subject::Process(process), _, Some(run)) => {
-                self.refuse(given, FOR_VMCORES, "a vmcore")?;
+                self.refuse(given, FOR_VMCORES)?;
                 run(process, given, context)
             }
-            (Subject::Kernel(_), None, _) => Err(works_only(&self.name, "a process core")),
-            (Subject::Process(_), _, None) => Err(works_only(&self.name, "a vmcore")),
+            (Subject::Kernel(_), None, _) => Err(works_only("", "process cores", "a vmcore")),
+            (Subject::Process(_), _, None) => Err(works_only("", "vmcores", "a process core")),
         }
     }
 
     /// An error if an option of this heading was given.
-    fn refuse(&self, given: &ArgMatches, heading: &str, kind: &str) -> Result<()> {
+    fn refuse(&self, given: &ArgMatches, heading: &str) -> Result<()> {
         let mut declared = self.declare(clap::Command::new(self.name));
         declared.build();
         let was_given = |a: &&Arg| given.value_source(a.get_id().as_str()) == Some(ValueSource::CommandLine);
         let mut arguments = declared.get_arguments().filter(|a| a.get_help_heading() == Some(heading));
-        arguments.find(was_given).map_or(Ok(()), |a| Err(works_only(a, kind)))
+        arguments
+            .find(was_given)
+            .map_or(Ok(()), |a| Err(works_only(&format!("{a} is "), "vmcores", "a process core")))
     }
 }
 
@@ -188,8 +190,8 @@ pub(super) fn wants_json(given: &ArgMatches) -> bool {
     given.get_flag(JSON)
 }
 
-fn works_only(what: &dyn fmt::Display, kind: &str) -> CommandError {
-    CommandError::Usage(format!("{what} works on {kind} only"))
+fn works_only(what: &str, kind: &str, other: &str) -> CommandError {
+    CommandError::Usage(format!("{what}for {kind} only; this is {other}"))
 }
 
 fn erased<D: 'static, A: Args + 'static>(run: Run<D, A>) -> Erased<D> {

@@ -77,6 +77,7 @@ mod address;
 mod answer;
 mod bt;
 mod declare;
+mod entry;
 mod help;
 mod lines;
 mod log;

@@ -80,8 +80,10 @@ struct Arguments {
 
 /// Bytes of text in front of a match across two pages.
 const TEXT_MAX: usize = 256;
+/// RAM, vmalloc, the image, modules: see [`Finder::of_kernel`].
+const KERNEL_PARTS: usize = 4;
 /// How often the way so far is shown.
-const PROGRESS: Duration = Duration::from_secs(3);
+const PROGRESS: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(3) };
 
 #[derive(Default)]
 struct What {
@@ -164,7 +166,10 @@ impl Search<'_> {
     /// Tells `take` of every hit.
     fn each(&self, take: &mut dyn FnMut(Told) -> Result<()>) -> Result<()> {
         let (tail, shown) = (Vec::new(), Instant::now());
-        let mut finder = Finder { search: self, take, tail, next: 0, part: "", done: 0, all: 0, shown };
+        let parts = if matches!(self.place, Place::Kernel) { KERNEL_PARTS } else { 1 };
+        let begun = (0, parts);
+        let mut finder =
+            Finder { search: self, take, tail, next: 0, begun, part: "", done: 0, all: 0, shown };
         match &self.place {
             Place::Physical => finder.ram(0),
             Place::User(space) => finder.mapped("user memory", space, 0..self.kernel.user_limit()),
@@ -236,6 +241,8 @@ struct Finder<'a, 'd> {
     /// The end of the page before, for texts across pages.
     tail: Vec<u8>,
     next: u64,
+    /// How many parts were begun, and of how many: the way only goes forward.
+    begun: (usize, usize),
     /// What is gone through, bytes of it, of how many.
     part: &'static str,
     done: u64,
@@ -312,7 +319,17 @@ impl Finder<'_, '_> {
         }
         self.shown = Instant::now();
         let percent = self.done.saturating_mul(100) / self.all.max(1);
-        (self.take)(Told::Aside(format!("{}: {percent}% searched", self.part)))
+        let part = match self.begun {
+            (_, 1) => self.part.to_owned(),
+            (n, of) => format!("{n} of {of}, {}", self.part),
+        };
+        (self.take)(Told::Aside(format!("{part}: {percent}% searched")))
+    }
+
+    /// Goes on to a part of so many bytes.
+    fn begin(&mut self, part: &'static str, all: u64) {
+        self.begun.0 += 1;
+        (self.part, self.done, self.all) = (part, 0, all);
     }
 
     /// Searches the pages from `phys` up to and with `last`; `base` is what is
@@ -341,7 +358,7 @@ impl Finder<'_, '_> {
     fn ram(&mut self, base: u64) -> Result<()> {
         let ranges = self.search.kernel.dump().physical_ranges();
         let all = ranges.iter().fold(0u64, |all, r| all.saturating_add(r.1));
-        (self.part, self.done, self.all) = ("RAM", 0, all);
+        self.begin("RAM", all);
         for (start, len) in ranges.into_iter().filter(|r| r.1 > 0) {
             self.pages(start.0, start.0.saturating_add(len - 1), base)?;
         }
@@ -371,7 +388,7 @@ impl Finder<'_, '_> {
     fn mapped(&mut self, part: &'static str, space: &PageTables, range: Range<u64>) -> Result<()> {
         let Search { context, start: from, end: to, .. } = *self.search;
         let (start, end) = (range.start.max(from & !(PAGE_SIZE - 1)), range.end.min(to));
-        (self.part, self.done, self.all) = (part, 0, end.saturating_sub(start));
+        self.begin(part, end.saturating_sub(start));
         for run in space.runs(VirtAddr(start), VirtAddr(end.saturating_sub(1))) {
             context.check()?;
             match run.to {
@@ -389,5 +406,39 @@ impl Finder<'_, '_> {
             self.progress()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a search tells of its way, on every vmcore that there is.
+    #[test]
+    fn the_way_goes_forward() {
+        for kernel in crate::unwind::tests::kernels() {
+            let told = std::cell::RefCell::new(Vec::new());
+            let beside = |text: &str| told.borrow_mut().push(text.to_owned());
+            let context = Context {
+                thread: None,
+                task: None,
+                last_fault: None,
+                cancelled: &|| false,
+                progress: Some(&beside),
+            };
+            let what = What { values: vec![0x1234_5678_9abc_def1], width: 8, ..What::default() };
+            let (start, end, count) = (kernel.text_start().0, u64::MAX, Cell::new(0));
+            let place = Place::Kernel;
+            let search = Search { kernel: &kernel, context, what, place, start, end, max: 1, count };
+            search.text(&mut Screen::new(&mut std::io::sink())).unwrap();
+            let way = |text: &String| {
+                let (n, rest) = text.split_once(" of 4, ").unwrap();
+                let percent = rest.strip_suffix("% searched").and_then(|r| r.rsplit(": ").next()).unwrap();
+                (n.parse().unwrap(), percent.parse().unwrap())
+            };
+            let way: Vec<(usize, u64)> = told.borrow().iter().map(way).collect();
+            assert!(way.len() > 4 && way.is_sorted(), "{way:?}");
+            assert!(way.iter().all(|w| w.1 <= 100), "{way:?}");
+        }
     }
 }

@@ -90,6 +90,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
     let task = shown(kernel);
     let clock = clock::read(kernel);
     let files = kernel.debug_files();
+    let vmlinux = files.vmlinux.as_ref().or(kernel.vmlinux());
     let taints = taint::of_kernel(kernel);
     let sys = Sys {
         kernel,
@@ -118,7 +119,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         cpu: task.map(|t| t.cpu),
         task: task.map(|t| t.addr.to_string()),
         state: task.map(|t| state_text(kernel, t)),
-        vmlinux: files.vmlinux.as_ref().map(|v| v.path().display().to_string()),
+        vmlinux: vmlinux.map(|v| v.path().display().to_string()),
         symbols: kernel.symbols().origin(),
         types: kernel.types().origin(),
         unwind: unwind::origin(kernel),
@@ -130,9 +131,15 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
 impl Text for Sys<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         const UNKNOWN: &str = "(not known)";
+        const IN_DUMP: &str = " in the dump";
         let mut line = |name: &str, value: &str| row!(screen, "{name:>12}: {value}");
         let tainted = if self.taint.as_deref().is_some_and(|t| !t.is_empty()) { "  [TAINTED]" } else { "" };
-        line("KERNEL", &format!("{}{tainted}", self.vmlinux.as_deref().unwrap_or("(no vmlinux found)")))?;
+        let from_dump = || match (self.symbols.strip_suffix(IN_DUMP), self.types.strip_suffix(IN_DUMP)) {
+            (Some(symbols), Some(types)) => format!("{symbols} and {types}{IN_DUMP}"),
+            _ => format!("symbols: {}; types: {}", self.symbols, self.types),
+        };
+        let kernel = self.vmlinux.clone().unwrap_or_else(from_dump);
+        line("KERNEL", &format!("{kernel}{tainted}"))?;
         let partial = if self.partial { "  [PARTIAL DUMP]" } else { "" };
         let incomplete = if self.incomplete.is_some() { "  [INCOMPLETE]" } else { "" };
         line("DUMPFILE", &format!("{}{partial}{incomplete}", self.dumpfile))?;
@@ -141,7 +148,9 @@ impl Text for Sys<'_> {
         line("UPTIME", &self.uptime_s.map_or_else(|| UNKNOWN.to_owned(), clock::uptime))?;
         line("LOAD AVERAGE", self.load_average.as_deref().unwrap_or(UNKNOWN))?;
         line("TASKS", &self.tasks.to_string())?;
-        line("NODENAME", &self.nodename)?;
+        // What a kernel is called before somebody names it (`init/Kconfig`, DEFAULT_HOSTNAME).
+        let unnamed = if self.nodename == "(none)" { "  [no host name was set]" } else { "" };
+        line("NODENAME", &format!("{}{unnamed}", self.nodename))?;
         line("RELEASE", &self.release)?;
         line("VERSION", &self.version)?;
         let mhz = self.mhz.filter(|&m| m > 0).map_or("unknown".to_owned(), |m| m.to_string());
@@ -170,6 +179,13 @@ impl Text for Sys<'_> {
         line("SYMBOLS", self.symbols)?;
         line("TYPES", self.types)?;
         line("UNWIND", &self.unwind)?;
+        let files = self.kernel.debug_files();
+        if files.vmlinux.is_none() {
+            let places = &files.places;
+            line("DEBUG INFO", &format!("no vmlinux with source lines {places}"))?;
+            let search = files.vmlinux_search.as_ref();
+            search.map_or(Ok(()), |s| s.remarks.iter().try_for_each(|why| line("", why)))?;
+        }
         if let Some(taint) = self.taint.as_deref().filter(|t| !t.is_empty()) {
             line("TAINT", taint)?;
         }

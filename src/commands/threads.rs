@@ -42,6 +42,8 @@ struct List {
     rows: Vec<Row>,
     #[serde(skip)]
     all: usize,
+    #[serde(skip)]
+    words: Vec<String>,
 }
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, _: Context<'d>) -> Result<Answer<'d>> {
@@ -68,7 +70,7 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, _: Context<'d>) -> Result<Answer
         };
         fits(&row, task.on_cpu).then_some(row)
     });
-    Ok(List { rows: rows.collect(), all }.into())
+    Ok(List { rows: rows.collect(), all, words: args.words.clone() }.into())
 }
 
 impl Text for List {
@@ -78,5 +80,9 @@ impl Text for List {
             row!(screen, "{:>7} {:>8}  {:<16}  {}", row.number, row.tid, row.comm, row.about)?;
         }
         Ok(row!(screen, "{} of {} threads", self.rows.len(), self.all)?)
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.rows.is_empty().then(|| format!("no thread is {}", self.words.join(" or ")))
     }
 }

@@ -1,19 +1,24 @@
 //! `triage`: one screen for a person who knows nothing of this dump.
+//!
+//! Here is what is found out; [`screen`] shows it as one screen, [`full`] at length.
 
-use std::io;
-
+use clap::Args;
 use serde::Serialize;
 
-use super::bt::{self, Places, Style};
+use super::bt::{self, Places};
 use super::lines::{LineFiles, Lines};
-use super::{Answer, Command, Context, NoArguments, Result, Text};
+use super::{Answer, Command, Context, Result, Text, entry};
 use crate::addr::VirtAddr;
-use crate::arch::Register;
 use crate::linux::log::{self, Log};
 use crate::linux::registers::{self, TaskRegisters};
 use crate::linux::{Kernel, Panicked, Task, clock, taint};
-use crate::text::{Screen, put, row};
+use crate::text::{Screen, row};
 use crate::unwind::{self, Frame, FrameKind, Trace};
+
+#[path = "triage_full.rs"]
+mod full;
+#[path = "triage_screen.rs"]
+mod screen;
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
@@ -25,10 +30,16 @@ pub(super) fn command() -> Command {
     )
 }
 
-/// Frames of other CPUs and of blocked tasks that are shown.
-const SHORT: usize = 8;
-/// Lines of the log at the end.
-const LINES: usize = 12;
+/// What stands for what is left out.
+const CUT: &str = "...";
+
+#[derive(Args)]
+struct Arguments {
+    /// Whole stacks with registers, all blocked tasks, more of the log
+    #[arg(long)]
+    full: bool,
+}
+
 /// How near to the innermost frame a module's must be to be suspected.
 const NEAR: usize = 6;
 
@@ -74,6 +85,9 @@ const REPORTERS: [&str; 36] = [
 
 #[derive(Serialize)]
 struct Culprit<'a> {
+    /// Which frame of the stack that is shown.
+    #[serde(skip)]
+    frame: usize,
     symbol: Option<&'a str>,
     offset: Option<u64>,
     module: Option<&'a str>,
@@ -102,6 +116,7 @@ struct Triage<'d> {
 
 /// What only the text shows, or needs.
 struct More<'d> {
+    full: bool,
     kernel: &'d Kernel,
     context: Context<'d>,
     active: Vec<&'d Task>,
@@ -112,7 +127,7 @@ struct More<'d> {
     taints: u64,
 }
 
-fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<Answer<'d>> {
+fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
     let log = kernel.log();
     let active: Vec<&Task> = super::select::active(kernel).into_iter().map(AsRef::as_ref).collect();
     let crashed = kernel.panic_task().map(AsRef::as_ref);
@@ -137,145 +152,115 @@ fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<A
         culprit: crashed.and(trace).and_then(|t| culprit(kernel, t)),
         taint: taint::letters(taints),
         blocked: blocked.len(),
-        more: More { kernel, context, active, blocked, crashed, shown, taints },
+        more: More { full: args.full, kernel, context, active, blocked, crashed, shown, taints },
     };
     Ok(triage.into())
 }
 
 impl Text for Triage<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        let More { kernel, context, blocked, .. } = &self.more;
-        self.what_happened(screen)?;
-        self.crashed_stack(screen)?;
-        context.check()?;
-        self.other_cpus(screen)?;
-        context.check()?;
-        if !blocked.is_empty() {
-            row!(screen)?;
-            row!(screen, "BLOCKED (state D): {} tasks", blocked.len())?;
-            let groups = bt::collapse(kernel, blocked, *context)?;
-            bt::write_groups(kernel, &groups, screen)?;
-        }
-        Ok(last_words(kernel.log(), screen)?)
+        if self.more.full { self.full(screen) } else { self.screen(screen) }
     }
 }
 
 impl Triage<'_> {
-    fn what_happened(&self, screen: &mut Screen<'_>) -> io::Result<()> {
-        let More { kernel, crashed, taints, .. } = self.more;
-        let uts = kernel.utsname();
-        row!(screen, "{}  Linux {} {}", kernel.dump().path().display(), uts.release, uts.machine)?;
-        if let Some(clock) = clock::read(kernel) {
-            row!(screen, "stopped {} after {}", clock::date(clock.date), clock::uptime(clock.uptime))?;
-        }
-        row!(screen)?;
-        match (&self.panic, crashed) {
-            (Some(line), _) => row!(screen, "{}", line.trim())?,
-            (None, Some(_)) => row!(screen, "The kernel panicked; its log does not say why.")?,
-            (None, None) if *kernel.panicked() != Panicked::Nobody => {}
-            (None, None) => row!(screen, "No crash: the dump was taken of a running machine.")?,
-        }
-        if let Panicked::Unreadable(why) = kernel.panicked() {
-            row!(screen, "WHO PANICKED IS NOT KNOWN: {why}")?;
-        }
-        if let Some(t) = crashed {
-            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid, t.comm, t.cpu)?;
-        }
-        for (letter, why) in taint::set(taints) {
-            row!(screen, "tainted {letter}: {why}")?;
-        }
-        if let Some(lost) = kernel.dump().incomplete() {
-            row!(screen, "THE DUMP IS INCOMPLETE: {lost}")?;
-        }
-        Ok(())
-    }
-
-    fn crashed_stack(&self, screen: &mut Screen<'_>) -> io::Result<()> {
-        let More { kernel, crashed, shown: Some((task, trace)), .. } = &self.more else { return Ok(()) };
-        if let Some(exception) = self.exception.as_ref().filter(|_| crashed.is_some()) {
-            put!(screen, "by {exception}");
-            if let Some(address) = self.fault_address {
-                put!(screen, " at address {address}");
-                if address.0 < 4096 {
-                    put!(screen, " (a member of a null pointer)");
-                }
-            }
-            row!(screen)?;
-        }
-        if let Some(culprit) = &self.culprit {
-            self.accuse(culprit, screen)?;
-        }
-        row!(screen)?;
-        row!(screen, "STACK")?;
-        bt::heading(task, screen)?;
-        bt::write_trace(kernel, task, trace, Style::default(), None, screen)?;
-        let regs = registers::of(kernel, task);
-        // In a panic() they are those of the code that saves registers.
-        if crashed.is_some() && !regs.in_user_mode() && self.exception.is_some() {
-            code(kernel, &regs, screen)?;
-        }
-        Ok(())
-    }
-
-    fn accuse(&self, culprit: &Culprit<'_>, screen: &mut Screen<'_>) -> io::Result<()> {
+    /// Which dump, of which kernel, from when. Of a path that does not fit into
+    /// `columns` the end is shown.
+    fn which(&self, columns: Option<usize>, screen: &mut Screen<'_>) -> std::io::Result<()> {
         let kernel = self.more.kernel;
-        row!(screen)?;
-        put!(screen, "LIKELY CULPRIT: ");
-        match (culprit.symbol, culprit.offset) {
-            (Some(name), Some(offset)) => put!(screen, "{name}+{offset:#x}"),
-            _ => put!(screen, "{}", culprit.pc),
+        let uts = kernel.utsname();
+        let what = format!("Linux {} {}", uts.release, uts.machine);
+        let mut path = kernel.dump().path().display().to_string();
+        let room = columns.map_or(usize::MAX, |columns| columns.saturating_sub(what.chars().count() + 2));
+        let length = path.chars().count();
+        if length > room {
+            let end = path.chars().skip(length.saturating_sub(room.saturating_sub(CUT.len())));
+            path = format!("{CUT}{}", end.collect::<String>());
         }
-        if let Some(module) = culprit.module {
-            put!(screen, " of module {module}");
-            let taints = kernel.modules().iter().find(|m| m.name == module).map_or(0, |m| m.taints);
-            let why: Vec<&str> = taint::set(taints).map(|(_, why)| why).collect();
-            if !why.is_empty() {
-                put!(screen, " ({})", why.join("; "));
+        row!(screen, "{path}  {what}")?;
+        match clock::read(kernel) {
+            Some(clock) => {
+                row!(screen, "stopped {} after {}", clock::date(clock.date), clock::uptime(clock.uptime))
             }
+            None => Ok(()),
         }
-        row!(screen)?;
-        row!(screen, "    by rule: {}", culprit.rule)?;
-        let files = LineFiles::new(kernel);
-        let lines = Lines::new(&files).of(culprit.line_at);
-        lines.iter().try_for_each(|line| row!(screen, "    {line}"))
     }
 
-    fn other_cpus(&self, screen: &mut Screen<'_>) -> io::Result<()> {
-        let More { kernel, active, shown, .. } = &self.more;
-        let mut places = Places::default();
-        row!(screen)?;
-        row!(screen, "OTHER CPUS")?;
-        for task in active.iter().filter(|t| shown.as_ref().is_none_or(|(s, _)| s.addr != t.addr)) {
-            let trace = unwind::task(kernel, task);
-            put!(screen, "CPU {:<3} pid {:<7} {:<16}", task.cpu, task.pid, task.comm);
-            if trace.frames.first().is_some_and(|f| f.kind == FrameKind::User) {
-                row!(screen, " in user mode")?;
-                continue;
-            }
-            let names: Vec<String> = trace
-                .frames
-                .iter()
-                .filter(|f| f.kind != FrameKind::User)
-                .take(SHORT)
-                .map(|f| places.of(kernel, f).map_or_else(|| format!("{:#x}", f.pc), |p| p.name.to_owned()))
-                .collect();
-            match trace.end.sentence() {
-                Some(why) if names.is_empty() => row!(screen, " ({why})")?,
-                _ => row!(screen, " {}", names.join(" < "))?,
-            }
-        }
-        Ok(())
+    /// Of what it died, and who died, as far as that is not known: a line each.
+    fn death(&self) -> Vec<String> {
+        let panicked = self.more.kernel.panicked();
+        let what = match (&self.panic, self.more.crashed) {
+            (Some(line), _) => Some(line.trim()),
+            (None, Some(_)) => Some("The kernel panicked; its log does not say why."),
+            (None, None) if *panicked != Panicked::Nobody => None,
+            (None, None) => Some("No crash: the dump was taken of a running machine."),
+        };
+        let who = match panicked {
+            Panicked::Unreadable(why) => Some(format!("WHO PANICKED IS NOT KNOWN: {why}")),
+            _ => None,
+        };
+        what.map(str::to_owned).into_iter().chain(who).collect()
     }
+
+    /// `#PF page fault at address 0xb (a member of a null pointer)`, if somebody crashed by one.
+    fn by(&self) -> Option<String> {
+        let exception = self.exception.as_ref().filter(|_| self.more.crashed.is_some())?;
+        let at = self.fault_address.map(|address| {
+            let null = if address.0 < 4096 { " (a member of a null pointer)" } else { "" };
+            format!(" at address {address}{null}")
+        });
+        Some(format!("{exception}{}", at.unwrap_or_default()))
+    }
+
+    /// `labcrash_level3+0x5 of module labcrash`.
+    fn suspect(culprit: &Culprit<'_>) -> String {
+        let place = match (culprit.symbol, culprit.offset) {
+            (Some(name), Some(offset)) => format!("{name}+{offset:#x}"),
+            _ => culprit.pc.to_string(),
+        };
+        culprit.module.map_or(place.clone(), |module| format!("{place} of module {module}"))
+    }
+
+    /// The registers that an exception in the kernel interrupted. In a panic() they are
+    /// those of the code that saves registers.
+    fn at_the_exception(&self) -> Option<TaskRegisters> {
+        self.exception.as_ref()?;
+        let regs = registers::of(self.more.kernel, self.more.crashed?);
+        (!regs.in_user_mode()).then_some(regs)
+    }
+
+    /// Source lines of the culprit.
+    fn lines(&self, culprit: &Culprit<'_>) -> Vec<String> {
+        let files = LineFiles::new(self.more.kernel);
+        Lines::new(&files).of(culprit.line_at)
+    }
+
+    /// The tasks that other CPUs were running.
+    fn others(&self) -> impl Iterator<Item = &Task> {
+        let shown = self.more.shown.as_ref().map(|(task, _)| task.addr);
+        self.more.active.iter().copied().filter(move |task| Some(task.addr) != shown)
+    }
+}
+
+/// The messages that led to the crash: what the oops itself says of registers and stack
+/// is known better.
+fn last_words(log: &Log, lines: usize) -> &[log::Record] {
+    let end = log
+        .records
+        .iter()
+        .position(|r| r.text.contains("Call Trace:") || r.text.starts_with("CPU: "))
+        .unwrap_or(log.records.len());
+    log.records.get(end.saturating_sub(lines)..end).unwrap_or_default()
 }
 
 /// The exception's entry on the way to the crash: `page fault`.
 fn exception(kernel: &Kernel, trace: &Trace) -> Option<String> {
-    let entry = trace.frames.iter().find_map(|f| {
+    let by = trace.frames.iter().find_map(|f| {
         let name = bt::place(kernel, f.lookup_pc()).filter(|_| f.kind == FrameKind::Call)?.name;
-        name.strip_prefix("asm_exc_").filter(|n| *n != "nmi")
+        entry::exception(name)
     })?;
-    let (symbol, words) = match entry {
-        "page_fault" => ("#PF", "page fault"),
+    let (symbol, words) = match by {
+        "page_fault" | "async_page_fault" => ("#PF", "page fault"),
         "general_protection" => ("#GP", "general protection fault"),
         "invalid_op" => ("#UD", "invalid opcode (BUG() and WARN() use it)"),
         "divide_error" => ("#DE", "divide error"),
@@ -321,9 +306,10 @@ fn culprit<'a>(kernel: &'a Kernel, trace: &Trace) -> Option<Culprit<'a>> {
             (i, "the first caller of the code that reports a crash")
         }
     };
-    let found = |frame: &Frame, rule, places: &mut Places<'a>| {
+    let found = |at: usize, frame: &Frame, rule, places: &mut Places<'a>| {
         let place = places.of(kernel, frame);
         Culprit {
+            frame: at,
             symbol: place.map(|p| p.name),
             offset: place.map(|p| p.offset),
             module: place.and_then(|p| p.module),
@@ -333,54 +319,16 @@ fn culprit<'a>(kernel: &'a Kernel, trace: &Trace) -> Option<Culprit<'a>> {
         }
     };
     let frame = trace.frames.get(first)?;
-    let innermost = found(frame, rule, &mut places);
+    let innermost = found(first, frame, rule, &mut places);
     if innermost.module.is_some() {
         return Some(innermost);
     }
-    let module = trace
-        .frames
-        .iter()
-        .skip(first)
-        .take(NEAR)
-        .find(|f| f.kind != FrameKind::User && places.of(kernel, f).is_some_and(|p| p.module.is_some()));
+    let module =
+        trace.frames.iter().enumerate().skip(first).take(NEAR).find(|(_, f)| {
+            f.kind != FrameKind::User && places.of(kernel, f).is_some_and(|p| p.module.is_some())
+        });
     match module {
-        Some(frame) => Some(found(frame, "the nearest frame of a module", &mut places)),
+        Some((at, frame)) => Some(found(at, frame, "the nearest frame of a module", &mut places)),
         None => Some(innermost),
     }
-}
-
-/// The bytes around the instruction, as an oops has them.
-fn code(kernel: &Kernel, regs: &TaskRegisters, screen: &mut Screen<'_>) -> io::Result<()> {
-    const BEFORE: u64 = 42;
-    const AFTER: u64 = 22;
-    let Some(rip) = regs.get(Register::Rip) else { return Ok(()) };
-    let mut text = String::from("Code:");
-    for at in rip.saturating_sub(BEFORE)..rip.saturating_add(AFTER) {
-        let mut byte = [0];
-        match kernel.space().read_exact(VirtAddr(at), &mut byte) {
-            Ok(()) if at == rip => text.push_str(&format!(" <{:02x}>", byte[0])),
-            Ok(()) => text.push_str(&format!(" {:02x}", byte[0])),
-            Err(fault) if at == rip => {
-                return row!(screen, "Code: not known: {fault}");
-            }
-            Err(_) => text.push_str(" ??"),
-        }
-    }
-    row!(screen, "{text}")
-}
-
-fn last_words(log: &Log, screen: &mut Screen<'_>) -> io::Result<()> {
-    row!(screen)?;
-    row!(screen, "LAST MESSAGES")?;
-    // The registers and stack of the oops itself are above: what led to it counts.
-    let end = log
-        .records
-        .iter()
-        .position(|r| r.text.contains("Call Trace:") || r.text.starts_with("CPU: "))
-        .unwrap_or(log.records.len());
-    let from = end.saturating_sub(LINES);
-    for record in log.records.get(from..end).unwrap_or_default() {
-        super::log::write_record(record, super::log::Form::default(), screen)?;
-    }
-    Ok(())
 }

@@ -27,7 +27,7 @@ mod scan;
 #[cfg(test)]
 mod old_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use memory::StackMemory;
 

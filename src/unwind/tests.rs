@@ -5,7 +5,7 @@ use crate::dump::Vmcore;
 use crate::linux::Options;
 
 /// Up to two crash dumps of the lab, of different kernels.
-fn kernels() -> Vec<Kernel> {
+pub(crate) fn kernels() -> Vec<Kernel> {
     let mut folders: Vec<(PathBuf, u8)> = crate::lab::dirs().into_iter().map(|d| (d, 2)).collect();
     let mut files = Vec::new();
     while let Some((folder, depth)) = folders.pop() {

@@ -162,9 +162,9 @@ fn monitor_refuses_as_a_shell_does() {
     for (line, wanted) in [
         ("ps -z", "ps: unexpected argument '-z' found\n"),
         ("maps junk", "maps: unexpected argument 'junk' found\n"),
-        ("bt --summary", "bt: --summary works on a vmcore only\n"),
-        ("ps -k", "ps: -k works on a vmcore only\n"),
-        ("log", "log: log works on a vmcore only\n"),
+        ("bt --summary", "bt: --summary is for vmcores only; this is a process core\n"),
+        ("ps -k", "ps: -k is for vmcores only; this is a process core\n"),
+        ("log", "log: for vmcores only; this is a process core\n"),
         ("nonesuch", "nonesuch: no command nonesuch; `help` lists them\n"),
         ("bt 'x", "a quote is missing in: bt 'x\n"),
         ("why", "why: no read has failed in this session; why ADDRESS asks for one\n"),

@@ -119,13 +119,50 @@ fn triage_names_the_culprit() {
         if !dump.is_module_panic() {
             return Ok(false);
         }
+        for form in [&["triage"][..], &["triage", "--full"]] {
+            let text = output(corestub().args(form).arg(&dump.path))?;
+            let wanted = "LIKELY CULPRIT: labcrash_level3+0x5 of module labcrash";
+            if !text.contains(wanted) || !text.contains("<0f> b") {
+                return Err(format!("no `{wanted}` in:\n{text}"));
+            }
+        }
+        Ok(true)
+    });
+}
+
+/// Whatever there is to say, `triage` fits a screen, and `--full` says more.
+#[test]
+fn triage_is_one_screen() {
+    each("one screen", &dumps::one_of_each(), |dump| {
         let text = output(corestub().arg("triage").arg(&dump.path))?;
-        let wanted = "LIKELY CULPRIT: labcrash_level3+0x5 of module labcrash";
-        if text.contains(wanted) && text.contains("<0f> b") {
+        let (rows, columns) = (text.lines().count(), text.lines().map(|l| l.chars().count()).max());
+        let full = output(corestub().args(["triage", "--full"]).arg(&dump.path))?;
+        if (24..=40).contains(&rows) && columns <= Some(100) && full.lines().count() > rows {
             Ok(true)
         } else {
-            Err(format!("no `{wanted}` in:\n{text}"))
+            Err(format!("{rows} rows of {columns:?} columns:\n{text}"))
         }
+    });
+}
+
+/// Only what entered the kernel by an exception is called one: not the registers
+/// that QEMU saved of a running CPU, nor those that an interrupt did.
+#[test]
+fn an_exception_is_one() {
+    each("exceptions", &dumps::one_of_each(), |dump| {
+        let text = output(corestub().args(["bt", "--all"]).arg(&dump.path))?;
+        let lines: Vec<&str> = text.lines().collect();
+        let mut seen = false;
+        for (i, line) in lines.iter().enumerate().filter(|(_, l)| l.contains(" RIP: ") && l.contains("    ["))
+        {
+            let entry = lines[..i].last().unwrap_or(&"");
+            let by_exception = entry.contains(" asm_exc_") && !entry.contains("nmi");
+            if line.starts_with("    [exception RIP: ") != by_exception {
+                return Err(format!("{entry}\n{line}"));
+            }
+            seen = true;
+        }
+        Ok(seen)
     });
 }
 

@@ -2,16 +2,18 @@
 //! an address lies, and what the exit code says.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
 use crate::process::some_core;
 use crate::support::client::Client;
 use crate::support::dumps;
-use crate::support::program::{Server, corestub};
+use crate::support::program::{Server, corestub, have_gdb, patient};
 
 /// A small vmcore of a crash.
 pub(super) fn vmcore() -> Option<PathBuf> {
@@ -62,9 +64,9 @@ fn the_dump_comes_first_and_options_anywhere() {
     let (_, one, _) = run(["ps", dump, "kthreadd"]);
     let here = corestub().args(["ps", dump, "--", "kthreadd"]).current_dir(dir.path()).output().unwrap();
     assert_eq!(String::from_utf8(here.stdout).unwrap(), one);
-    // Directly behind the dump it would be a further piece, of which there is none.
+    // Directly behind the dump, too: of a dump that is not split there are no pieces.
     let here = corestub().args(["ps", dump, "kthreadd"]).current_dir(dir.path()).output().unwrap();
-    assert_eq!(here.status.code(), Some(1));
+    assert_eq!(String::from_utf8(here.stdout).unwrap(), one);
 }
 
 #[test]
@@ -76,6 +78,55 @@ fn paths_need_not_be_text() {
     let (code, out, err) = run([OsStr::new("ps"), link.as_os_str(), OsStr::new("-A")]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(out, run(["ps", &dump, "-A"]).1);
+    // A vmlinux in such a folder is found, and a socket is where it was asked for.
+    let named = |name: &[u8]| dir.path().join(OsStr::from_bytes(name));
+    let (folder, socket) = (named(b"debug-\xff"), named(b"socket-\xff"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("vmlinux"), "no vmlinux").unwrap();
+    let sys = [OsStr::new("sys"), OsStr::new("--debug-dir"), folder.as_os_str(), OsStr::new(&dump)];
+    let said = corestub().args(sys).output().unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains("vmlinux: malformed ELF file"), "{said:?}");
+    let mut serve = corestub();
+    serve.arg("serve").arg("--unix").arg(&socket).arg(&link).stdout(Stdio::piped());
+    let mut child = serve.spawn().unwrap();
+    let mut line = Vec::new();
+    BufReader::new(child.stdout.take().unwrap()).read_until(b'\n', &mut line).unwrap();
+    assert_eq!(line, [b"listening on ", socket.as_os_str().as_bytes(), b"\n"].concat());
+    assert!(UnixStream::connect(&socket).is_ok());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// What gdb shows of `target remote | corestub serve --stdio ...` that fails, and what
+/// a vmcore is told that was compressed as a whole.
+#[test]
+fn what_cannot_be_opened_says_why() {
+    let dump = &vmcore!();
+    let dir = tempfile::tempdir().unwrap();
+    let plain = std::fs::read(dump).unwrap();
+    let packed = dir.path().join("a dump.zst");
+    std::fs::write(&packed, zstd::stream::encode_all(&plain[..], 1).unwrap()).unwrap();
+    let (code, out, err) = run([OsStr::new("sys"), packed.as_os_str()]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.contains("a compressed vmcore") && err.contains("unpack it: zstd -d '"), "{err}");
+    for head in [&b"\x1f\x8b"[..], b"\xfd7zXZ"] {
+        std::fs::write(&packed, head).unwrap();
+        let (code, _, err) = run([OsStr::new("sys"), packed.as_os_str()]);
+        assert!(code == 1 && err.contains(" -dk '"), "{err}");
+    }
+    if !have_gdb() {
+        return;
+    }
+    for args in ["/nonexistent/vmcore", "--no-such-option"] {
+        let serve = format!("target remote | {} serve --stdio {args}", corestub().get_program().display());
+        let gdb =
+            patient("gdb").args(["-nx", "-batch", "-ex", &serve]).stdin(Stdio::null()).output().unwrap();
+        let said = [gdb.stderr, gdb.stdout].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+        assert!(said.contains(args), "{said}");
+    }
+    // Nobody has to wait who is no gdb.
+    let alone = corestub().args(["serve", "--stdio", "/nonexistent"]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(alone.status.code(), Some(1));
 }
 
 /// What fails says so by its exit code, and on stderr alone.
@@ -90,7 +141,7 @@ fn failures_have_their_exit_codes() {
         (vec!["search", dump, "-s", text, "-l", "1000", "-c", "no such text"], 1, "not found"),
         (vec!["sym", dump, "no_such_symbol"], 1, "is no symbol"),
         (vec!["ps", dump, "no_such_task"], 1, "is no pid"),
-        (vec!["maps", dump], 2, "works on a process core only"),
+        (vec!["maps", dump], 2, "for process cores only; this is a vmcore"),
         (vec!["rd", dump, text, "ffffffff"], 1, "ffffffff is not a number"),
         (vec!["rd", dump, text, "0xffffffff"], 2, "read them in parts"),
         (vec!["why", dump], 1, "why ADDRESS asks for one"),
@@ -104,6 +155,8 @@ fn failures_have_their_exit_codes() {
             "{err}"
         );
     }
+    let (exit, _, err) = run(["threads", dump, "no_such_task"]);
+    assert_eq!((exit, err.as_str()), (1, "corestub threads: no thread is no_such_task\n"));
     // What was read before the fault is shown, and JSON has the reason, too.
     let (exit, out, _) = run(["rd", dump, "--json", "0x10"]);
     assert_eq!(exit, 1);
@@ -223,16 +276,16 @@ fn a_process_refuses_what_only_a_kernel_has() {
     let Some(core) = some_core() else { return };
     let core = core.to_str().unwrap();
     for (args, what) in [
-        (&["bt", core, "-f"][..], "-f"),
-        (&["bt", core, "-l"], "-l"),
-        (&["bt", core, "--summary"], "--summary"),
-        (&["ps", core, "-k"], "-k"),
-        (&["ps", core, "-a"], "-a"),
-        (&["triage", core], "triage"),
+        (&["bt", core, "-f"][..], "-f is "),
+        (&["bt", core, "-l"], "-l is "),
+        (&["bt", core, "--summary"], "--summary is "),
+        (&["ps", core, "-k"], "-k is "),
+        (&["ps", core, "-a"], "-a is "),
+        (&["triage", core], ""),
     ] {
         let (code, out, err) = run(args);
         assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
-        assert_eq!(err, format!("corestub {}: {what} works on a vmcore only\n", args[0]));
+        assert_eq!(err, format!("corestub {}: {what}for vmcores only; this is a process core\n", args[0]));
     }
     for args in [["ps", core, "no-such"], ["bt", core, "99999999"], ["verify", core, "no-such"]] {
         let (code, _, err) = run(args);

@@ -38,6 +38,7 @@ snapshots! {
     triage_6_1: "k6.1-oops.kdump", ["triage"];
     triage_6_12: "k6.12-oops.kdump", ["triage"];
     triage_panic: "k6.1-scale.kdump", ["triage"];
+    triage_full: "k6.12-oops.kdump", ["triage", "--full"];
     bt_active: "k6.12-oops.kdump", ["bt", "-a"];
     bt_full: "k6.1-oops.kdump", ["bt", "-f", "291"];
     bt_summary: "k6.12-oops.kdump", ["bt", "--summary"];
