@@ -10,6 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::support::client::Client;
+use crate::support::fixtures::fixture;
 use crate::support::program::{self, have, patient, remote_timeout};
 use crate::support::{self, PATIENCE, not_here, skip, until};
 
@@ -156,18 +158,37 @@ fn helpers() {
                     "p init_pid_ns.idr.idr_rt",
                     "user-regs 1",
                     "user-regs 2",
+                    "echo plain\\n",
+                    "info registers",
+                    "echo of user mode\\n",
+                    "info registers user",
+                    "echo of the system\\n",
+                    "info registers rax system",
+                    "info registers no_such_register",
+                    "echo end\\n",
                     "help vmcore",
                     "help user-bt",
                     "help function per_cpu_ptr",
                     "info frame",
                 ],
             );
-            has(&text, &["Linux 6.", " tasks", "Try: bt", "one init", "idle swapper/0"]);
+            has(&text, &["Linux 6.", " tasks", "Next:\n  monitor triage", "one init", "idle swapper/0"]);
             has(&text, &["no task has pid 4000000", "pointer 1", "moved 1", "there is no CPU 100000"]);
             has(&text, &["not a per-CPU variable"]);
             has(&text, &["others (next 0x", "list_head, more than 64 others", "{[1] = 0x"]);
             has(&text, &["rip  ", "system call 1", "has no user mode", "Connect to corestub"]);
             has(&text, &["there 1", "alloc_percpu"]);
+            let part = |from: &str, to: &str| {
+                let part = text.split(from).nth(1).and_then(|t| t.split(to).next());
+                part.unwrap_or_else(|| panic!("no {from:?} in {text}"))
+            };
+            let plain = part("plain\n", "of user mode\n");
+            assert!(plain.contains("gs_base") && plain.lines().count() < 40, "{plain}");
+            assert!(!plain.contains("user_rip") && !plain.contains("cr3"), "{plain}");
+            let user = part("of user mode\n", "of the system\n");
+            assert_eq!(user.lines().filter(|l| l.starts_with("user_r")).count(), 17, "{user}");
+            has(part("of the system\n", "end\n"), &["rax ", "cr3 ", "task "]);
+            has(&text, &["Invalid register `no_such_register'"]);
         }
     }
 }
@@ -246,7 +267,17 @@ fn corestub_gdb_starts_it_all() {
         command.args(["-ex", "show debug-file-directory", "-ex", "quit 7"]);
         let (text, output) = run(&mut command);
         assert_eq!(output.status.code(), Some(7), "{text}");
-        has(&text, &["Linux 6.", "Try: bt", "labcrash_level1", "swapper/0"]);
+        has(
+            &text,
+            &[
+                "Linux 6.",
+                "Next:\n  monitor triage",
+                "  bt ",
+                "  info threads",
+                "labcrash_level1",
+                "swapper/0",
+            ],
+        );
         let start = text.find("is searched for in \"").or_else(|| text.find("are searched for in \""));
         let folder = start.and_then(|at| text[at..].split('"').nth(1)).and_then(|d| d.split(':').next());
         if let Some(folder) = folder {
@@ -259,6 +290,67 @@ fn corestub_gdb_starts_it_all() {
     let (text, output) = run(&mut command);
     assert_eq!(output.status.code(), Some(1), "{text}");
     has(&text, &["/nonexistent/gdb", "install gdb"]);
+}
+
+/// The three next things to type, for a process, too; and no way out asks a question.
+#[test]
+fn the_first_and_the_last_words() {
+    let core = fixture("plain.core");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corestub"));
+    command.arg("gdb").arg(&core).args(["--", "-nx", "-batch"]);
+    let text = run(&mut command).0;
+    has(
+        &text,
+        &["(pid 26934), 1 thread\nSignal: SIGSEGV", "Next:\n  bt ", "  info threads", "  monitor sys"],
+    );
+    assert!(!text.contains("Linux"), "{text}");
+    if !have(Path::new("tmux")) {
+        return;
+    }
+    let socket = format!("corestub-words-{}", std::process::id());
+    let tmux = |args: &[&str]| {
+        let out = Command::new("tmux").args(["-L", &socket, "-f", "/dev/null"]).args(args).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let shown = |wanted: &str| {
+        until(&format!("{wanted:?} on the screen"), || tmux(&["capture-pane", "-p"]).contains(wanted));
+    };
+    let corestub =
+        format!("{} gdb {} -- -nx; echo it has ended; cat", env!("CARGO_BIN_EXE_corestub"), core.display());
+    tmux(&["new-session", "-d", "-x", "100", "-y", "24", &corestub]);
+    shown("(gdb)");
+    tmux(&["send-keys", "quit", "Enter"]);
+    shown("it has ended");
+    tmux(&["kill-server"]);
+}
+
+/// Ctrl-C while gdb connects leaves it with the name of the image and without its
+/// symbols. The next connection has them, with the helpers and without.
+#[test]
+fn a_second_connection_is_whole() {
+    let source = format!("source {}", Path::new(env!("CARGO_MANIFEST_DIR")).join("gdbinit").display());
+    for dump in dumps() {
+        for program in gdbs() {
+            let server = Server::start(&dump, &[]);
+            let connect = format!("target remote {}", server.address());
+            let vmcore = format!("vmcore {}", server.address());
+            let whole = |commands: &[&str]| {
+                let text = gdb(&program, commands);
+                let stack = text.rsplit("again\n").next().unwrap_or_default();
+                has(stack, &["labcrash_level1", "vfs_write", "do_syscall_64"]);
+            };
+            let left = ["exec-file target:/kernel/vmlinux", "disconnect", "echo again\\n"];
+            let begun = [connect.as_str(), "file"];
+            whole(&[&[source.as_str()], &begun[..], &left, &[&connect, "bt"]].concat());
+            whole(&[&[source.as_str()], &begun[..], &left, &[&vmcore, "bt"]].concat());
+            // Without helpers it is the server that knows of a client that was interrupted.
+            let mut half = Client::connect(&server.address());
+            half.ask("qSupported:multiprocess+;qRelocInsn+;xmlRegisters=i386");
+            half.ask("qXfer:exec-file:read::0,fff");
+            drop(half);
+            whole(&[&begun[..], &left, &[&connect, "bt"]].concat());
+        }
+    }
 }
 
 #[test]

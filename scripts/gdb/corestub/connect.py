@@ -13,6 +13,8 @@ import gdb
 from . import kernel, stub
 
 _store = None
+# Where `vmcore` connected last.
+_last = None
 # Servers that this gdb started.
 _servers = []
 
@@ -86,23 +88,93 @@ def came_back(build_id):
     return any(o.is_valid() and o.build_id == build_id for o in gdb.objfiles())
 
 
+def of_kernel(what):
+    """The greeting's lines for a machine, and what to type next."""
+    shown = "{} (pid {})".format(what.get("comm", "?"), what.get("pid", "?"))
+    name = what.get("nodename")
+    lines = ["Linux {}{}, {} CPUs, {} tasks (KASLR {})".format(
+        what.get("release") or "of an unknown release", f" on {name}" if name not in (None, "", "(none)") else "",
+        what.get("cpus", "?"), what.get("tasks", "?"), what.get("kaslr_offset", "unknown"))]
+    if what.get("panic"):
+        lines.append("Panic: {}".format(what["panic"].strip()))
+    if what.get("pid") is not None:
+        lines.append("{}: {} on CPU {}".format("Crashed" if what.get("panic") else "Shown first", shown,
+                                               what.get("cpu", "?")))
+    pid = gdb.selected_inferior().pid
+    return lines, [("monitor triage", "one screen: what happened, the likely culprit, the evidence"),
+                   ("bt", f"the stack of {shown}"),
+                   ("info threads", f"every task, as Thread {pid}.PID: gdb wants a process, {pid} is the kernel")]
+
+
+def of_process(what):
+    """The same for the core of a process."""
+    threads = what.get("threads", 1)
+    lines = ["{} (pid {}), {} thread{}".format(what.get("executable") or what.get("comm") or "a process",
+                                              what["pid"], threads, "" if threads == 1 else "s")]
+    if what.get("died_of"):
+        lines.append("Signal: {}".format(what["died_of"]))
+    where = " in ".join(w for w in (what.get("symbol"), what.get("module")) if w)
+    if where:
+        lines.append(f"Thread {what.get('tid', '?')} was at {where}")
+    lost = len(what.get("files_missing") or [])
+    return lines, [("bt", "the stack of the thread that died"),
+                   ("info threads", "every thread; `thread N` selects one"),
+                   ("monitor sys", "the signal, the instruction, " +
+                    ("and which files were not found" if lost else "the command line"))]
+
+
 def banner():
-    """What is in the dump and what to type next."""
+    """What is in the dump, and the three next things to type."""
     what = stub.system()
     if not what:
         text = stub.monitor("sys")
         if text:
             gdb.write(text if text.endswith("\n") else text + "\n")
         return
-    release = what.get("release") or "an unknown release"
-    gdb.write("Linux {}, {} CPUs, {} tasks".format(release, what.get("cpus", "?"), what.get("tasks", "?")))
-    gdb.write(", {} (KASLR {})\n".format(what.get("nodename") or "no name", what.get("kaslr_offset", "unknown")))
-    if what.get("panic"):
-        gdb.write("Panic: {}\n".format(what["panic"].strip()))
-    if what.get("pid") is not None:
-        gdb.write("{}: {} (pid {}) on CPU {}\n".format("Crashed" if what.get("panic") else "Shown first",
-                                                      what.get("comm", "?"), what["pid"], what.get("cpu", "?")))
-    gdb.write("Try: bt, info threads, monitor help. Helpers: help vmcore, help user-bt, help function task_by_pid.\n")
+    lines, following = of_process(what) if "core" in what else of_kernel(what)
+    lines.append("Next:")
+    lines += [f"  {command:<16} {what_for}" for command, what_for in following]
+    lines.append("`monitor help` lists the server's commands, `help vmcore` tells of gdb's own.")
+    gdb.write("\n".join(lines) + "\n")
+
+
+def drop_half_read():
+    """Forgets an image whose symbols were not read: Ctrl-C while connecting leaves
+    its name behind, and gdb would take it for loaded the next time."""
+    # Python tells the name of the symbols only, and of the executable since gdb 15.
+    spaces = gdb.execute("maintenance info program-spaces", to_string=True).splitlines()
+    here = next((line for line in spaces if line.startswith("*")), "")
+    if gdb.current_progspace().filename is None and " target:" in here:
+        with stub.unconfirmed():
+            gdb.execute("file", to_string=True)
+
+
+class WholeFile(gdb.Command):
+    """Forgets what an interrupted `target remote` has left behind.
+
+Runs by itself before `target remote` and `target extended-remote`."""
+
+    def __init__(self):
+        super().__init__("corestub-whole", gdb.COMMAND_FILES)
+
+    def invoke(self, argument, from_tty):
+        drop_half_read()
+
+
+class Quit(gdb.Command):
+    """Lets `quit` ask no question where only a dump would be left.
+
+Runs by itself before `quit`."""
+
+    def __init__(self):
+        super().__init__("corestub-quit", gdb.COMMAND_RUNNING)
+
+    def invoke(self, argument, from_tty):
+        here = stub.connection()
+        live = [i for i in gdb.inferiors() if i.pid]
+        if here is not None and all(i.connection is not None and i.connection.num == here.num for i in live) \
+                and stub.system():
+            gdb.execute("set confirm off", to_string=True)
 
 
 def serve(dump):
@@ -156,6 +228,7 @@ class Vmcore(gdb.Command):
 vmcore HOST:PORT
 vmcore SOCKET
 vmcore DUMP
+vmcore            the same once more
 
 Like `target extended-remote`, but first takes a vmlinux and modules that were
 loaded by hand (`gdb vmlinux`, add-symbol-file, with or without an offset) and
@@ -170,9 +243,11 @@ opened leaves the connection that is there as it is."""
 
     def invoke(self, argument, from_tty):
         self.dont_repeat()
-        where = argument.strip()
+        global _last
+        where = argument.strip() or _last
         if not where:
             raise gdb.GdbError("vmcore needs HOST:PORT, the path of a socket, or a dump (help vmcore)")
+        _last = where
         plain = os.path.expanduser(where)
         if os.path.isfile(plain):
             where = serve(plain)
@@ -187,7 +262,11 @@ opened leaves the connection that is there as it is."""
             given = hand_over()
             if stub.connection() is not None:
                 gdb.execute("disconnect", to_string=True)
-            gdb.execute("target extended-remote " + where, to_string=True)
+            try:
+                gdb.execute("target extended-remote " + where, to_string=True)
+            except KeyboardInterrupt:
+                drop_half_read()
+                raise gdb.GdbError("interrupted while connecting; `vmcore` alone begins again") from None
             end_servers()
             for path, build_id, _ in given:
                 if not came_back(build_id):
@@ -238,6 +317,11 @@ with the old symbols, are loaded again."""
 def load():
     Vmcore()
     AfterSymbolFile()
+    WholeFile()
+    Quit()
+    gdb.execute("define hook-quit\ncorestub-quit\nend", to_string=True)
+    for target in ("remote", "extended-remote"):
+        gdb.execute(f"define target hook-{target}\ncorestub-whole\nend", to_string=True)
     gdb.execute("define hookpost-symbol-file\ncorestub-relocate\nend", to_string=True)
     gdb.execute("define hookpost-file\ncorestub-relocate\nend", to_string=True)
     import atexit

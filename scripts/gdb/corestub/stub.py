@@ -47,7 +47,7 @@ def ask(line):
 
 
 def system():
-    """What `monitor sys` says of a kernel dump: a dict, empty if there is none."""
+    """What `monitor sys` says of the dump: a dict, empty if there is none."""
     value = ask("sys")
     return value if isinstance(value, dict) else {}
 
@@ -73,6 +73,18 @@ def unpaged():
     finally:
         if before:
             gdb.execute("set pagination on", to_string=True)
+
+
+@contextmanager
+def unconfirmed():
+    """Without gdb's questions, whatever the user has set."""
+    before = gdb.parameter("confirm")
+    gdb.execute("set confirm off", to_string=True)
+    try:
+        yield
+    finally:
+        if before:
+            gdb.execute("set confirm on", to_string=True)
 
 
 def load():

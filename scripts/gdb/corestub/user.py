@@ -6,6 +6,7 @@ import gdb
 
 from . import stub
 
+SYSTEM = ["cr0", "cr2", "cr3", "cr4", "efer", "cpu", "task"]
 GENERAL = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"] + [f"r{i}" for i in range(8, 16)] + ["rip"]
 REST = ["eflags", "cs", "ss", "orig_rax", "fs_base", "gs_base"]
 
@@ -65,6 +66,48 @@ def pid_argument(argument):
 
 def pid_of(thread):
     return thread.ptid[1] if thread.ptid[2] == 0 else thread.ptid[2]
+
+
+class InfoRegisters(gdb.Command):
+    """List of integer registers and their contents, for selected stack frame.
+
+info registers [NAME|GROUP]...
+
+One or more register names as argument means describe the given registers.
+One or more register group names as argument means describe the registers
+in the named register groups.
+
+Of a corestub dump of a kernel, `info registers user` lists those of user mode,
+and `info registers system` control registers, CPU and task; both are left out
+of the list without a name. (gdb's command for x86 knows no groups of the target's.)"""
+
+    def __init__(self):
+        super().__init__("info registers", gdb.COMMAND_STATUS)
+
+    @staticmethod
+    def names(group):
+        try:
+            return [r.name for r in gdb.selected_frame().architecture().registers(group)]
+        except (gdb.error, ValueError):
+            return []
+
+    def complete(self, text, word):
+        groups = ["general", "float", "vector", "system", "user", "all"]
+        return [name for name in self.names("all") + groups if name.startswith(word)]
+
+    def invoke(self, argument, from_tty):
+        general = self.names("general")
+        user = [name for name in general if name.startswith("user_")]
+        groups = {"user": user, "system": [n for n in SYSTEM if n in general]} if user else {}
+        words = argument.split() or ["general"]
+        if user and not argument.strip():
+            words = [n for n in general if n not in user and n not in SYSTEM]
+        words = [name for word in words for name in groups.get(word, [word])]
+        # The same code of gdb's, which shows each that is named.
+        try:
+            gdb.execute("info all-registers " + " ".join(words), from_tty)
+        except gdb.error as e:
+            raise gdb.GdbError(str(e)) from None
 
 
 class UserRegs(gdb.Command):
@@ -157,5 +200,6 @@ backtrace ends where the stack does."""
 
 
 def load():
+    InfoRegisters()
     UserRegs()
     UserBt()
