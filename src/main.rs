@@ -147,13 +147,8 @@ fn once(command: &Command, given: &ArgMatches) -> ExitCode {
     };
     let name = command.name();
     let tell = |text: &str| eprintln!("corestub {name}: {text}");
-    let context = Context {
-        thread: None,
-        task: None,
-        last_fault: None,
-        cancelled: &|| false,
-        progress: Some(&tell),
-    };
+    let context =
+        Context { thread: None, task: None, last_fault: None, cancelled: &|| false, progress: Some(&tell) };
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = commands::run(snapshot.subject(), command, given, context, &mut out);
     let written = out.flush();
