@@ -67,7 +67,7 @@ fn a_person_connects_and_looks_around() {
         ],
     );
     let id = |tid: u32| format!("Thread {PID}.{tid}");
-    has(&text, &[&id(1), &id(2), &id(3), "\"kworker/0:1\"", "(pid 3 S)", "\"<bad>&\"name\"?\" (pid 2 S)"]);
+    has(&text, &[&id(1), &id(2), &id(3), "\"kworker/0:1\"", "(pid 3 S)", "\"<bad>&\"name\".\" (pid 2 S)"]);
     has(&text, &[&format!("{:#018x}", word_at(MEMORY.start)), &format!("{:#018x}", word_at(HOLE.start - 8))]);
     has(&text, &[&format!("Cannot access memory at address {:#x}", HOLE.start)]);
     has(&text, &["is not mapped: its PTE", "a made-up target, thread Some(3)"]);
