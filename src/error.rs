@@ -96,6 +96,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The sentence without file and hint.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Missing { what, .. } => what.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// An [`Error::Io`] on `path`.
     pub fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { what, path: path.to_owned(), source }
@@ -123,6 +132,8 @@ pub enum Absence {
     OtherPiece,
     /// Its bytes do not decode.
     Corrupt,
+    /// The file cannot be read there.
+    Unread,
 }
 
 impl fmt::Display for Absence {
@@ -133,6 +144,7 @@ impl fmt::Display for Absence {
             Self::Lost => "it was never written, or cut off",
             Self::OtherPiece => "it is in a piece of the split dump that was not given",
             Self::Corrupt => "it does not decompress",
+            Self::Unread => "the file cannot be read there",
         })
     }
 }
@@ -143,7 +155,8 @@ impl ReadFault {
     pub fn absence(self) -> Absence {
         match self {
             Self::Excluded { .. } => Absence::Excluded,
-            Self::Truncated { .. } => Absence::Lost,
+            Self::Truncated { .. } | Self::Shrunk { .. } => Absence::Lost,
+            Self::Unread { .. } => Absence::Unread,
             Self::OtherPiece { .. } => Absence::OtherPiece,
             Self::Corrupt { .. } => Absence::Corrupt,
             _ => Absence::NoMemory,
@@ -186,6 +199,11 @@ pub enum ReadFault {
         /// Why it is not there.
         why: Absence,
     },
+    /// Nothing tells where the page tables are: the dump's kernel was not recognised.
+    NoTables {
+        /// The virtual address.
+        addr: u64,
+    },
     /// More is mapped than any machine has: the tables are damaged.
     Endless {
         /// The first virtual address that was not looked at.
@@ -204,6 +222,18 @@ pub enum ReadFault {
     },
     /// The page was to be in the dump, but the file ends before it.
     Truncated {
+        /// The physical address, or the virtual address in a userspace core.
+        addr: u64,
+    },
+    /// The file cannot be read where the page is.
+    Unread {
+        /// The physical address, or the virtual address in a userspace core.
+        addr: u64,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// The file was cut short since it was opened.
+    Shrunk {
         /// The physical address, or the virtual address in a userspace core.
         addr: u64,
     },
@@ -259,12 +289,22 @@ impl fmt::Display for ReadFault {
                 "the {} (level {level}) table for {addr:#x} at physical {phys:#x} is not in the dump: {why}",
                 table(level)
             ),
+            Self::NoTables { addr } => {
+                write!(f, "{addr:#x} cannot be translated: where the kernel's page tables are is not known")
+            }
             Self::NoMemory { phys } => write!(f, "the machine has no memory at physical {phys:#x}"),
             Self::Excluded { phys } => {
                 write!(f, "the page at physical {phys:#x} was left out of the dump by its filter")
             }
             Self::Truncated { addr } => {
                 write!(f, "the dump file is truncated: the page of {addr:#x} is lost")
+            }
+            Self::Unread { addr, errno } => {
+                let why = io::Error::from_raw_os_error(errno);
+                write!(f, "the dump file cannot be read where the page of {addr:#x} is: {why}")
+            }
+            Self::Shrunk { addr } => {
+                write!(f, "the dump file was cut short since it was opened: the page of {addr:#x} is lost")
             }
             Self::OtherPiece { phys } => {
                 write!(f, "the page at physical {phys:#x} is in a piece of the split dump that was not given")

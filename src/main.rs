@@ -141,7 +141,7 @@ fn once(command: &Command, given: &ArgMatches) -> ExitCode {
     let OnDump { dump, pieces } = OnDump::from_arg_matches(given).unwrap_or_else(|e| e.exit());
     let input = Input::from_arg_matches(given).unwrap_or_else(|e| e.exit());
     let dumps: Vec<_> = [dump].into_iter().chain(pieces).collect();
-    let snapshot = match Snapshot::open(&dumps, options(&input)) {
+    let snapshot = match Snapshot::open_partly(&dumps, options(&input)) {
         Ok(snapshot) => snapshot,
         Err(e) => return cannot_open(&e),
     };

@@ -33,15 +33,26 @@ pub enum Snapshot {
 impl Snapshot {
     /// Opens the dump in `paths` (several are the pieces of a split vmcore).
     pub fn open(paths: &[PathBuf], options: Options) -> Result<Self> {
+        Self::open_by(paths, options, Kernel::open)
+    }
+
+    /// The same of a vmcore whose kernel may not be recognised: commands tell what it lacks.
+    pub fn open_partly(paths: &[PathBuf], options: Options) -> Result<Self> {
+        Self::open_by(paths, options, Kernel::open_partly)
+    }
+
+    fn open_by(
+        paths: &[PathBuf],
+        options: Options,
+        kernel: fn(Vmcore, linux::Options) -> Result<Kernel>,
+    ) -> Result<Self> {
         let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
         // As systemd-coredump keeps them; a vmcore in such a file is refused.
         if process::compressed::is_compressed_file(first)? {
             return Process::open(first, &options.process).map(Arc::new).map(Self::Process);
         }
         match dump::sniff(first)? {
-            Kind::Vmcore => {
-                Kernel::open(Vmcore::open(paths)?, options.kernel).map(Arc::new).map(Self::Kernel)
-            }
+            Kind::Vmcore => kernel(Vmcore::open(paths)?, options.kernel).map(Arc::new).map(Self::Kernel),
             Kind::Core => Process::open(first, &options.process).map(Arc::new).map(Self::Process),
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::print_stderr, unreachable_pub)]
 
 mod commands;
+mod damage;
 mod debuginfo;
 mod dump;
 mod frontends;

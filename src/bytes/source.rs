@@ -1,9 +1,11 @@
 //! Bytes by range: what dumps and ELF files are read from.
 //!
 //! A [`Source`] is a file of known length that is read at offsets, by any number
-//! of clients at once. Plain files are mapped: what is read is then the page
-//! cache's memory, not ours. Files that cannot be mapped (some network and FUSE
-//! file systems) are read with `pread`. A flattened dump is a source over a source.
+//! of clients at once. Dumps are read with `pread`, so that no fault of the medium and
+//! nobody who cuts them short ends the program ([`open_dump`]). Debug files are mapped:
+//! what is read is then the page cache's memory, not ours; those that cannot be mapped
+//! (some network and FUSE file systems) are read with `pread`, too. A flattened dump is a
+//! source over a source.
 
 use std::borrow::Cow;
 use std::fs::{File, Metadata};
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::served::Served;
 use crate::error::{Error, Result};
 
 /// A file of known length, read by offset.
@@ -57,6 +60,11 @@ pub trait Source: Send + Sync {
 
     /// What was lost on the way here, in words.
     fn damage(&self) -> Option<String> {
+        None
+    }
+
+    /// What happened to the file since it was opened, in words.
+    fn trouble(&self) -> Option<String> {
         None
     }
 
@@ -109,14 +117,22 @@ pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
     from_file(path, File::open(path).map_err(io)?)
 }
 
+/// Opens the dump at `path`: never mapped.
+pub fn open_dump(path: &Path) -> Result<Arc<dyn Source>> {
+    let io = |source| Error::io("open", path, source);
+    check_file_type(path, &std::fs::metadata(path).map_err(io)?)?;
+    let file = File::open(path).map_err(io)?;
+    let meta = file.metadata().map_err(io)?;
+    check_file_type(path, &meta)?;
+    check_not_empty(path, &meta)?;
+    Ok(Arc::new(Served::new(path.to_owned(), file, &meta)))
+}
+
 /// The open `file`, known as `path` (it may have no name of its own any more).
 pub fn from_file(path: &Path, file: File) -> Result<Arc<dyn Source>> {
     let meta = file.metadata().map_err(|source| Error::io("open", path, source))?;
     check_file_type(path, &meta)?;
-    if meta.len() == 0 {
-        let (what, hint) = ("an empty file", "was the disk full, or the dump still being written?");
-        return Err(Error::Unsupported { path: path.to_owned(), what: what.to_owned(), hint });
-    }
+    check_not_empty(path, &meta)?;
     let path = path.to_owned();
     Ok(match map(&file) {
         Ok(map) => Arc::new(Mapped { path, map, file }),
@@ -150,12 +166,21 @@ fn check_file_type(path: &Path, meta: &Metadata) -> Result<()> {
     })
 }
 
+fn check_not_empty(path: &Path, meta: &Metadata) -> Result<()> {
+    let (what, hint) = ("an empty file", "was the disk full, or the dump still being written?");
+    match meta.len() {
+        0 => Err(Error::Unsupported { path: path.to_owned(), what: what.to_owned(), hint }),
+        _ => Ok(()),
+    }
+}
+
 /// The tree's only unsafe code.
 #[allow(unsafe_code, reason = "mapping a file is unsafe by nature")]
 fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is read-only and private to us. A dump that shrinks while
+    // SAFETY: the map is read-only and private to us. A debug file that shrinks while
     // it is mapped raises SIGBUS at the next read of the lost part, and one that is
-    // rewritten changes under us: both are accepted, as gdb and crash accept them.
+    // rewritten changes under us: both are accepted, as gdb and crash accept them; dumps
+    // are not mapped.
     unsafe { Mmap::map(file) }
 }
 
@@ -272,6 +297,31 @@ mod tests {
         assert!(refused(Path::new("/dev/null")).contains("a device"));
     }
 
+    /// A mapped file would end the test here.
+    #[test]
+    fn a_dump_that_is_cut_short_costs_a_read_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dump");
+        std::fs::write(&path, vec![7; 100_000]).unwrap();
+        let served = open_dump(&path).unwrap();
+        assert_eq!((served.trouble(), served.slice(0, 1)), (None, None));
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(30_000).unwrap();
+        let mut buf = [0; 8];
+        served.read_exact_at(29_992, &mut buf).unwrap();
+        for (offset, len) in [(29_995, 8), (90_000, 8), (29_000, 4096)] {
+            let error = served.read_exact_at(offset, &mut vec![0; len]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
+        }
+        assert_eq!(served.len(), 100_000);
+        assert!(served.trouble().unwrap().contains("had 100000 bytes when it was opened, and now has 30000"));
+        let other = dir.path().join("other");
+        std::fs::write(&other, b"x").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert!(served.trouble().unwrap().contains("was replaced since it was opened"));
+        served.read_exact_at(0, &mut buf).unwrap();
+        assert_eq!(buf, [7; 8]);
+    }
+
     #[test]
     fn mapped_and_plain_read_alike() {
         let dir = tempfile::tempdir().unwrap();
@@ -282,7 +332,8 @@ mod tests {
         assert_eq!(mapped.slice(8, 2), Some(&b"89"[..]));
         assert_eq!(mapped.slice(8, 3), None);
         assert_eq!(mapped.slice(u64::MAX, 1), None);
-        for source in [&plain as &dyn Source, &*mapped] {
+        let served = open_dump(&path).unwrap();
+        for source in [&plain as &dyn Source, &*mapped, &*served] {
             assert_eq!(&*source.bytes(2, 3).unwrap(), b"234");
             assert_eq!(&*source.bytes_up_to(8, 30).unwrap(), b"89");
             assert_eq!(&*source.bytes_up_to(80, 30).unwrap(), b"");

@@ -225,6 +225,6 @@ fn stack<'a>(kernel: &'a Kernel, task: &'a Task, trace: &Trace, places: &mut Pla
         comm: &task.comm,
         state: task.state,
         frames: places.json(kernel, &trace.frames),
-        incomplete: trace.end.sentence(),
+        incomplete: trace.incomplete(kernel),
     }
 }

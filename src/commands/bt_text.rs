@@ -115,7 +115,7 @@ pub(in crate::commands) fn write_trace(
     {
         registers_block(&Saved { regs, partial: false, noted: false }, screen)?;
     }
-    if let Some(why) = trace.end.sentence() {
+    if let Some(why) = trace.incomplete(kernel) {
         if task.stack.0 == 0 {
             row!(screen, "(no stack)")?;
         } else {

@@ -36,6 +36,8 @@ pub struct Command {
     summary: &'static str,
     help: &'static str,
     hidden: bool,
+    /// Whether it has something to say of a dump whose kernel is not recognised.
+    partly: bool,
     arguments: fn(clap::Command) -> clap::Command,
     kernel: Option<Erased<Kernel>>,
     process: Option<Erased<Process>>,
@@ -55,6 +57,7 @@ impl Command {
             summary,
             help,
             hidden: false,
+            partly: false,
             arguments: A::augment_args,
             kernel: Some(erased(kernel)),
             process: Some(erased(process)),
@@ -69,7 +72,7 @@ impl Command {
         run: Run<Kernel, A>,
     ) -> Self {
         let (kernel, arguments) = (Some(erased(run)), A::augment_args);
-        Self { name, summary, help, hidden: false, arguments, kernel, process: None }
+        Self { name, summary, help, hidden: false, partly: false, arguments, kernel, process: None }
     }
 
     /// A command that has no meaning for a vmcore.
@@ -80,7 +83,12 @@ impl Command {
         run: Run<Process, A>,
     ) -> Self {
         let (process, arguments) = (Some(erased(run)), A::augment_args);
-        Self { name, summary, help, hidden: false, arguments, kernel: None, process }
+        Self { name, summary, help, hidden: false, partly: false, arguments, kernel: None, process }
+    }
+
+    /// The command, which works on a vmcore whose kernel is not recognised, too.
+    pub(super) fn partly(self) -> Self {
+        Self { partly: true, ..self }
     }
 
     /// The command, which works but is in no list: for helpers, not for people.
@@ -153,7 +161,10 @@ impl Command {
         context: Context<'d>,
     ) -> Result<Answer<'d>> {
         match (subject, &self.kernel, &self.process) {
-            (Subject::Kernel(kernel), Some(run), _) => run(kernel, given, context),
+            (Subject::Kernel(kernel), Some(run), _) => match kernel.lack().filter(|_| !self.partly) {
+                Some(lack) => Err(CommandError::Failed(lack.to_string())),
+                None => run(kernel, given, context),
+            },
             (Subject::Process(process), _, Some(run)) => {
                 self.refuse(given, FOR_VMCORES)?;
                 run(process, given, context)

@@ -11,7 +11,7 @@ use crate::process::Process;
 use crate::text::{Screen, row};
 
 pub(super) fn command() -> Command {
-    Command::of_both("help", "list the commands, or explain one", "", of_kernel, of_process)
+    Command::of_both("help", "list the commands, or explain one", "", of_kernel, of_process).partly()
 }
 
 #[derive(Args)]

@@ -12,7 +12,7 @@ use crate::linux::{Kernel, clock};
 use crate::text::{Screen, row};
 
 pub(super) fn command() -> Command {
-    Command::of_kernel("log", "the kernel's log (dmesg)", "", run)
+    Command::of_kernel("log", "the kernel's log (dmesg)", "", run).partly()
 }
 
 #[derive(Args)]

@@ -29,6 +29,7 @@ pub(super) fn command() -> Command {
            $ corestub rd vmcore -32 jiffies",
         run,
     )
+    .partly()
 }
 
 #[derive(Args)]

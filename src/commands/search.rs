@@ -37,6 +37,7 @@ pub(super) fn command() -> Command {
            $ corestub search vmcore -n 10 -h 0xdead",
         run,
     )
+    .partly()
 }
 
 #[derive(Args)]

@@ -18,6 +18,7 @@ pub(super) fn command() -> Command {
         "With the debug info at hand, code has its source line behind it.",
         run,
     )
+    .partly()
 }
 
 #[derive(Args)]

@@ -17,6 +17,7 @@ pub(super) fn command() -> Command {
         of_kernel,
         super::process::sys::run,
     )
+    .partly()
 }
 
 #[derive(Serialize)]
@@ -34,9 +35,9 @@ struct Sys<'a> {
     partial: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete: Option<String>,
-    cpus: usize,
+    cpus: Option<usize>,
     mhz: Option<u32>,
-    tasks: usize,
+    tasks: Option<usize>,
     memory_bytes: Option<u64>,
     date: Option<i64>,
     uptime_s: Option<i64>,
@@ -70,7 +71,11 @@ fn shown(kernel: &Kernel) -> Option<&Task> {
 /// What was found damaged on the way.
 fn remarks(kernel: &Kernel) -> Vec<String> {
     let tasks = kernel.tasks();
-    let mut out = Vec::new();
+    let mut out: Vec<String> = kernel.dump().trouble().into_iter().collect();
+    if let Some(lack) = kernel.lack() {
+        out.push(format!("only memory, symbols and the log can be shown: {}", lack.what()));
+        return out;
+    }
     if let Panicked::Unreadable(why) = kernel.panicked() {
         out.push(format!("who panicked is not known: {why}"));
     }
@@ -103,9 +108,9 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         format: kernel.dump().format(),
         partial: kernel.dump().is_partial(),
         incomplete: kernel.dump().incomplete(),
-        cpus: kernel.percpu().online().len(),
+        cpus: Some(kernel.percpu().online().len()).filter(|&n| n > 0),
         mhz: kernel.symbol("cpu_khz").and_then(|a| kernel.space().read_u32(a).ok()).map(|khz| khz / 1000),
-        tasks: kernel.tasks().all().len(),
+        tasks: kernel.lack().is_none().then(|| kernel.tasks().all().len()),
         memory_bytes: usage::present_pages(kernel).and_then(|n| n.checked_mul(4096)),
         date: clock.map(|c| c.date).or_else(|| kernel.vmcoreinfo().crash_time()),
         uptime_s: clock.map(|c| c.uptime),
@@ -122,7 +127,10 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         vmlinux: vmlinux.map(|v| v.path().display().to_string()),
         symbols: kernel.symbols().origin(),
         types: kernel.types().origin(),
-        unwind: unwind::origin(kernel),
+        unwind: match kernel.lack() {
+            Some(_) => "nothing".to_owned(),
+            None => unwind::origin(kernel),
+        },
         remarks: remarks(kernel),
     };
     Ok(sys.into())
@@ -143,11 +151,11 @@ impl Text for Sys<'_> {
         let partial = if self.partial { "  [PARTIAL DUMP]" } else { "" };
         let incomplete = if self.incomplete.is_some() { "  [INCOMPLETE]" } else { "" };
         line("DUMPFILE", &format!("{}{partial}{incomplete}", self.dumpfile))?;
-        line("CPUS", &self.cpus.to_string())?;
+        line("CPUS", &self.cpus.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string()))?;
         line("DATE", &self.date.map_or_else(|| UNKNOWN.to_owned(), clock::date))?;
         line("UPTIME", &self.uptime_s.map_or_else(|| UNKNOWN.to_owned(), clock::uptime))?;
         line("LOAD AVERAGE", self.load_average.as_deref().unwrap_or(UNKNOWN))?;
-        line("TASKS", &self.tasks.to_string())?;
+        line("TASKS", &self.tasks.map_or_else(|| UNKNOWN.to_owned(), |n| n.to_string()))?;
         // What a kernel is called before somebody names it (`init/Kconfig`, DEFAULT_HOSTNAME).
         let unnamed = if self.nodename == "(none)" { "  [no host name was set]" } else { "" };
         line("NODENAME", &format!("{}{unnamed}", self.nodename))?;

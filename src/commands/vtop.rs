@@ -25,6 +25,7 @@ pub(super) fn command() -> Command {
          has the page, and if not, why.",
         run,
     )
+    .partly()
 }
 
 #[derive(Args)]

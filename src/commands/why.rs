@@ -26,6 +26,7 @@ pub(super) fn command() -> Command {
         of_kernel,
         of_process,
     )
+    .partly()
 }
 
 #[derive(Args)]
@@ -54,7 +55,10 @@ fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<
     };
     let computed = fault.is_none().then(|| computed(kernel, addr)).flatten();
     let why = match (fault, &computed) {
-        (Some(fault), _) => fault.to_string(),
+        (Some(fault), _) => match kernel.dump().trouble() {
+            Some(trouble) => format!("{fault} ({trouble})"),
+            None => fault.to_string(),
+        },
         (None, Some(how)) => format!("it is in the dump; {how}"),
         (None, None) => "it is in the dump".to_owned(),
     };

@@ -11,6 +11,7 @@
 //! every record lies inside; references between types are checked where they
 //! are followed, and every walk has a bound.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -18,6 +19,7 @@ use crate::bytes::{u16_at, u32_at};
 use crate::debuginfo::{Field, Types};
 use crate::error::{Error, Result};
 
+pub(crate) mod holed;
 mod records;
 #[cfg(test)]
 #[path = "tests/btf.rs"]
@@ -41,11 +43,13 @@ pub struct Btf {
     base: Option<Arc<Btf>>,
     origin: String,
     /// The string section in `bytes`.
-    strings: std::ops::Range<usize>,
+    strings: Range<usize>,
     first_string: u32,
     first_id: TypeId,
-    /// Where each own type stands in `bytes`.
+    /// Where each own type stands in `bytes`; [`holed::LOST`] if it is lost.
     offsets: Vec<u32>,
+    /// What is lost of `bytes`.
+    holes: Vec<Range<usize>>,
     /// Hash of the name and id of each own named type that has a layout.
     names: OnceLock<Vec<(u32, TypeId)>>,
 }
@@ -69,6 +73,43 @@ impl Btf {
     /// Parses a module's BTF, which continues `base`.
     pub fn split(base: &Arc<Self>, bytes: impl Into<Arc<[u8]>>, origin: impl Into<String>) -> Result<Self> {
         Self::scan(bytes.into(), Some(Arc::clone(base)), origin.into())
+    }
+
+    /// Parses the kernel's BTF of which `holes` are lost: what is there keeps its numbers,
+    /// what is hit is unknown.
+    pub fn parse_holed(
+        bytes: impl Into<Arc<[u8]>>,
+        holes: Vec<Range<usize>>,
+        origin: impl Into<String>,
+    ) -> Result<Self> {
+        let (bytes, origin) = (bytes.into(), origin.into());
+        if holes.is_empty() {
+            return Self::scan(bytes, None, origin);
+        }
+        let header = |at| u32_at(&bytes, at).map_or(0, |n| n as usize);
+        let sections = if holed::touches(&holes, &(0..24)) {
+            holed::sections(&bytes, &holes)
+        } else {
+            let part = |at: usize| {
+                let start = header(4).checked_add(header(at))?;
+                Some(start..start.checked_add(header(at + 4))?)
+            };
+            part(8).zip(part(16))
+        };
+        let sound = |(types, strings): &(Range<usize>, Range<usize>)| {
+            types.end <= bytes.len() && strings.end <= bytes.len() && types.start >= 24
+        };
+        let (types, strings) = sections.filter(sound).ok_or_else(|| Error::Malformed {
+            path: PathBuf::from(&origin),
+            format: "BTF",
+            offset: 0,
+            wanted: "a header",
+            found: "a lost page, and nothing that makes up for it".to_owned(),
+        })?;
+        let mut offsets = holed::offsets(&bytes, types, strings.clone(), &holes);
+        offsets.truncate(MAX_TYPES);
+        let names = OnceLock::new();
+        Ok(Self { bytes, base: None, origin, strings, first_string: 0, first_id: 1, offsets, holes, names })
     }
 
     fn scan(bytes: Arc<[u8]>, base: Option<Arc<Self>>, origin: String) -> Result<Self> {
@@ -129,7 +170,8 @@ impl Btf {
         if u32::try_from(offsets.len()).ok().and_then(|n| first_id.checked_add(n)).is_none() {
             return Err(bad(0, "type ids below 2^32", "more".into()));
         }
-        Ok(Self { bytes, base, origin, strings, first_string, first_id, offsets, names: OnceLock::new() })
+        let (holes, names) = (Vec::new(), OnceLock::new());
+        Ok(Self { bytes, base, origin, strings, first_string, first_id, offsets, holes, names })
     }
 
     fn string_bytes(&self) -> u32 {
@@ -156,7 +198,7 @@ impl Btf {
 
     /// The ids of this BTF itself, without its base.
     #[must_use]
-    pub fn own_ids(&self) -> std::ops::Range<TypeId> {
+    pub fn own_ids(&self) -> Range<TypeId> {
         self.first_id..self.end_id()
     }
 
@@ -212,6 +254,11 @@ impl Btf {
         };
         let rest = self.own_strings().get(own as usize..).unwrap_or_default();
         let end = rest.iter().take(4096).position(|&b| b == 0).unwrap_or(0);
+        // A name that goes on in a lost page is none.
+        let start = self.strings.start + own as usize;
+        if holed::touches(&self.holes, &(start..start + end + 1)) {
+            return &[];
+        }
         rest.get(..end).unwrap_or_default()
     }
 

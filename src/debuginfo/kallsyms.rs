@@ -14,11 +14,14 @@
 //! VMCOREINFO names these tables since 6.0 (5fd8fea935a1, f09bddbd8661). For older
 //! kernels [`super::kallsyms_scan`] finds them by content.
 
+#[path = "kallsyms_holed.rs"]
+mod holed;
+
 use super::symbols::{ARENA_MAX, Builder, SymbolTable};
 use crate::addr::VirtAddr;
 use crate::arch::map;
 use crate::bytes;
-use crate::memory::AddressSpace;
+use crate::memory::{self, AddressSpace, Holed};
 
 /// Longest name that is believed; the kernel's own limit is 512 (`KSYM_NAME_LEN`).
 const NAME_MAX: usize = 1024;
@@ -27,6 +30,8 @@ const NAME_MAX: usize = 1024;
 const SYMBOLS_MAX: u32 = 4 << 20;
 /// How much is read of a table at a time.
 const CHUNK: usize = 128 << 10;
+/// Bytes of the tokens' text; their index has 16 bits.
+const TABLE_MAX: usize = 1 << 16;
 
 /// Virtual addresses of the tables; 0 and `None` never mean the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,9 +110,12 @@ pub fn read(
     stext: Option<u64>,
     long_names: bool,
 ) -> Result<SymbolTable, String> {
-    let count = space
-        .read_u32(VirtAddr(tables.num_syms))
-        .map_err(|fault| format!("kallsyms_num_syms cannot be read: {fault}"))?;
+    let count = match space.read_u32(VirtAddr(tables.num_syms)) {
+        Ok(count) => count,
+        Err(fault) => {
+            holed::count(tables).ok_or_else(|| format!("kallsyms_num_syms cannot be read: {fault}"))?
+        }
+    };
     if count == 0 || count > SYMBOLS_MAX {
         return Err(format!(
             "kallsyms_num_syms at {:#x} is {count}: not a number of symbols",
@@ -123,6 +131,21 @@ pub fn read(
             names = other;
         }
     }
+    // Where a page is lost, names go on behind it.
+    if names.trouble.is_some() && names.len() < count as usize {
+        let holed = |long| holed::names(space, tables, count, &tokens, long);
+        let known = |names: &Names| names.iter().count();
+        let best = [long_names, !long_names].into_iter().filter_map(holed).max_by_key(known);
+        if let Some(mut best) = best.filter(|best| known(best) > known(&names)) {
+            best.trouble = best.trouble.or(names.trouble);
+            names = best;
+        }
+    }
+    if names.trouble.is_some() {
+        // Symbols of lost names keep their places.
+        let end = names.ends.last().copied().unwrap_or(0);
+        names.ends.resize(count as usize, end);
+    }
     let Some(stext_at) = names.find(b"_stext").or_else(|| names.find(b"_text")) else {
         return Err(format!(
             "kallsyms_names at {:#x}: {}",
@@ -132,7 +155,7 @@ pub fn read(
     };
     let wanted = stext.filter(|_| names.find(b"_stext").is_some());
 
-    let raw = Raw::read(space, tables, names.len());
+    let mut raw = Raw::read(space, tables, names.len());
     let encoding = raw.encoding(tables, stext_at, wanted).ok_or_else(|| {
         raw.trouble.clone().unwrap_or_else(|| {
             format!(
@@ -142,15 +165,18 @@ pub fn read(
         })
     })?;
 
-    let addresses = (0..names.len()).map_while(|at| raw.address(encoding, tables, at)).collect::<Vec<_>>();
-    let kept = addresses.len();
-    let mut builder = Builder::adopt(std::mem::take(&mut names.text), &names.ends, &addresses)
+    let addresses = raw.addresses(encoding, tables, names.len());
+    let text = std::mem::take(&mut names.text);
+    let mut builder = Builder::adopt(text, &names.ends, &addresses)
         .ok_or_else(|| "kallsyms_names hold no text".to_owned())?;
+    let kept = builder.named();
     let mut origin = String::from("kallsyms in the dump");
-    if kept < count as usize {
-        let trouble = names.trouble.or(raw.trouble).unwrap_or_default();
+    if kept < count as usize
+        && let Some(trouble) = names.trouble.or(raw.trouble)
+    {
         tracing::warn!("kallsyms: only {kept} of {count} symbols can be read: {trouble}");
-        origin = format!("{origin} (the first {kept} of {count}: {trouble})");
+        origin = format!("{origin} ({kept} of {count}: {trouble})");
+        builder.lacks_names();
     }
     tracing::debug!("{kept} symbols, {encoding}");
     builder.origin(origin);
@@ -178,9 +204,17 @@ struct Token {
 
 impl Tokens {
     fn read(space: &dyn AddressSpace, index_at: u64, table_at: u64) -> Result<Self, String> {
-        let index = space
-            .read_vec(VirtAddr(index_at), 512)
-            .map_err(|fault| format!("kallsyms_token_index cannot be read: {fault}"))?;
+        let index = match space.read_vec(VirtAddr(index_at), 512) {
+            Ok(index) => index,
+            Err(fault) => {
+                // It says no more than the table itself, which lies in front of it.
+                let len = usize::try_from(index_at.saturating_sub(table_at)).unwrap_or(0).min(TABLE_MAX);
+                let text = space.read_vec(VirtAddr(table_at), len).ok();
+                text.and_then(|text| holed::token_index(&text))
+                    .filter(|index| holed::is_index(index))
+                    .ok_or_else(|| format!("kallsyms_token_index cannot be read: {fault}"))?
+            }
+        };
         let last = (0..256).filter_map(|i| bytes::u16_at(&index, i * 2)).max().unwrap_or(0);
         // The last token ends at its NUL; what follows the table does no harm.
         let mut text = vec![0; usize::from(last) + NAME_MAX];
@@ -317,8 +351,14 @@ impl Names {
         })
     }
 
+    /// The number of a name.
     fn find(&self, wanted: &[u8]) -> Option<usize> {
-        self.iter().position(|(_, name)| name == wanted)
+        let mut start = 0;
+        self.ends.iter().position(|&end| {
+            let whole = self.text.get(start..end as usize).unwrap_or_default();
+            start = end as usize;
+            whole.get(1..) == Some(wanted)
+        })
     }
 }
 
@@ -360,35 +400,39 @@ impl Stream<'_> {
 
 /// The undecoded addresses.
 struct Raw {
-    offsets: Vec<u8>,
-    addresses: Vec<u8>,
+    offsets: Holed,
+    addresses: Holed,
     base: Option<u64>,
     trouble: Option<String>,
 }
 
 impl Raw {
     fn read(space: &dyn AddressSpace, tables: &Tables, count: usize) -> Self {
-        let mut raw = Self { offsets: Vec::new(), addresses: Vec::new(), base: None, trouble: None };
-        if let Some(at) = tables.relative_base {
-            match space.read_u64(VirtAddr(at)) {
-                Ok(base) => raw.base = Some(base),
-                Err(fault) => raw.trouble = Some(format!("kallsyms_relative_base cannot be read: {fault}")),
+        let mut trouble = None;
+        let base = tables.relative_base.and_then(|at| match space.read_u64(VirtAddr(at)) {
+            Ok(base) => Some(base),
+            Err(fault) => {
+                trouble = Some(format!("kallsyms_relative_base cannot be read: {fault}"));
+                None
             }
-        }
-        if let Some(at) = tables.offsets {
-            (raw.offsets, raw.trouble) = table(space, "kallsyms_offsets", at, count * 4, raw.trouble);
-        }
-        if let Some(at) = tables.addresses {
-            (raw.addresses, raw.trouble) = table(space, "kallsyms_addresses", at, count * 8, raw.trouble);
-        }
-        raw
+        });
+        let mut table = |name: &str, at: Option<u64>, len| {
+            let read = at.map_or_else(Holed::default, |at| memory::read_holed(space, VirtAddr(at), len));
+            if let Some(lost) = read.sentence() {
+                trouble.get_or_insert_with(|| format!("of {name} {lost}"));
+            }
+            read
+        };
+        let offsets = table("kallsyms_offsets", tables.offsets, count * 4);
+        let addresses = table("kallsyms_addresses", tables.addresses, count * 8);
+        Self { offsets, addresses, base, trouble }
     }
 
     fn address(&self, encoding: Encoding, tables: &Tables, at: usize) -> Option<u64> {
         if encoding == Encoding::Absolute {
-            return bytes::u64_at(&self.addresses, at * 8);
+            return bytes::u64_at(self.addresses.get(at * 8, 8)?, 0);
         }
-        let value = bytes::u32_at(&self.offsets, at * 4)?;
+        let value = bytes::u32_at(self.offsets.get(at * 4, 4)?, 0)?;
         let signed = i64::from(value.cast_signed());
         Some(match encoding {
             Encoding::Absolute => return None,
@@ -401,9 +445,24 @@ impl Raw {
         })
     }
 
-    /// The form under which symbol `at` (`_stext`) has its true address.
-    fn encoding(&self, tables: &Tables, at: usize, stext: Option<u64>) -> Option<Encoding> {
+    /// The addresses of all symbols. One that is lost is taken to lie right behind the
+    /// symbol before it: symbols are in the order of their addresses, and so none is
+    /// said to cover what a lost one may.
+    fn addresses(&self, encoding: Encoding, tables: &Tables, count: usize) -> Vec<Option<u64>> {
+        (0..count).map(|at| self.address(encoding, tables, at)).collect()
+    }
+
+    /// The form under which symbol `at` (`_stext`) has its true address. A lost
+    /// `relative_base` is the one that gives it.
+    fn encoding(&mut self, tables: &Tables, at: usize, stext: Option<u64>) -> Option<Encoding> {
         use Encoding::{Absolute, AbsolutePercpu, BaseRelative, PlaceRelative};
+        if let (None, Some(_), Some(stext)) = (self.base, tables.relative_base, stext) {
+            let value = bytes::u32_at(self.offsets.get(at * 4, 4)?, 0)?.cast_signed();
+            self.base = Some(match value {
+                ..0 => stext.wrapping_add(1).wrapping_add_signed(value.into()),
+                _ => stext.wrapping_sub(u64::from(value.cast_unsigned())),
+            });
+        }
         [BaseRelative, AbsolutePercpu, PlaceRelative, Absolute].into_iter().find(|&encoding| {
             self.address(encoding, tables, at).is_some_and(|address| match stext {
                 Some(stext) => address == stext,
@@ -416,35 +475,6 @@ impl Raw {
 /// Where the x86-64 kernel can start: the image area, page-aligned.
 pub(super) fn is_text_start(address: u64) -> bool {
     address.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE && address & 0xfff == 0
-}
-
-/// As much of a table as is readable. An earlier trouble is kept.
-fn table(
-    space: &dyn AddressSpace,
-    name: &str,
-    at: u64,
-    len: usize,
-    mut trouble: Option<String>,
-) -> (Vec<u8>, Option<String>) {
-    let mut out = Vec::new();
-    while out.len() < len {
-        let old = out.len();
-        out.resize(len.min(old + CHUNK), 0);
-        let to = out.get_mut(old..).unwrap_or_default();
-        let want = to.len();
-        let got = match space.read(VirtAddr(at.saturating_add(old as u64)), to) {
-            Ok(got) => got,
-            Err(fault) => {
-                trouble.get_or_insert_with(|| format!("{name} cannot be read: {fault}"));
-                0
-            }
-        };
-        out.truncate(old + got);
-        if got == 0 || got < want && out.is_empty() {
-            break;
-        }
-    }
-    (out, trouble)
 }
 
 #[cfg(test)]

@@ -104,12 +104,14 @@ struct Windows<'a> {
     space: &'a dyn AddressSpace,
     ranges: Vec<(u64, u64)>,
     budget: u64,
+    /// What is read into: most of the addresses are not mapped.
+    buf: Vec<u8>,
 }
 
 impl<'a> Windows<'a> {
     fn new(space: &'a dyn AddressSpace, ranges: &[(VirtAddr, u64)]) -> Self {
         let ranges = ranges.iter().rev().map(|(at, len)| (at.0 & !7, at.0.saturating_add(*len))).collect();
-        Self { space, ranges, budget: SCAN_MAX }
+        Self { space, ranges, budget: SCAN_MAX, buf: vec![0; WINDOW] }
     }
 }
 
@@ -124,9 +126,7 @@ impl Iterator for Windows<'_> {
                 continue;
             }
             let want = usize::try_from(*end - *at).map_or(WINDOW, |left| left.min(WINDOW));
-            let mut buf = vec![0; want];
-            let got = self.space.read(VirtAddr(*at), &mut buf).unwrap_or(0);
-            buf.truncate(got);
+            let got = self.space.read(VirtAddr(*at), self.buf.get_mut(..want)?).unwrap_or(0);
             let start = *at;
             // Behind a hole go on with the next page; else overlap.
             let step = match got {
@@ -137,7 +137,7 @@ impl Iterator for Windows<'_> {
             *at = start.saturating_add(step);
             self.budget = self.budget.saturating_sub(step);
             if got >= INDEX_LEN {
-                return Some((start, buf));
+                return Some((start, self.buf.get(..got)?.to_vec()));
             }
         }
     }

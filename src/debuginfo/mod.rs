@@ -11,6 +11,7 @@ pub mod kallsyms_scan;
 pub mod locate;
 pub mod orc;
 pub mod symbols;
+pub mod vmcoreinfo_types;
 
 #[cfg(test)]
 #[path = "tests/lab.rs"]
@@ -28,6 +29,11 @@ pub struct Field {
     pub size: u64,
     /// For a bit-field: first bit counted from `offset`, and width.
     pub bits: Option<(u8, u8)>,
+}
+
+impl Field {
+    /// A member of a type that is not known: it is at no address.
+    pub const NOWHERE: Self = Self { offset: 1 << 62, size: 8, bits: None };
 }
 
 /// A source of types. Names are C's: `task_struct` or `struct task_struct`.

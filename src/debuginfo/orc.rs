@@ -159,6 +159,9 @@ struct Packed {
     flags: u16,
 }
 
+/// A row that is lost: bits that no layout has.
+const LOST: Packed = Packed { sp_offset: 0, bp_offset: 0, flags: 0x8000 };
+
 /// The rows of a kernel or a module, in the order of their addresses.
 #[derive(Debug, Clone)]
 pub struct OrcTable {
@@ -182,6 +185,20 @@ impl OrcTable {
         end: u64,
         origin: &str,
     ) -> Result<Self> {
+        Self::parse_holed(layout, (ip, &[]), ip_address, (entries, &[]), 0..end, origin)
+    }
+
+    /// The same of sections with holes (byte ranges in order): a row whose rule is lost
+    /// is a lost one, and so is all code whose rows are. `text` is what the rows may cover.
+    pub fn parse_holed(
+        layout: Layout,
+        (ip, ip_holes): (&[u8], &[Range<usize>]),
+        ip_address: u64,
+        (entries, entry_holes): (&[u8], &[Range<usize>]),
+        text: Range<u64>,
+        origin: &str,
+    ) -> Result<Self> {
+        let end = text.end;
         let bad = |wanted, found| Error::Malformed {
             path: PathBuf::from(origin),
             format: "ORC",
@@ -201,16 +218,45 @@ impl OrcTable {
             let delta = bytes.try_into().map(i32::from_le_bytes).unwrap_or(0);
             ip_address.wrapping_add(4 * i as u64).wrapping_add_signed(i64::from(delta))
         };
-        let addresses = || ip.chunks_exact(4).enumerate().map(|(i, b)| address(i, b));
-        let base = addresses().min().unwrap_or(0);
-        let mut starts = Vec::with_capacity(count);
-        for at in addresses() {
-            let start = u32::try_from(at - base)
-                .map_err(|_| bad("rows within 4 GiB of each other", format!("{base:#x} and {at:#x}")))?;
-            starts.push(start);
+        let is_lost = |holes: &[Range<usize>], bytes: Range<usize>| {
+            let next = holes.partition_point(|h| h.end <= bytes.start);
+            holes.get(next).is_some_and(|h| h.start < bytes.end)
+        };
+        let known = || {
+            let all = ip.chunks_exact(4).enumerate();
+            all.filter(|(i, _)| !is_lost(ip_holes, i * 4..i * 4 + 4)).map(|(i, b)| (i, address(i, b)))
+        };
+        let first = known().map(|(_, at)| at).min().unwrap_or(0);
+        let base = if ip_holes.is_empty() { first } else { first.min(text.start) };
+        let (mut starts, mut rows) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut next = 0;
+        for (i, at) in known() {
+            let start = |at: u64| {
+                u32::try_from(at.wrapping_sub(base))
+                    .map_err(|_| bad("rows within 4 GiB of each other", format!("{base:#x} and {at:#x}")))
+            };
+            if i > next {
+                // Where the last row in front of the hole ends is lost, too.
+                starts.push(starts.last().map_or(0, |before: &u32| before.saturating_add(1)));
+                rows.push(LOST);
+            }
+            next = i + 1;
+            starts.push(start(at)?);
+            let lost = is_lost(entry_holes, i * 6..i * 6 + 6);
+            rows.push(if lost {
+                LOST
+            } else {
+                entries.get(i * 6..i * 6 + 6).map_or(LOST, |e| pack(layout, e))
+            });
         }
-        let mut rows: Vec<_> = entries.chunks_exact(6).map(|e| pack(layout, e)).collect();
+        if next < count && !rows.is_empty() {
+            starts.push(starts.last().map_or(0, |before| before.saturating_add(1)));
+            rows.push(LOST);
+        }
         if !starts.is_sorted() {
+            if !ip_holes.is_empty() {
+                return Err(bad("sorted rows, as some are lost", "others".to_owned()));
+            }
             // vmlinux is sorted since 5.6. Of two rows with one address the real
             // one comes last, and so wins over the end mark of another object.
             let mut order: Vec<_> = starts.iter().copied().zip(rows.iter().copied()).collect();
@@ -245,15 +291,22 @@ impl OrcTable {
         first..self.end.max(last)
     }
 
-    /// The rule for `pc`: undefined outside the table.
+    /// The rule for `pc`: undefined outside the table, and where it is lost.
     #[must_use]
     pub fn lookup(&self, pc: u64) -> OrcEntry {
-        if !self.range().contains(&pc) {
-            return OrcEntry::UNDEFINED;
-        }
-        let Ok(offset) = u32::try_from(pc - self.base) else { return OrcEntry::UNDEFINED };
+        self.row_at(pc).map_or(OrcEntry::UNDEFINED, unpack)
+    }
+
+    /// Whether there was a rule for `pc` that is lost.
+    #[must_use]
+    pub fn is_lost(&self, pc: u64) -> bool {
+        self.row_at(pc) == Some(LOST)
+    }
+
+    fn row_at(&self, pc: u64) -> Option<Packed> {
+        let offset = u32::try_from(pc.checked_sub(self.base)?).ok().filter(|_| self.range().contains(&pc))?;
         let after = self.starts.partition_point(|s| *s <= offset);
-        after.checked_sub(1).and_then(|i| self.rows.get(i)).map_or(OrcEntry::UNDEFINED, |r| unpack(*r))
+        self.rows.get(after.checked_sub(1)?).copied()
     }
 
     /// All rows that cover an address, in order.

@@ -64,6 +64,8 @@ pub struct SymbolTable {
     entries: Vec<Entry>,
     sizes: Vec<u32>,
     index: OnceLock<Index>,
+    /// Some entries have no name, as it is lost: they end the symbol before them.
+    lacks_names: bool,
 }
 
 impl SymbolTable {
@@ -96,9 +98,16 @@ impl SymbolTable {
         self.entries.is_empty()
     }
 
+    /// Whether names are lost: what a table without a name says is then no proof.
+    #[must_use]
+    pub fn lacks_names(&self) -> bool {
+        self.lacks_names
+    }
+
     /// All symbols by ascending address; of one address, the best name first.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Symbol<'_>> {
-        self.entries.iter().zip(&self.sizes).map(|(entry, &size)| self.symbol(entry, size))
+    pub fn iter(&self) -> impl Iterator<Item = Symbol<'_>> {
+        let named = self.entries.iter().zip(&self.sizes).filter(|(entry, _)| entry.len > 0);
+        named.map(|(entry, &size)| self.symbol(entry, size))
     }
 
     /// The symbol of that name. Of several, a global one, else the lowest address.
@@ -138,7 +147,7 @@ impl SymbolTable {
         let after = self.entries.partition_point(|entry| entry.address <= address);
         let found = self.entries.get(after.checked_sub(1)?)?.address;
         let first = self.entries.partition_point(|entry| entry.address < found);
-        let symbol = self.at(first)?;
+        let symbol = self.at(first).filter(|s| !s.name.is_empty())?;
         let offset = address - found;
         let reach = self.gap(&symbol).unwrap_or(symbol.size);
         (offset < reach.max(1)).then_some((symbol, offset))
@@ -259,19 +268,37 @@ impl Builder {
                 entries: Vec::new(),
                 sizes: Vec::new(),
                 index: OnceLock::new(),
+                lacks_names: false,
             },
         }
     }
 
     /// From names that lie one behind the other, each with its kind in front, and
-    /// their addresses; no name is copied. `None` if the bytes are no text.
-    pub(super) fn adopt(text: Vec<u8>, ends: &[u32], addresses: &[u64]) -> Option<Self> {
+    /// their addresses; no name is copied. An empty one is lost. A symbol whose address
+    /// is lost is left out, and what lies behind the one before it then has no name: they
+    /// are in the order of their addresses. `None` if the bytes are no text.
+    pub(super) fn adopt(text: Vec<u8>, ends: &[u32], addresses: &[Option<u64>]) -> Option<Self> {
         let mut builder = Self::new(String::new());
         builder.table.arena = String::from_utf8(text).ok()?;
         builder.table.entries.reserve_exact(addresses.len());
         let bytes = builder.table.arena.as_bytes();
         let mut start = 0;
+        let nameless = |address| Entry { address, name: 0, len: 0, kind: b'?' };
+        let mut before = None;
         for (&end, &address) in ends.iter().zip(addresses) {
+            let lost = match address {
+                Some(address) => (end == start).then_some(address),
+                None => before.take(),
+            };
+            if let Some(address) = lost {
+                builder.table.entries.push(nameless(address));
+            }
+            let Some(address) = address.filter(|_| end > start) else {
+                builder.table.lacks_names = true;
+                start = end;
+                continue;
+            };
+            before = Some(address.saturating_add(1));
             let (kind, name) = (*bytes.get(start as usize)?, start + 1);
             let len = u16::try_from(end.checked_sub(name)?).ok()?;
             builder.table.entries.push(Entry { address, name, len, kind });
@@ -279,6 +306,16 @@ impl Builder {
         }
         builder.table.sizes = vec![0; builder.table.entries.len()];
         Some(builder)
+    }
+
+    /// Says that there were more symbols than these.
+    pub fn lacks_names(&mut self) {
+        self.table.lacks_names = true;
+    }
+
+    /// How many symbols have a name.
+    pub(super) fn named(&self) -> usize {
+        self.table.entries.iter().filter(|e| e.len > 0).count()
     }
 
     /// Makes room for that many symbols.

@@ -54,8 +54,10 @@ impl Bitmap {
         let ranks = self.ranks.get_or_init(|| self.count(source)).as_ref()?;
         let before = *ranks.get(usize::try_from(block).ok()?)?;
         let whole = usize::try_from(n / 8 - block * BLOCK).ok()?;
-        let part = source.bytes(self.offset.checked_add(block * BLOCK)?, whole).ok()?;
-        let mut rank = before + ones(&part);
+        let mut part = [0; 512];
+        let part = part.get_mut(..whole)?;
+        source.read_exact_at(self.offset.checked_add(block * BLOCK)?, part).ok()?;
+        let mut rank = before + ones(part);
         if !n.is_multiple_of(8) {
             let byte = self.byte(source, n / 8)?;
             rank += u64::from((byte & ((1 << (n % 8)) - 1)).count_ones());

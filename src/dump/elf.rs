@@ -229,8 +229,15 @@ impl ElfDump {
         }
         match self.source.read_at(at, buf) {
             Ok(n) if n > 0 => Ok(n),
-            _ => Err(truncated),
+            Ok(_) if at < self.source.len() => Err(ReadFault::Shrunk { addr: phys }),
+            Ok(_) => Err(truncated),
+            Err(e) => Err(super::unread(addr, &e)),
         }
+    }
+
+    /// What happened to the file since it was opened.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.source.trouble()
     }
 }
 

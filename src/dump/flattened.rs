@@ -37,6 +37,10 @@ const HEADER_BYTES: u64 = 4096;
 const RECORD_BYTES: u64 = 16;
 /// More pieces than this would take more memory than putting the file in order takes time.
 const PIECES_MAX: usize = 1 << 24;
+/// So many pieces are looked at before their size is held against them ...
+const PIECES_FREE: usize = 1 << 20;
+/// ... which is this at least: writers write 16 to 64 KiB at once.
+const PIECE_BYTES: u64 = 1024;
 /// In place of a stream offset: nothing was written here.
 const GAP: u64 = u64::MAX;
 
@@ -123,10 +127,11 @@ fn index(stream: &dyn Source, map: &mut BTreeMap<u64, (u64, u64)>) -> Result<Opt
         // Both are below 2^63: neither sum overflows.
         let there = size.min(stream.len().saturating_sub(data));
         write(map, offset, there, data);
-        if map.len() > PIECES_MAX {
+        let small = map.len() > PIECES_FREE && data / (map.len() as u64) < PIECE_BYTES;
+        if small || map.len() > PIECES_MAX {
             return Err(Error::Unsupported {
                 path: path.to_owned(),
-                what: format!("a flattened dump in more than {PIECES_MAX} blocks"),
+                what: format!("a flattened dump in so many small blocks ({} in {data:#x} bytes)", map.len()),
                 hint: "put it in order first: makedumpfile -R NEW < FLAT",
             });
         }
@@ -222,6 +227,10 @@ impl Source for Flattened {
 
     fn damage(&self) -> Option<String> {
         self.broken.clone()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.stream.trouble()
     }
 }
 

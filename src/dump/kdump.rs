@@ -17,6 +17,7 @@
 //! A dump that was cut short (disk full, time-out of the kdump kernel) keeps its
 //! bitmaps and loses the tail: descriptors there are zero or past the end.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -113,6 +114,11 @@ impl Kdump {
         (!lacks.is_empty()).then(|| lacks.join("; "))
     }
 
+    /// What happened to each file since it was opened.
+    pub(super) fn trouble(&self) -> Vec<String> {
+        self.pieces.iter().filter_map(|p| p.source.trouble()).collect()
+    }
+
     /// The machine's memory in coarse ranges of bytes.
     pub(super) fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
         self.runs(max, |piece| &piece.present)
@@ -140,12 +146,14 @@ impl Kdump {
         let source = &*self.pieces.get(stored.piece).ok_or(truncated)?.source;
         if stored.codec == Codec::Raw {
             let at = stored.offset.checked_add(within as u64).ok_or(truncated)?;
-            source.read_exact_at(at, buf).map_err(|_| truncated)?;
+            source.read_exact_at(at, buf).map_err(|e| super::unread(addr, &e))?;
             return Ok(n);
         }
         let page = self.cache.page((stored.piece, stored.offset), |page| {
-            let data = source.bytes(stored.offset, stored.size).map_err(|_| truncated)?;
-            self.decoders.decode(stored.codec, &data, page).ok_or(corrupt)
+            let mut data = [0; PAGE_BYTES];
+            let data = data.get_mut(..stored.size).ok_or(corrupt)?;
+            source.read_exact_at(stored.offset, data).map_err(|e| super::unread(addr, &e))?;
+            self.decoders.decode(stored.codec, data, page).ok_or(corrupt)
         })?;
         buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
         Ok(n)
@@ -166,7 +174,10 @@ impl Kdump {
             return Err(ReadFault::OtherPiece { phys: addr.0 });
         };
         piece.must_hold(pfn, addr)?;
-        let (offset, size, flags) = piece.descriptor(pfn).ok_or(truncated)?;
+        let (offset, size, flags) = piece.descriptor(pfn).map_err(|e| match e {
+            Some(e) if e.raw_os_error().is_some() => super::unread(addr, &e),
+            _ => truncated,
+        })?;
         let end = offset.checked_add(size.into()).ok_or(truncated)?;
         if offset == 0 || end > piece.source.len() || !piece.source.holds(offset, size.into()) {
             return Err(truncated);
@@ -238,21 +249,28 @@ impl Piece {
         })
     }
 
-    /// Offset, size and flags of a page in this piece; `None` past the file's end.
-    fn descriptor(&self, pfn: u64) -> Option<(u64, u32, u32)> {
+    /// Offset, size and flags of a page in this piece; `Err` past the file's end, and
+    /// where the file cannot be read.
+    fn descriptor(&self, pfn: u64) -> Result<(u64, u32, u32), Option<io::Error>> {
         let source = &*self.source;
-        let mut index = self.dumped.rank(source, pfn)?;
+        let mut index = self.dumped.rank(source, pfn).ok_or(None)?;
         if self.pfns.start > 0 {
-            index = index.checked_sub(self.dumped.rank(source, self.pfns.start)?)?;
+            let first = self.dumped.rank(source, self.pfns.start).ok_or(None)?;
+            index = index.checked_sub(first).ok_or(None)?;
         }
-        self.descriptor_at(index)
+        self.read_descriptor(index)
+    }
+
+    fn read_descriptor(&self, index: u64) -> Result<(u64, u32, u32), Option<io::Error>> {
+        let at = index.checked_mul(DESCRIPTOR_BYTES).and_then(|n| self.header.descriptors_at.checked_add(n));
+        let mut raw = [0; 24];
+        self.source.read_exact_at(at.ok_or(None)?, &mut raw)?;
+        let word = |at| bytes::u32_at(&raw, at).ok_or(None);
+        Ok((bytes::u64_at(&raw, 0).ok_or(None)?, word(8)?, word(12)?))
     }
 
     fn descriptor_at(&self, index: u64) -> Option<(u64, u32, u32)> {
-        let at = self.header.descriptors_at.checked_add(index.checked_mul(DESCRIPTOR_BYTES)?)?;
-        let mut raw = [0; 24];
-        self.source.read_exact_at(at, &mut raw).ok()?;
-        Some((bytes::u64_at(&raw, 0)?, bytes::u32_at(&raw, 8)?, bytes::u32_at(&raw, 12)?))
+        self.read_descriptor(index).ok()
     }
 
     /// The codec of the first page that is compressed, if some in a sample are. Memory
@@ -293,22 +311,28 @@ impl Piece {
                 path.display()
             ));
         }
-        let lost = self.tail_is_lost().unwrap_or(true);
-        lost.then(|| format!("{} ends at {len:#x} before its last pages: it was cut short", path.display()))
+        match self.lost_of_tail() {
+            Some((0, 0)) => None,
+            Some((0, unwritten)) => Some(format!(
+                "{} lacks {unwritten} of its last pages: they were never written, or their descriptors are lost",
+                path.display()
+            )),
+            _ => Some(format!("{} ends at {len:#x} before its last pages: it was cut short", path.display())),
+        }
     }
 
-    /// Whether one of the last pages is not in the file. Pages are stored in the order
-    /// of their descriptors, but all pages of zeros share an early one, so a few
-    /// are asked. Counts the bitmap.
-    fn tail_is_lost(&self) -> Option<bool> {
+    /// How many of the last pages lie behind the file's end, and how many lie nowhere. Pages
+    /// are stored in the order of their descriptors, but all pages of zeros share an early
+    /// one, so a few are asked. Counts the bitmap.
+    fn lost_of_tail(&self) -> Option<(u64, u64)> {
         const ASKED: u64 = 1024;
         let count = self.descriptor_count()?;
+        let (mut behind, mut nowhere) = (0, 0);
         for index in count.saturating_sub(ASKED)..count {
             let (offset, size, _) = self.descriptor_at(index)?;
-            if offset == 0 || offset.checked_add(size.into())? > self.source.len() {
-                return Some(true);
-            }
+            nowhere += u64::from(offset == 0);
+            behind += u64::from(offset.checked_add(size.into()).is_none_or(|end| end > self.source.len()));
         }
-        Some(false)
+        Some((behind, nowhere))
     }
 }

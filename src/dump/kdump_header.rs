@@ -70,6 +70,10 @@ pub(super) struct Header {
     eraseinfo: Range<u64>,
 }
 
+/// Page frames of the largest machine that is believed: 64 TiB, `MAX_PHYSMEM_BITS` with
+/// four levels of page tables. To count the bitmaps of more takes minutes.
+const PFNS_MAX: u64 = 1 << 34;
+
 /// `struct new_utsname`, as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Utsname {
@@ -169,6 +173,10 @@ impl Header {
             0 => u64::from(word(MAX_MAPNR)),
             n => n,
         };
+        if max_mapnr > PFNS_MAX {
+            let found = format!("{max_mapnr:#x} page frames");
+            return Err(bad(block + 96, "at most 64 TiB of memory, which Linux on x86-64 can have", found));
+        }
         // crash's rule: both bitmaps are there if the blocks suffice for both.
         let needed = max_mapnr.div_ceil(8).div_ceil(PAGE_SIZE);
         let two_bitmaps = bitmap_blocks >= needed.saturating_mul(2);

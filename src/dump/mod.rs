@@ -1,7 +1,7 @@
 //! Dump files: bytes to physical pages and notes.
 //!
 //! ```text
-//!   source      a file by offset, mapped          notes, vmcoreinfo    what the dump says of itself
+//!   source      a file by offset                  notes, vmcoreinfo    what the dump says of itself
 //!     v                                                  ^
 //!   flattened   a stream put in order again              |
 //!     v                                                  |
@@ -14,6 +14,7 @@
 //! for. What cannot be read says why ([`ReadFault`]), and nothing that is missing
 //! is ever read as zeros.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -133,7 +134,7 @@ fn magic(source: &dyn Source) -> Result<Magic> {
 
 /// The file at `path`, put in order again if it is a flattened one.
 fn open_source(path: &Path) -> Result<Arc<dyn Source>> {
-    let source = source::open(path)?;
+    let source = source::open_dump(path)?;
     let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", path, e))?;
     if head.starts_with(flattened::SIGNATURE) {
         return Ok(Arc::new(Flattened::open(source)?));
@@ -307,6 +308,16 @@ impl Vmcore {
         }
     }
 
+    /// What happened to the files since they were opened, in words.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let all: Vec<String> = match &self.format {
+            Format::Elf(elf) => elf.trouble().into_iter().collect(),
+            Format::Kdump(kdump) => kdump.trouble(),
+        };
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
     /// Whether QEMU wrote the dump: it has the whole state of each CPU.
     #[must_use]
     pub fn is_qemu(&self) -> bool {
@@ -327,6 +338,15 @@ impl PhysicalMemory for Vmcore {
             Format::Elf(elf) => elf.read_phys(addr, buf),
             Format::Kdump(kdump) => kdump.read_phys(addr, buf),
         }
+    }
+}
+
+/// Why the bytes of the page at `addr` could not be read, which the file had when it was
+/// opened.
+fn unread(addr: PhysAddr, error: &io::Error) -> ReadFault {
+    match error.raw_os_error() {
+        Some(errno) => ReadFault::Unread { addr: addr.0, errno },
+        None => ReadFault::Shrunk { addr: addr.0 },
     }
 }
 

@@ -84,6 +84,14 @@ impl VmcoreInfo {
         hex(self.of_kind("SYMBOL", name)?)
     }
 
+    /// All `SYMBOL(name)`s.
+    pub fn symbols(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.values.iter().filter_map(|(key, value)| {
+            let name = key.strip_prefix("SYMBOL(")?.strip_suffix(')')?;
+            Some((name, hex(value)?))
+        })
+    }
+
     /// `NUMBER(name)`. Addresses beyond the signed range come out negative: cast them back.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<i64> {

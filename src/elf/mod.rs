@@ -49,8 +49,9 @@ pub use symbols::{Symbol, Symbols};
 /// Nothing larger is read or decompressed at once: twice what any vmlinux has.
 const DATA_MAX: u64 = 2 << 30;
 
-/// More program headers than this (900 MB of them) are not believed.
-const PROGRAM_HEADERS_MAX: u64 = 1 << 24;
+/// More program headers than this are not believed: a machine or a process has a few
+/// thousand, QEMU's dumps by mapping some hundred thousand.
+const PROGRAM_HEADERS_MAX: u64 = 1 << 20;
 
 /// The file header.
 #[derive(Debug, Clone, Copy)]
@@ -200,6 +201,12 @@ impl Header {
     /// # Errors
     /// As [`Self::program_headers`], or the file does not have all of them.
     pub fn all_program_headers(&self, source: &dyn Source) -> Result<Vec<ProgramHeader>> {
+        let (told, _) = self.count_program_headers(source);
+        if told > PROGRAM_HEADERS_MAX {
+            let path = source.path().to_owned();
+            let what = format!("a dump in {told} segments");
+            return Err(Error::Unsupported { path, what, hint: "a million of them is the limit" });
+        }
         let headers = self.program_headers(source)?;
         let bad = |offset, wanted, found| Err(malformed(source.path(), offset, wanted, found));
         if headers.guessed {

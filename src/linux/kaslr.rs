@@ -32,6 +32,20 @@ pub(super) struct Place {
     pub(super) kaslr_offset: u64,
     pub(super) phys_base: i64,
     pub(super) tables: PageTables,
+    /// Whether all this is known.
+    pub(super) known: bool,
+}
+
+impl Place {
+    /// What can be said of a dump whose kernel is not recognised.
+    pub(super) fn unknown(dump: &Arc<Vmcore>) -> Self {
+        let vmcoreinfo = dump.vmcoreinfo().cloned().unwrap_or_else(|| VmcoreInfo::parse(b""));
+        let paging = Paging { levels: Levels::Four, sme_mask: 0 };
+        let tables = PageTables::unknown(dump.clone(), paging);
+        let kaslr_offset = vmcoreinfo.kaslr_offset().unwrap_or(0);
+        let phys_base = vmcoreinfo.number("phys_base").unwrap_or(0);
+        Self { vmcoreinfo: Arc::new(vmcoreinfo), kaslr_offset, phys_base, tables, known: false }
+    }
 }
 
 /// Finds the kernel in `dump`.
@@ -58,9 +72,9 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     match tables.walk(VirtAddr(top), &mut |_| ()) {
         Ok(_) => {}
         // Where the image lies is known without them; that it lies there is proven.
-        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. })
+        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt | Absence::Unread, .. })
             if names_itself(&vmcoreinfo, &tables) => {}
-        Err(fault @ ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt, .. }) => {
+        Err(fault @ ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt | Absence::Unread, .. }) => {
             let lost = dump.incomplete().map(|lost| format!("; {lost}")).unwrap_or_default();
             return Err(missing(
                 &format!("{fault}, and nothing proves where the kernel lies{lost}"),
@@ -76,7 +90,7 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
             ));
         }
     }
-    Ok(Place { vmcoreinfo, kaslr_offset, phys_base, tables })
+    Ok(Place { vmcoreinfo, kaslr_offset, phys_base, tables, known: true })
 }
 
 fn vmcoreinfo(dump: &Arc<Vmcore>, options: &Options) -> Result<Arc<VmcoreInfo>> {

@@ -16,7 +16,7 @@ use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
-use crate::error::{ReadFault, Result};
+use crate::error::{Error, ReadFault, Result};
 use crate::memory::AddressSpace;
 use crate::memory::paging::PageTables;
 
@@ -57,6 +57,12 @@ impl Kernel {
     /// Opens the kernel in `dump`: finds its page tables, its symbols and its
     /// types. `Err` says which of these is missing and which option supplies it.
     pub fn open(dump: Vmcore, options: Options) -> Result<Self> {
+        let mut kernel = Self::open_partly(dump, options)?;
+        kernel.opened.lack.take().map_or(Ok(kernel), Err)
+    }
+
+    /// The same of whatever can be made out: see [`Self::lack`].
+    pub fn open_partly(dump: Vmcore, options: Options) -> Result<Self> {
         Ok(Self { opened: open(dump, options)?, kept: Kept::default() })
     }
 
@@ -64,6 +70,12 @@ impl Kernel {
     #[cfg(test)]
     pub(super) fn made_up(view: View) -> Self {
         Self { opened: Opened::made_up(view), kept: Kept::default() }
+    }
+
+    /// What is missing for anything more than memory, symbols and the log.
+    #[must_use]
+    pub fn lack(&self) -> Option<&Error> {
+        self.opened.lack.as_ref()
     }
 
     /// The dump file.

@@ -4,14 +4,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::layout::KernelVersion;
+use super::layout::{KernelVersion, Layout};
 use super::{View, derived, kaslr, vmalloc};
 use crate::addr::VirtAddr;
 use crate::arch::map;
-use crate::debuginfo::btf::Btf;
+use crate::debuginfo::btf::{Btf, holed};
 use crate::debuginfo::dwarf::DwarfTypes;
 use crate::debuginfo::elf::Vmlinux;
-use crate::debuginfo::symbols::SymbolTable;
+use crate::debuginfo::symbols::{Builder, SymbolTable};
+use crate::debuginfo::vmcoreinfo_types::VmcoreInfoTypes;
 use crate::debuginfo::{Types, kallsyms, kallsyms_scan};
 use crate::dump::Vmcore;
 use crate::dump::vmcoreinfo::VmcoreInfo;
@@ -23,6 +24,7 @@ use crate::memory::{self, AddressSpace};
 /// Largest BTF that is believed (today's kernels have 5 to 10 MB).
 const BTF_MAX: u64 = 256 << 20;
 
+const UNKNOWN: &str = "where the kernel lies is not known";
 const NO_TYPES: &str = "give --vmlinux FILE, the vmlinux with DWARF of this kernel";
 
 /// What the user says about a kernel dump.
@@ -51,6 +53,8 @@ pub(super) struct Opened {
     pub(super) vmlinux: Option<Arc<Vmlinux>>,
     pub(super) btf: Option<Arc<Btf>>,
     pub(super) view: View,
+    /// What more than memory, log and symbols lacks.
+    pub(super) lack: Option<Error>,
 }
 
 #[cfg(test)]
@@ -80,30 +84,72 @@ impl Opened {
             vmlinux: None,
             btf: None,
             view,
+            lack: None,
         }
     }
 }
 
-/// `Err` says what is missing and which option supplies it.
+/// As much of the kernel as can be made out. `Err` is for what the user said, and for
+/// files that cannot be read; what the dump lacks is in [`Opened::lack`].
 pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     let dump = Arc::new(dump);
-    let place = kaslr::locate(&dump, &options)?;
+    let (place, mut lack) = match kaslr::locate(&dump, &options) {
+        Ok(place) => (place, None),
+        Err(why @ Error::Missing { .. }) => (kaslr::Place::unknown(&dump), Some(why)),
+        Err(why) => return Err(why),
+    };
     tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
     let version = KernelVersion::parse(place.vmcoreinfo.release().unwrap_or_default());
     let vmlinux = options.vmlinux.as_deref().map(Vmlinux::open).transpose()?.map(Arc::new);
     if let Some(vmlinux) = &vmlinux {
         check_build_id(vmlinux, version.build_id(&place.vmcoreinfo))?;
     }
-    let symbols = symbols(&dump, &place, &version, vmlinux.as_deref())?;
+    let symbols = match symbols(&dump, &place, &version, vmlinux.as_deref()) {
+        Ok(symbols) => symbols,
+        Err(why @ Error::Missing { .. }) => {
+            let few = few_symbols(&place, &why);
+            lack.get_or_insert(why);
+            few
+        }
+        Err(why) => return Err(why),
+    };
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
     let mut tables = place.tables;
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
-    let (types, btf) = types(&dump, &tables, &place.vmcoreinfo, &symbols, vmlinux.as_ref())?;
-    tracing::debug!(origin = types.origin(), "types read");
+    let found = types(&dump, &tables, &place.vmcoreinfo, &symbols, vmlinux.as_ref(), place.known);
+    let (types, btf) = match found {
+        Ok((types, btf)) => (Ok(types), btf),
+        Err(why @ Error::Missing { .. }) => (Err(why), None),
+        Err(why) => return Err(why),
+    };
     let tables = Arc::new(tables);
     let user_limit = tables.paging().levels.user_end();
-    let view = View::new(tables.clone(), user_limit, symbols, types, version)
-        .map_err(|what| Error::Missing { path: dump.path().to_owned(), what, hint: NO_TYPES })?;
+    let info = place.vmcoreinfo.clone();
+    let (types, layout) = match types {
+        Ok(types) => {
+            let layout = Layout::resolve(types.as_ref(), version.clone()).map_err(|what| {
+                let path = dump.path().to_owned();
+                Error::Missing { path, what, hint: NO_TYPES }
+            });
+            (Ok(types), layout)
+        }
+        Err(why) => (Err(why.what()), Err(why)),
+    };
+    let types: Arc<dyn Types> =
+        Arc::new(VmcoreInfoTypes::new(types.as_ref().map_err(|w| &**w).cloned(), info));
+    tracing::debug!(origin = types.origin(), "types read");
+    let layout = match layout {
+        Ok(layout) => {
+            // With types, tasks are found even without a name.
+            lack = lack.filter(|_| !place.known);
+            layout
+        }
+        Err(why) => {
+            lack.get_or_insert(why);
+            Layout::unknown(version)
+        }
+    };
+    let view = View::with(tables.clone(), user_limit, Arc::new(symbols), types, layout);
     tracing::debug!("layout resolved");
     vmalloc::know_pages(&tables, &view);
     Ok(Opened {
@@ -116,7 +162,18 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
         vmlinux,
         btf,
         view,
+        lack,
     })
+}
+
+/// The symbols that VMCOREINFO names, for want of others.
+fn few_symbols(place: &kaslr::Place, why: &Error) -> SymbolTable {
+    let mut few = Builder::new(format!("VMCOREINFO alone ({})", why.what()));
+    few.lacks_names();
+    for (name, address) in place.vmcoreinfo.symbols() {
+        few.push(address, 0, b'D', name.as_bytes());
+    }
+    few.finish()
 }
 
 fn check_build_id(vmlinux: &Vmlinux, wanted: Option<BuildId>) -> Result<()> {
@@ -139,16 +196,19 @@ fn symbols(
     let (vmcoreinfo, tables) = (&place.vmcoreinfo, &place.tables);
     let long_names = version.marks_long_names();
     let stext = vmcoreinfo.symbol("_stext");
-    let own = kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
-        .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned())
-        .and_then(|t| kallsyms::read(tables, &t, stext, long_names))
-        .or_else(|why| {
-            // Found by what they look like, and proven by `_stext`.
-            tracing::info!("{why}; looking for kallsyms in the kernel image");
-            let image = (VirtAddr(stext.unwrap_or(map::KERNEL_MAP)), map::KERNEL_IMAGE_SIZE);
-            kallsyms_scan::find_and_read(tables, &[image], stext, long_names)
-                .map_err(|scan| format!("{why}; {scan}"))
-        });
+    let own = || {
+        kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
+            .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned())
+            .and_then(|t| kallsyms::read(tables, &t, stext, long_names))
+            .or_else(|why| {
+                // Found by what they look like, and proven by `_stext`.
+                tracing::info!("{why}; looking for kallsyms in the kernel image");
+                let image = (VirtAddr(stext.unwrap_or(map::KERNEL_MAP)), map::KERNEL_IMAGE_SIZE);
+                kallsyms_scan::find_and_read(tables, &[image], stext, long_names)
+                    .map_err(|scan| format!("{why}; {scan}"))
+            })
+    };
+    let own = if place.known { own() } else { Err(UNKNOWN.to_owned()) };
     let why = match own {
         Ok(table) => return Ok(table),
         Err(why) => why,
@@ -176,22 +236,29 @@ fn types(
     info: &VmcoreInfo,
     symbols: &SymbolTable,
     vmlinux: Option<&Arc<Vmlinux>>,
+    known: bool,
 ) -> Result<Found> {
     let btf = |btf: Btf| {
         let btf = Arc::new(btf);
         (btf.clone() as Arc<dyn Types>, Some(btf))
     };
-    match btf_of_dump(space, symbols) {
+    let own = if known { btf_of_dump(space, symbols) } else { Err(UNKNOWN.to_owned()) };
+    let why = match own {
         Ok(found) => return Ok(btf(found)),
-        Err(why) => tracing::info!("no BTF in {}: {why}", dump.path().display()),
-    }
+        Err(why) => why,
+    };
+    tracing::info!("no BTF in {}: {why}", dump.path().display());
+    let unknown = |why: String| Error::Missing {
+        path: dump.path().to_owned(),
+        what: format!("the layout of this kernel's structures is not known: {why}"),
+        hint: NO_TYPES,
+    };
     let Some(vmlinux) = vmlinux else {
+        if !known {
+            return Err(unknown(why));
+        }
         let derived = derived::types(space, symbols, info);
-        let derived = derived.map_err(|why| Error::Missing {
-            path: dump.path().to_owned(),
-            what: format!("this kernel carries no BTF, so the layout of its structures is unknown ({why})"),
-            hint: NO_TYPES,
-        })?;
+        let derived = derived.map_err(|more| unknown(format!("{why}; {more}")))?;
         return Ok((Arc::new(derived), None));
     };
     if let Some(bytes) = vmlinux.section_data(".BTF")? {
@@ -204,10 +271,26 @@ fn types(
 }
 
 fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, String> {
-    let at = |name: &str| symbols.by_name(name).map(|s| s.address).ok_or_else(|| format!("no symbol {name}"));
-    let (start, stop) = (at("__start_BTF")?, at("__stop_BTF")?);
-    let len = stop.checked_sub(start).filter(|n| (24..BTF_MAX).contains(n)).ok_or("its bounds contradict")?;
+    let at = |name: &str| symbols.address(name);
+    let (start, len) = match (at("__start_BTF"), at("__stop_BTF")) {
+        (Some(start), Some(stop)) => (start, stop.wrapping_sub(start)),
+        _ if symbols.lacks_names() => {
+            let image = symbols.address("_stext").ok_or("no symbol __start_BTF")?;
+            let found = holed::find(space, VirtAddr(image), map::KERNEL_IMAGE_SIZE);
+            found.ok_or("the name __start_BTF is lost, and no BTF was found in the kernel's image")?
+        }
+        _ => return Err("this kernel carries no BTF (no symbol __start_BTF)".to_owned()),
+    };
+    if !(24..BTF_MAX).contains(&len) {
+        return Err(format!("its BTF has impossible bounds: {start:#x} and {len:#x} bytes"));
+    }
     let len = usize::try_from(len).map_err(|e| e.to_string())?;
-    let bytes = memory::read_large(space, VirtAddr(start), len).map_err(|fault| fault.to_string())?;
-    Btf::parse(bytes, "BTF in the dump").map_err(|e| e.to_string())
+    let read = memory::read_holed(space, VirtAddr(start), len);
+    let mut origin = "BTF in the dump".to_owned();
+    if let Some(lost) = read.sentence() {
+        origin = format!("{origin}, not whole ({lost})");
+        tracing::warn!("{origin}");
+    }
+    let holes = read.lost();
+    Btf::parse_holed(read.bytes, holes, origin).map_err(|e| e.to_string())
 }

@@ -6,12 +6,14 @@
 //! (`arch/x86/include/asm/module.h`). They are read-only data, which no dump
 //! filter takes away.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Kernel;
 use crate::addr::VirtAddr;
 use crate::debuginfo::orc::{Layout, OrcEntry, OrcTable};
+use crate::memory;
 
 /// Most rows that are read (a kernel with everything built in has 2 million).
 const MAX_ROWS: u64 = 1 << 23;
@@ -27,6 +29,8 @@ pub struct OrcTables {
     layout: Option<Layout>,
     /// Why the kernel's own is not there.
     pub missing: Option<String>,
+    /// What is lost of the kernel's own, in words.
+    pub lost: Option<String>,
 }
 
 impl OrcTables {
@@ -41,12 +45,12 @@ impl OrcTables {
             Ok(layout) => (Some(layout), of_kernel(kernel, layout)),
             Err(error) => (None, Err(error.to_string())),
         };
-        let (own, missing) = match own {
-            Ok(table) => (Some(table), None),
-            Err(why) => (None, Some(why)),
+        let (own, lost, missing) = match own {
+            Ok((table, lost)) => (Some(table), lost, None),
+            Err(why) => (None, None, Some(why)),
         };
         let modules = kernel.modules().iter().map(|_| OnceLock::new()).collect();
-        Self { kernel: own, modules, module_rows: AtomicU64::new(0), layout, missing }
+        Self { kernel: own, modules, module_rows: AtomicU64::new(0), layout, missing, lost }
     }
 
     /// The kernel's own table.
@@ -78,9 +82,25 @@ impl OrcTables {
         };
         self.of_module(kernel, index).map_or(OrcEntry::UNDEFINED, |table| table.lookup(pc))
     }
+
+    /// Whether there was a rule for `pc` that is lost.
+    #[must_use]
+    pub fn is_lost(&self, kernel: &Kernel, pc: u64) -> bool {
+        match &self.kernel {
+            Some(table) if table.range().contains(&pc) => table.is_lost(pc),
+            None if kernel.is_text(VirtAddr(pc)) && kernel.module_at(VirtAddr(pc)).is_none() => true,
+            _ => {
+                let index = kernel.modules().iter().position(|m| m.contains(VirtAddr(pc)) && m.orc.is_some());
+                index.is_some_and(|i| self.of_module(kernel, i).is_none_or(|table| table.is_lost(pc)))
+            }
+        }
+    }
 }
 
-fn of_kernel(kernel: &Kernel, layout: Layout) -> Result<OrcTable, String> {
+/// A table, and what is lost of it.
+type Parsed = (OrcTable, Option<String>);
+
+fn of_kernel(kernel: &Kernel, layout: Layout) -> Result<Parsed, String> {
     let at = |name: &str| kernel.symbol(name).ok_or_else(|| format!("no symbol {name}"));
     let (ip, ip_stop) = (at("__start_orc_unwind_ip")?, at("__stop_orc_unwind_ip")?);
     let rows = at("__start_orc_unwind")?;
@@ -91,16 +111,21 @@ fn of_kernel(kernel: &Kernel, layout: Layout) -> Result<OrcTable, String> {
     }
     // Behind the last function of the image comes a row that ends it.
     let end = ["_einittext", "_etext"].iter().find_map(|n| kernel.symbol(n)).map_or(u64::MAX, |a| a.0);
-    parse(kernel, layout, ip, rows, count, end, "ORC of the kernel")
+    parse(kernel, layout, ip, rows, count, kernel.text_start().0..end, "ORC of the kernel")
 }
 
 fn of_module(kernel: &Kernel, index: usize, layout: Layout) -> Option<OrcTable> {
     let module = kernel.modules().get(index)?;
     let (ip, rows, count) = module.orc?;
-    let end = module.ranges.iter().filter(|r| r.text).map(|r| r.base.0.saturating_add(r.size)).max()?;
+    let text = || module.ranges.iter().filter(|r| r.text);
+    let end = text().map(|r| r.base.0.saturating_add(r.size)).max()?;
+    let start = text().map(|r| r.base.0).min()?;
     let origin = format!("ORC of module {}", module.name);
-    match parse(kernel, layout, ip, rows, u64::from(count), end, &origin) {
-        Ok(table) => Some(table),
+    match parse(kernel, layout, ip, rows, u64::from(count), start..end, &origin) {
+        Ok((table, lost)) => {
+            lost.iter().for_each(|lost| tracing::warn!("{origin}: {lost}"));
+            Some(table)
+        }
         Err(why) => {
             tracing::info!("{origin} not usable: {why}");
             None
@@ -114,11 +139,20 @@ fn parse(
     ip: VirtAddr,
     rows: VirtAddr,
     count: u64,
-    end: u64,
+    text: Range<u64>,
     origin: &str,
-) -> Result<OrcTable, String> {
+) -> Result<Parsed, String> {
     let count = usize::try_from(count.min(MAX_ROWS)).map_err(|e| e.to_string())?;
-    let read = |at, len| kernel.space().read_vec(at, len).map_err(|fault| fault.to_string());
-    let (ips, entries) = (read(ip, count * 4)?, read(rows, count * 6)?);
-    OrcTable::parse(layout, &ips, ip.0, &entries, end, origin).map_err(|e| e.to_string())
+    let (ips, entries) = (
+        memory::read_holed(kernel.space(), ip, count * 4),
+        memory::read_holed(kernel.space(), rows, count * 6),
+    );
+    let lost = ips.sentence().or_else(|| entries.sentence());
+    let (ip_holes, entry_holes) = (ips.lost(), entries.lost());
+    if lost.is_some() && ip_holes.first().is_some_and(|h| h.len() == ips.bytes.len()) {
+        return Err(lost.unwrap_or_default());
+    }
+    let (ips, entries) = ((&ips.bytes[..], &ip_holes[..]), (&entries.bytes[..], &entry_holes[..]));
+    let table = OrcTable::parse_holed(layout, ips, ip.0, entries, text, origin).map_err(|e| e.to_string())?;
+    Ok((table, lost))
 }

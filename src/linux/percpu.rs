@@ -23,6 +23,9 @@ impl PerCpu {
     pub(super) fn read(space: &dyn AddressSpace, symbols: &SymbolTable) -> Self {
         let at = |name: &str| symbols.by_name(name).map(|s| VirtAddr(s.address));
         let Some(table) = symbols.by_name("__per_cpu_offset") else {
+            if symbols.lacks_names() {
+                return Self::default();
+            }
             // Without CONFIG_SMP there is one copy, where its symbol says.
             return Self { offsets: vec![0], online: vec![0] };
         };
@@ -65,6 +68,13 @@ impl PerCpu {
     #[must_use]
     pub fn len(&self) -> usize {
         self.offsets.len()
+    }
+
+    /// Whether there can be a CPU of this number.
+    #[must_use]
+    pub fn can_be(&self, cpu: u32) -> bool {
+        let known = u32::try_from(self.len()).unwrap_or(MAX_CPUS);
+        cpu < if self.is_empty() { MAX_CPUS } else { known }
     }
 
     /// Whether nothing is known of per-CPU memory.

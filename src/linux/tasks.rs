@@ -192,7 +192,13 @@ pub enum Panicked {
 pub(super) fn panicked(view: &View) -> Panicked {
     let mut unread = None;
     let cpu = ["panic_cpu", "crashing_cpu"].iter().find_map(|name| {
-        let n = view.space().read_u32(view.symbol(name)?);
+        let Some(at) = view.symbol(name) else {
+            if view.symbols().lacks_names() {
+                unread = Some(format!("the name {name} is lost"));
+            }
+            return None;
+        };
+        let n = view.space().read_u32(at);
         let n = n.inspect_err(|fault| unread = Some(format!("{name} cannot be read: {fault}"))).ok()?;
         view.percpu().online().contains(&n).then_some(n)
     });
@@ -257,7 +263,7 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
             .and_then(|f| field(view, VirtAddr(stack), f))
             .unwrap_or(0),
     };
-    let cpu = u32::try_from(cpu).ok().filter(|&c| (c as usize) < view.percpu().len().max(1))?;
+    let cpu = u32::try_from(cpu).ok().filter(|&c| view.percpu().can_be(c))?;
     let on_cpu = match l.on_cpu {
         Some(f) => number(f)? != 0,
         None => current(view, cpu) == Some(addr),

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use super::layout::{KernelVersion, Layout};
+#[cfg(test)]
+use super::layout::KernelVersion;
+use super::layout::Layout;
 use super::percpu::PerCpu;
 use crate::addr::VirtAddr;
 use crate::debuginfo::Types;
@@ -39,6 +41,7 @@ impl View {
 
     /// The view of `space`, where what lies below `user_limit` is not the kernel's.
     /// `Err` names a member that `types` lack and nothing works without.
+    #[cfg(test)]
     pub(crate) fn new(
         space: Arc<dyn AddressSpace>,
         user_limit: u64,
@@ -47,8 +50,19 @@ impl View {
         version: KernelVersion,
     ) -> Result<Self, String> {
         let layout = Layout::resolve(types.as_ref(), version)?;
+        Ok(Self::with(space, user_limit, Arc::new(symbols), types, layout))
+    }
+
+    /// The view with a layout that may be [`Layout::unknown`].
+    pub(super) fn with(
+        space: Arc<dyn AddressSpace>,
+        user_limit: u64,
+        symbols: Arc<SymbolTable>,
+        types: Arc<dyn Types>,
+        layout: Layout,
+    ) -> Self {
         let percpu = PerCpu::read(space.as_ref(), &symbols);
-        Ok(Self { space, user_limit, symbols: Arc::new(symbols), types, layout, percpu })
+        Self { space, user_limit, symbols, types, layout, percpu }
     }
 
     /// The kernel's own address space.

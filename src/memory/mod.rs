@@ -3,7 +3,9 @@
 //! [`AddressSpace`] is the border: page tables ([`paging`]) over a vmcore's
 //! physical memory, or the segments of a userspace core ([`segments`]).
 
-use crate::addr::VirtAddr;
+use std::ops::Range;
+
+use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::error::ReadFault;
 use crate::{bytes, par};
 
@@ -74,31 +76,96 @@ pub trait AddressSpace: Send + Sync {
     }
 }
 
-/// The `len` bytes at `addr`, read on several threads: what takes time in a
-/// large read of a compressed dump is the decompression of its pages.
-pub fn read_large(space: &dyn AddressSpace, addr: VirtAddr, len: usize) -> Result<Vec<u8>, ReadFault> {
+/// Bytes of which some may be lost.
+#[derive(Debug, Default)]
+pub struct Holed {
+    /// The bytes; zeros where they are lost.
+    pub bytes: Vec<u8>,
+    /// What is lost, in order and apart from each other.
+    pub holes: Vec<Hole>,
+}
+
+/// Bytes that are lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    /// Which.
+    pub range: Range<usize>,
+    /// Why the first of them is.
+    pub fault: ReadFault,
+}
+
+impl Holed {
+    /// The lost ranges alone.
+    #[must_use]
+    pub fn lost(&self) -> Vec<Range<usize>> {
+        self.holes.iter().map(|h| h.range.clone()).collect()
+    }
+
+    /// `len` bytes from `at` on, if none of them is lost.
+    #[must_use]
+    pub fn get(&self, at: usize, len: usize) -> Option<&[u8]> {
+        let end = at.checked_add(len)?;
+        let next = self.holes.partition_point(|h| h.range.end <= at);
+        let whole = self.holes.get(next).is_none_or(|h| h.range.start >= end);
+        self.bytes.get(at..end).filter(|_| whole)
+    }
+
+    /// What is lost, in words; `None` if nothing is.
+    #[must_use]
+    pub fn sentence(&self) -> Option<String> {
+        let first = self.holes.first()?;
+        let bytes: usize = self.holes.iter().map(|h| h.range.len()).sum();
+        Some(format!("{bytes:#x} of {:#x} bytes are lost: {}", self.bytes.len(), first.fault))
+    }
+}
+
+/// The `len` bytes at `addr`, as far as they are there; read on several threads: what
+/// takes time in a large read of a compressed dump is the decompression of its pages.
+#[must_use]
+pub fn read_holed(space: &dyn AddressSpace, addr: VirtAddr, len: usize) -> Holed {
     /// Less than this is not worth a thread.
     const PART: usize = 256 << 10;
     let part = len.div_ceil(par::threads()).max(PART).next_multiple_of(4096);
     let mut out = vec![0; len];
-    let results: Vec<_> = std::thread::scope(|scope| {
+    let holes: Vec<Vec<Hole>> = std::thread::scope(|scope| {
         let readers: Vec<_> = out
             .chunks_mut(part)
             .enumerate()
-            .map(|(i, chunk)| {
-                scope.spawn(move || {
-                    let at = addr
-                        .checked_add((i * part) as u64)
-                        .ok_or(ReadFault::NonCanonical { addr: addr.0 })?;
-                    space.read_exact(at, chunk)
-                })
-            })
+            .map(|(i, chunk)| scope.spawn(move || fill(space, addr, i * part, chunk)))
             .collect();
-        // In the order of addresses, so that the first fault is the lowest.
-        readers
-            .into_iter()
-            .map(|r| r.join().unwrap_or(Err(ReadFault::NonCanonical { addr: addr.0 })))
-            .collect()
+        readers.into_iter().map(|r| r.join().unwrap_or_default()).collect()
     });
-    results.into_iter().collect::<Result<(), _>>().map(|()| out)
+    let mut joined: Vec<Hole> = Vec::new();
+    for hole in holes.into_iter().flatten() {
+        match joined.last_mut().filter(|last| last.range.end == hole.range.start) {
+            Some(last) => last.range.end = hole.range.end,
+            None => joined.push(hole),
+        }
+    }
+    Holed { bytes: out, holes: joined }
+}
+
+/// Fills `part`, which begins `start` bytes behind `addr`; what could not be read.
+fn fill(space: &dyn AddressSpace, addr: VirtAddr, start: usize, part: &mut [u8]) -> Vec<Hole> {
+    let mut holes: Vec<Hole> = Vec::new();
+    let mut done = 0;
+    while let Some(rest) = part.get_mut(done..).filter(|r| !r.is_empty()) {
+        let at = addr.checked_add((start + done) as u64);
+        match at.ok_or(ReadFault::NonCanonical { addr: addr.0 }).and_then(|at| space.read_run(at, rest)) {
+            Ok(n) => done += n.max(1),
+            Err(fault) => {
+                // On to the next page.
+                let left = at.map_or(rest.len() as u64, |at| PAGE_SIZE - at.page_offset());
+                let left = usize::try_from(left).unwrap_or(rest.len()).min(rest.len());
+                rest.iter_mut().take(left).for_each(|byte| *byte = 0);
+                let range = start + done..start + done + left;
+                match holes.last_mut().filter(|last| last.range.end == range.start) {
+                    Some(last) => last.range.end = range.end,
+                    None => holes.push(Hole { range, fault }),
+                }
+                done += left;
+            }
+        }
+    }
+    holes
 }

@@ -73,13 +73,21 @@ pub struct PageTables {
     tlb: Tlb,
     linear: Vec<Linear>,
     listed: OnceLock<Listed>,
+    /// False where nothing tells where the tables are.
+    known: bool,
 }
 
 impl PageTables {
     /// The tree whose top table is at `root`.
     pub fn new(memory: Arc<dyn PhysicalMemory>, root: PhysAddr, paging: Paging) -> Self {
         let (linear, listed) = (Vec::new(), OnceLock::new());
-        Self { memory, root: paging.table(root.0), paging, tlb: Tlb::default(), linear, listed }
+        Self { memory, root: paging.table(root.0), paging, tlb: Tlb::default(), linear, listed, known: true }
+    }
+
+    /// No tables at all: nothing can be translated.
+    #[must_use]
+    pub fn unknown(memory: Arc<dyn PhysicalMemory>, paging: Paging) -> Self {
+        Self { known: false, ..Self::new(memory, PhysAddr(0), paging) }
     }
 
     /// Adds what is known without tables.
@@ -103,7 +111,8 @@ impl PageTables {
     #[must_use]
     pub fn unlisted(&self) -> Self {
         let linear = self.linear.clone();
-        Self { linear, ..Self::new(Arc::clone(&self.memory), self.root, self.paging) }
+        let known = self.known;
+        Self { linear, known, ..Self::new(Arc::clone(&self.memory), self.root, self.paging) }
     }
 
     /// Physical address of the top table: what CR3 holds.
@@ -126,6 +135,9 @@ impl PageTables {
 
     /// Walks the tables, telling `seen` of each entry on the way.
     pub fn walk(&self, addr: VirtAddr, seen: &mut dyn FnMut(Step)) -> Result<Mapping, ReadFault> {
+        if !self.known {
+            return Err(ReadFault::NoTables { addr: addr.0 });
+        }
         walk(self.paging, self.root, addr, |level, at| {
             let mut raw = [0; 8];
             match self.memory.read_phys(at, &mut raw) {
@@ -142,7 +154,8 @@ impl PageTables {
     /// What is mapped where, from `start` up to and with `last`.
     pub fn runs(&self, start: VirtAddr, last: VirtAddr) -> impl Iterator<Item = Run> {
         let read = |at, buf: &mut [u8]| self.memory.read_phys(at, buf).map_err(ReadFault::absence);
-        Runs::new(self.paging, self.root, start, last, read)
+        let runs = Runs::new(self.paging, self.root, start, last, read);
+        runs.take(if self.known { usize::MAX } else { 0 })
     }
 
     /// Where an address must be whose table is lost, and by what that is known.

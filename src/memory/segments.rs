@@ -103,7 +103,8 @@ impl Stored {
         let offset = segment.offset.checked_add(at).ok_or(lost)?;
         match self.core.read_at(offset, buf.get_mut(..len).unwrap_or_default()) {
             Ok(n) if n > 0 => Ok(n),
-            _ => Err(lost),
+            Ok(_) => Err(ReadFault::Shrunk { addr }),
+            Err(e) => Err(e.raw_os_error().map_or(lost, |errno| ReadFault::Unread { addr, errno })),
         }
     }
 
@@ -175,7 +176,9 @@ impl AddressSpace for Segments {
             Ok(n) => return Ok(n),
             // What was written and then lost may have been changed by the
             // process: the file is no substitute.
-            Err(lost @ ReadFault::Truncated { .. }) => return Err(lost),
+            Err(
+                lost @ (ReadFault::Truncated { .. } | ReadFault::Unread { .. } | ReadFault::Shrunk { .. }),
+            ) => return Err(lost),
             Err(fault) => fault,
         };
         let Some(range) = self.file_at(addr.0) else { return Err(fault) };

@@ -48,7 +48,7 @@ pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut Sta
         frames.push(frame);
         bp = next;
     };
-    Trace { end: finish(kernel, task, &entries, &mut frames, end), frames }
+    Trace { end: finish(kernel, task, &entries, &mut frames, end), frames, guessed: None }
 }
 
 /// Whether `frame` is where every task began: rbp is none of its frames' there (for a

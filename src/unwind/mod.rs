@@ -121,6 +121,24 @@ pub struct Trace {
     pub frames: Vec<Frame>,
     /// How it ended.
     pub end: End,
+    /// The first frame that is a guess, since the rules to find it are lost.
+    pub guessed: Option<usize>,
+}
+
+impl Trace {
+    /// A sentence on a stack that is not whole, or not sure.
+    #[must_use]
+    pub fn incomplete(&self, kernel: &Kernel) -> Option<String> {
+        let guessed = self.guessed.map(|from| {
+            let orc = kernel.orc();
+            let why = orc.lost.as_ref().or(orc.missing.as_ref()).map(|why| format!(": {why}"));
+            format!("from frame {from} on it is a guess, as rules of ORC are lost{}", why.unwrap_or_default())
+        });
+        match (guessed, self.end.sentence()) {
+            (Some(guessed), Some(end)) => Some(format!("{guessed}; {end}")),
+            (guessed, end) => guessed.or(end),
+        }
+    }
 }
 
 /// Where a walk begins.
@@ -138,7 +156,13 @@ pub(crate) struct Start {
 #[must_use]
 pub fn origin(kernel: &Kernel) -> String {
     match (kernel.orc().of_kernel(), &kernel.orc().missing) {
-        (Some(table), _) => format!("ORC in the dump ({} rows)", table.len()),
+        (Some(table), _) => match &kernel.orc().lost {
+            Some(lost) => format!("ORC in the dump ({} rows), not whole ({lost})", table.len()),
+            None => format!("ORC in the dump ({} rows)", table.len()),
+        },
+        (None, Some(why)) if is_built_with_orc(kernel) => {
+            format!("what lies on the stacks: a guess (ORC is lost: {why})")
+        }
         (None, Some(why)) => format!("frame pointers (no ORC: {why})"),
         (None, None) => "frame pointers".to_owned(),
     }
@@ -152,10 +176,10 @@ pub fn task(kernel: &Kernel, task: &Task) -> Trace {
         Ok(start) if regs.in_user_mode() => {
             let frame =
                 Frame { pc: start.pc, sp: start.sp, kind: FrameKind::User, pt_regs: None, partial: false };
-            Trace { frames: vec![frame], end: End::Complete }
+            Trace { frames: vec![frame], end: End::Complete, guessed: None }
         }
         Ok(start) => walk(kernel, task, &start),
-        Err(why) => Trace { frames: Vec::new(), end: End::NoRegisters(why) },
+        Err(why) => Trace { frames: Vec::new(), end: End::NoRegisters(why), guessed: None },
     }
 }
 
@@ -183,11 +207,18 @@ pub(crate) fn start_of(regs: &TaskRegisters) -> Result<Start, &'static str> {
 /// Walks from `start` on the stacks that `task` may be on.
 pub(crate) fn walk(kernel: &Kernel, task: &Task, start: &Start) -> Trace {
     let mut memory = StackMemory::new(kernel);
-    if kernel.orc().of_kernel().is_some() {
+    if kernel.orc().of_kernel().is_some() || is_built_with_orc(kernel) {
         orc::walk(kernel, task, start, &mut memory)
     } else {
         frame_pointers::walk(kernel, task, start, &mut memory)
     }
+}
+
+/// Whether the kernel has ORC, be it lost.
+fn is_built_with_orc(kernel: &Kernel) -> bool {
+    let named = |name| kernel.symbol(name).is_some();
+    // Their names can be lost, too.
+    named("__start_orc_unwind_ip") || named("__start_orc_unwind") || kernel.symbols().lacks_names()
 }
 
 /// Keeps a walk from going in circles.

@@ -38,20 +38,25 @@ struct State {
     sp: u64,
     regs: Registers,
     exact: bool,
+    /// Whether the rule for the last step was lost.
+    lost: bool,
 }
 
 pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut StackMemory<'_>) -> Trace {
-    let mut state = State { pc: start.pc, sp: start.sp, regs: start.regs, exact: start.exact };
+    let mut state = State { pc: start.pc, sp: start.sp, regs: start.regs, exact: start.exact, lost: false };
     let kind = if start.exact { FrameKind::Regs } else { FrameKind::Call };
     let first = Frame { pc: state.pc, sp: state.sp, kind, pt_regs: None, partial: false };
     let mut frames = Vec::with_capacity(16);
     frames.push(first);
     let mut progress = Progress::new(kernel, task, state.sp);
+    let mut guessed = None;
     let end = loop {
         if frames.len() >= FRAMES_MAX {
             break End::TooDeep;
         }
-        match step(kernel, &mut state, memory) {
+        let stepped = step(kernel, &mut state, memory);
+        guessed = guessed.or(state.lost.then_some(frames.len()));
+        match stepped {
             Ok(Some(frame)) => {
                 if frame.kind == FrameKind::User {
                     frames.push(frame);
@@ -66,7 +71,7 @@ pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut Sta
             Err(end) => break end,
         }
     };
-    Trace { frames, end }
+    Trace { frames, end, guessed }
 }
 
 /// From the state of one frame to that of its caller: `None` at the outermost.
@@ -80,9 +85,13 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
             // is an end by ORC before 6.4, was just called.
             let ends = rule.kind == Kind::End;
             let reach = if ends { u64::from(state.exact) * 8 } else { scan::REACH };
-            if let Some(caller) = scan::leave(kernel, at, state.sp, reach, state.regs.get(Rbp), memory) {
+            state.lost = !ends && kernel.orc().is_lost(kernel, at);
+            let bp = state.regs.get(Rbp);
+            let caller = scan::leave(kernel, at, state.sp, reach, bp, memory)
+                .or_else(|| scan::guess(kernel, state.sp, bp, memory).filter(|_| state.lost));
+            if let Some(caller) = caller {
                 let regs = caller.bp.map(|bp| (Rbp, bp)).into_iter().collect();
-                *state = State { pc: caller.pc, sp: caller.sp, regs, exact: false };
+                *state = State { pc: caller.pc, sp: caller.sp, regs, exact: false, lost: state.lost };
                 return Ok(Some(call(state)));
             }
             if ends {
@@ -91,7 +100,7 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
             guessed = true;
             rule = if state.exact && !is_code(kernel, at) { BAD_CALL } else { FRAME_POINTER };
         }
-        _ => {}
+        _ => state.lost = false,
     }
     let unreadable = |at: u64| End::Unreadable(at);
     let mut word = |at: u64| memory.word(at).ok_or(unreadable(at));
@@ -158,7 +167,8 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
         // A zero return address marks the end of a kernel thread's stack.
         return Ok(None);
     }
-    *state = State { pc: frame.pc, sp: frame.sp, regs, exact: frame.kind == FrameKind::Regs };
+    *state =
+        State { pc: frame.pc, sp: frame.sp, regs, exact: frame.kind == FrameKind::Regs, lost: state.lost };
     Ok(Some(frame))
 }
 

@@ -48,6 +48,34 @@ pub(super) fn leave(
     None
 }
 
+/// The nearest word from `sp` up that is a return address, by the call in front of it:
+/// of a function whose rules are lost, and that was not called by its name.
+pub(super) fn guess(
+    kernel: &Kernel,
+    sp: u64,
+    bp: Option<u64>,
+    memory: &mut StackMemory<'_>,
+) -> Option<Caller> {
+    let end = sp.checked_add(REACH)?;
+    (sp..end).step_by(8).find_map(|slot| {
+        let pc = memory.word(slot).filter(|&pc| kernel.is_text(VirtAddr(pc)) && is_return(kernel, pc))?;
+        Some(Caller { pc, sp: slot + 8, bp })
+    })
+}
+
+/// Whether an indirect call stands in front of `pc`: through a thunk, or of its own.
+fn is_return(kernel: &Kernel, pc: u64) -> bool {
+    let thunk =
+        |to| kernel.symbols().by_address(to).is_some_and(|(s, _)| s.name.starts_with("__x86_indirect"));
+    if let Some(to) = call_target(kernel, pc) {
+        return thunk(to);
+    }
+    let mut code = [0; 3];
+    let read = pc.checked_sub(3).is_some_and(|at| kernel.space().read_exact(VirtAddr(at), &mut code).is_ok());
+    // ff /2: of a register in two bytes, with REX or a displacement in three.
+    read && (code[1] == 0xff && code[2] & 0x38 == 0x10 || code[0] == 0xff && code[1] & 0x38 == 0x10)
+}
+
 /// Where the call in front of return address `pc` leads, if it is a near one.
 pub(super) fn call_target(view: &View, pc: u64) -> Option<u64> {
     let mut code = [0; 5];

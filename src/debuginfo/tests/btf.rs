@@ -1,4 +1,5 @@
 #![allow(clippy::cast_possible_truncation, reason = "small sizes of the test itself")]
+#![allow(clippy::single_range_in_vec_init, reason = "one hole")]
 
 use proptest::prelude::*;
 
@@ -180,4 +181,42 @@ proptest! {
         }
         if let Ok(btf) = Btf::parse(bytes, "p") { walk(&btf); }
     }
+}
+
+/// Real BTF of which pages are lost: what is known has its own number and its own name.
+#[test]
+fn types_behind_a_hole_keep_their_numbers() {
+    for (release, path) in vmlinux::all() {
+        let bytes = vmlinux::section(&path, ".BTF").unwrap().bytes;
+        let whole = Btf::parse(&bytes[..], "whole").unwrap();
+        let pages = bytes.len() / 4096;
+        let several = vec![3, 4, 5, pages / 3, pages / 2, pages - 2];
+        for lost in [vec![0], vec![pages / 5], several] {
+            let mut left = bytes.clone();
+            let holes: Vec<_> = lost.iter().map(|p| p * 4096..(p * 4096 + 4096).min(left.len())).collect();
+            holes.iter().for_each(|hole| left[hole.clone()].fill(0));
+            let btf = Btf::parse_holed(left, holes, "holed").unwrap();
+            let known = btf.own_types().filter(|t| {
+                let true_one = whole.get(t.id).unwrap();
+                let same = (t.kind, t.size_or_type, t.name_off, t.extra)
+                    == (true_one.kind, true_one.size_or_type, true_one.name_off, true_one.extra);
+                assert!(same, "{release} without {lost:?}: {} is {:?}", t.id, true_one.name());
+                assert!(t.name().is_empty() || t.name() == true_one.name());
+                true
+            });
+            let all = whole.own_ids().len();
+            let known = known.count();
+            assert!(known + lost.len() * 342 >= all, "{release} without {lost:?}: {known} of {all}");
+        }
+    }
+}
+
+#[test]
+fn a_hole_in_few_types_is_given_up() {
+    // Too few references for a count: what lies in front is all.
+    let bytes = sample();
+    let btf = Btf::parse_holed(bytes, vec![60..80], "F").unwrap();
+    assert_eq!(btf.size_of("int"), Some(4));
+    assert_eq!(btf.size_of("struct outer"), None);
+    assert_eq!(btf.own_types().count(), 1);
 }

@@ -29,6 +29,23 @@ impl AddressSpace for Flat {
     }
 }
 
+/// The same, of which some addresses are lost.
+pub(crate) struct Holey<'a> {
+    pub(crate) space: &'a Flat,
+    pub(crate) lost: Vec<std::ops::Range<u64>>,
+}
+
+impl AddressSpace for Holey<'_> {
+    fn read_run(&self, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        if self.lost.iter().any(|lost| lost.contains(&addr.0)) {
+            return Err(ReadFault::Truncated { addr: addr.0 });
+        }
+        let next = self.lost.iter().map(|lost| lost.start).filter(|start| *start > addr.0).min();
+        let len = buf.len().min(next.map_or(usize::MAX, |next| (next - addr.0) as usize));
+        self.space.read_run(addr, &mut buf[..len])
+    }
+}
+
 /// Kernel image addresses of a QEMU dump, by `phys_base` alone.
 pub(crate) struct Guest {
     file: File,

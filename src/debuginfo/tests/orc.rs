@@ -1,3 +1,4 @@
+#![allow(clippy::single_range_in_vec_init, reason = "one hole")]
 use std::collections::HashMap;
 
 use proptest::prelude::*;
@@ -126,4 +127,34 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn rows_of_a_lost_page_are_lost_and_no_others() {
+    let all: Vec<_> = (0x2000..).step_by(16).zip((8..108).map(|sp| row(sp, 0, 0x205))).collect();
+    let (ip, entries) = sections(&all);
+    let whole = OrcTable::parse(Layout::V6_4, &ip, 0x1000, &entries, 0x2640, "t").unwrap();
+    let holed = |ip_holes: &[Range<usize>], entry_holes: &[Range<usize>]| {
+        let (mut ip, mut entries) = (ip.clone(), entries.clone());
+        ip_holes.iter().for_each(|h| ip[h.clone()].fill(0));
+        entry_holes.iter().for_each(|h| entries[h.clone()].fill(0));
+        let text = 0x2000..0x2640;
+        OrcTable::parse_holed(Layout::V6_4, (&ip, ip_holes), 0x1000, (&entries, entry_holes), text, "t")
+            .unwrap()
+    };
+    let lost = |table: &OrcTable| {
+        let lost: Vec<u64> = (0x2000..0x2640).filter(|&pc| table.is_lost(pc)).collect();
+        for pc in (0x2000..0x2640).filter(|pc| !lost.contains(pc)) {
+            assert_eq!(table.lookup(pc), whole.lookup(pc), "{pc:#x}");
+        }
+        lost
+    };
+    assert_eq!(lost(&whole).len(), 0);
+    // Rules 10 to 19 (6 bytes each); a rule that is hit in part is lost.
+    assert_eq!(lost(&holed(&[], &[61..119])), (0x20a0..0x2140).collect::<Vec<_>>());
+    // Addresses 10 to 19 (4 bytes each): the row in front ends nobody knows where.
+    assert_eq!(lost(&holed(&[40..80], &[])), (0x2091..0x2140).collect::<Vec<_>>());
+    // The first and the last ones.
+    assert_eq!(lost(&holed(&[0..40], &[])), (0x2000..0x20a0).collect::<Vec<_>>());
+    assert_eq!(lost(&holed(&[360..400], &[])), (0x2591..0x2640).collect::<Vec<_>>());
 }

@@ -137,6 +137,50 @@ const SWITCH_FRAME: [(Register, &str); 7] = [
 ];
 
 impl Layout {
+    /// The layout where no types are known: what is asked for is nowhere.
+    #[must_use]
+    pub fn unknown(version: KernelVersion) -> Self {
+        let nowhere = Field::NOWHERE;
+        let task = TaskLayout {
+            pid: nowhere,
+            tgid: nowhere,
+            comm: nowhere,
+            stack: nowhere,
+            state: nowhere,
+            exit_state: nowhere,
+            flags: nowhere,
+            real_parent: nowhere,
+            mm: nowhere,
+            on_cpu: None,
+            cpu: None,
+            tasks: nowhere,
+            signal: nowhere,
+            thread_node: None,
+            thread_group: None,
+            pid_link: None,
+            sp: nowhere,
+            fsbase: None,
+            gsbase: None,
+            start_time: None,
+            usersp: None,
+        };
+        Self {
+            version,
+            task,
+            thread_head: None,
+            mm_pgd: nowhere,
+            rq_curr: nowhere,
+            rq_idle: nowhere,
+            pid_tasks: None,
+            pid_map_head: None,
+            xarray: None,
+            switch_frame: None,
+            pt_regs_size: pt_regs::SIZE as u64,
+            stack_padding: 0,
+            thread_size: None,
+        }
+    }
+
     /// Looks every member up. `Err` names the first that cannot be done without.
     pub fn resolve(types: &dyn Types, version: KernelVersion) -> Result<Self, String> {
         let need = |ty: &str, paths: &[&str]| {

@@ -1,0 +1,143 @@
+//! A file that is read while others may cut it short, replace it, or lose it to a bad disk.
+//!
+//! Nothing of it is mapped: a read of what a map has lost would end the program and all
+//! its clients, where `pread` gives an error that costs one read. A few bytes here and
+//! there (headers, bitmaps, page tables) are kept in blocks, which makes up for the map.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::source::Source;
+
+/// Bytes that are kept together.
+const BLOCK: usize = 16 << 10;
+/// How many of them: 4 MiB.
+const SLOTS: usize = 256;
+/// Larger reads go to the file.
+const SMALL: usize = 512;
+
+/// The file.
+pub(super) struct Served {
+    path: PathBuf,
+    file: File,
+    opened: Identity,
+    blocks: Vec<Mutex<Block>>,
+    /// Reads that failed, and where the first of them was.
+    failed: AtomicU64,
+    first: AtomicU64,
+}
+
+/// By what a change of a file is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    inode: (u64, u64),
+    len: u64,
+    modified: (i64, i64),
+}
+
+#[derive(Default)]
+struct Block {
+    /// Its number and one, 0 for none.
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+impl Identity {
+    fn of(meta: &Metadata) -> Self {
+        Self { inode: (meta.dev(), meta.ino()), len: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) }
+    }
+}
+
+impl Served {
+    pub(super) fn new(path: PathBuf, file: File, meta: &Metadata) -> Self {
+        let blocks = (0..SLOTS).map(|_| Mutex::default()).collect();
+        let (failed, first) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { path, file, opened: Identity::of(meta), blocks, failed, first }
+    }
+
+    /// Reads from the file itself.
+    fn pread(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(buf, offset) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
+                        self.first.store(offset, Ordering::Relaxed);
+                    }
+                    return Err(e);
+                }
+                Ok(n) => return Ok(n),
+            }
+        }
+    }
+
+    /// Reads a few bytes from a block; `None` if it has not all of them.
+    fn read_kept(&self, offset: u64, buf: &mut [u8]) -> Option<()> {
+        let number = offset / BLOCK as u64;
+        let slot = self.blocks.get(usize::try_from(number).ok()? % SLOTS)?;
+        let mut block = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if block.number != number + 1 {
+            block.number = 0;
+            block.bytes.resize(BLOCK, 0);
+            // A bad sector of the block is not one of these bytes.
+            let got = self.file.read_at(&mut block.bytes, number * BLOCK as u64).ok()?;
+            block.bytes.truncate(got);
+            block.number = number + 1;
+        }
+        let at = usize::try_from(offset % BLOCK as u64).ok()?;
+        buf.copy_from_slice(block.bytes.get(at..at.checked_add(buf.len())?)?);
+        Some(())
+    }
+}
+
+impl Source for Served {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.opened.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.len() <= SMALL && self.read_kept(offset, buf).is_some() {
+            return Ok(buf.len());
+        }
+        self.pread(offset, buf)
+    }
+
+    fn peek_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.pread(offset, buf)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let mut all = Vec::new();
+        let path = self.path.display();
+        match self.file.metadata().map(|meta| Identity::of(&meta)) {
+            Ok(now) if now.len != self.opened.len => {
+                all.push(format!(
+                    "{path} had {} bytes when it was opened, and now has {}",
+                    self.opened.len, now.len
+                ));
+            }
+            Ok(now) if now.modified != self.opened.modified => {
+                all.push(format!("{path} was written to since it was opened"));
+            }
+            Ok(_) => {}
+            Err(e) => all.push(format!("{path}: {e}")),
+        }
+        if std::fs::metadata(&self.path).is_ok_and(|meta| Identity::of(&meta).inode != self.opened.inode) {
+            all.push(format!("{path} was replaced since it was opened; the old file is read"));
+        }
+        let failed = self.failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            let first = self.first.load(Ordering::Relaxed);
+            all.push(format!("{failed} reads of {path} failed, the first at offset {first:#x}"));
+        }
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
