@@ -230,7 +230,7 @@ fn what_is_lost_or_damaged_says_which() {
         assert_eq!(page(&dump, pfn), Err(ReadFault::Corrupt { phys: pfn << 12 }), "{pfn}");
     }
     assert_eq!(page(&dump, 107), Err(ReadFault::Truncated { addr: 107 << 12 }));
-    assert!(dump.incomplete().unwrap().contains("cut short"));
+    assert!(dump.incomplete().unwrap().contains("lacks 1 of its last pages: they were never written"));
     assert_eq!(page(&dump, 20_000), Ok(pattern(20_003)));
 }
 
