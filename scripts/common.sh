@@ -70,7 +70,7 @@ growing() { # growing FOLDER COMMAND...: run it, and say every ten seconds how l
 	[ $rc != 0 ] || RUNNING=
 	return $rc
 }
-size_of() { { du -sh "$@" 2> /dev/null || true; } | awk '{ sub("K$", " KB", $1) || sub("M$", " MB", $1) || sub("G$", " GB", $1); print $1 }'; }
+size_of() { { du -sxh "$@" 2> /dev/null || true; } | awk '{ sub("K$", " KB", $1) || sub("M$", " MB", $1) || sub("G$", " GB", $1); print $1 }'; }
 
 room() { # room FOLDER MB: that much is free there
 	local free

@@ -11,6 +11,8 @@ lay_root() { # lay_root SUITE FOLDER PACKAGE,...
 	[ ! -e "$ROOT" ] || die "$ROOT is there already, from a run that did not end; look at it, and delete it with: rm -r --one-file-system $ROOT"
 	say "debootstrap $suite into $ROOT"
 	growing "$(dirname "$ROOT")" logged debootstrap --variant=minbase --include="$packages" "$suite" "$ROOT" "$MIRROR"
+	# debootstrap leaves its /proc mounted where somebody looks into it at its end
+	! mountpoint -q "$ROOT/proc" || umount "$ROOT/proc"
 	{
 		echo "deb $MIRROR $suite main"
 		echo "deb $MIRROR $suite-updates main"
