@@ -46,12 +46,17 @@ impl Prologue {
     }
 }
 
+/// The five-byte nops that stand in place of the function tracer's call
+/// (`arch/x86/include/asm/nops.h`: the second on CPUs that the kernel takes for old).
+const NOPS: [[u8; 5]; 2] = [[0x0f, 0x1f, 0x44, 0x00, 0x00], [0x66, 0x66, 0x66, 0x66, 0x90]];
+
 /// Bytes of the marks in front of a function's own instructions: `endbr64`, and the call
-/// of the function tracer or the five-byte nop in its place.
-fn marks(code: &[u8]) -> usize {
+/// of the function tracer or a nop in its place.
+#[must_use]
+pub fn marks(code: &[u8]) -> usize {
     let endbr = if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) { 4 } else { 0 };
-    let tracer =
-        matches!(code.get(endbr..), Some([0x0f, 0x1f, 0x44, 0x00, 0x00, ..] | [0xe8, _, _, _, _, ..]));
+    let rest = code.get(endbr..).unwrap_or_default();
+    let tracer = rest.first() == Some(&0xe8) || NOPS.iter().any(|nop| rest.starts_with(nop));
     endbr + if tracer { 5 } else { 0 }
 }
 
@@ -97,6 +102,7 @@ mod tests {
         assert_eq!([at(14), at(16)], [Frame::AtSp; 2]);
         assert_eq!(frame(&code, 0x1000, None), Frame::ByBp);
         assert!(begins(&code) && begins(&code[5..]) && !begins(&code[6..]));
+        assert!(begins(&[0x66, 0x66, 0x66, 0x66, 0x90, 0x55]) && begins(&[0xe8, 1, 2, 3, 4, 0x55]));
         // Code that is not a compiler's, and none at all.
         for bare in [&[0x31, 0xc0, 0x55, 0xc3][..], &[]] {
             assert_eq!(frame(bare, 0, None), Frame::Unknown);

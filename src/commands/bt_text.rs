@@ -54,7 +54,7 @@ pub(in crate::commands) fn write_trace(
     let mut stack: Option<Stack> = None;
     for (i, frame) in trace.frames.iter().enumerate() {
         if frame.kind == FrameKind::Call || i > 0 && frame.pt_regs.is_none() {
-            write_frame(kernel, number, frame, lines, screen)?;
+            write_frame(kernel, task, number, frame, lines, screen)?;
             number += 1;
         } else {
             let regs = saved(kernel, task, frame, i == 0);
@@ -84,7 +84,7 @@ pub(in crate::commands) fn write_trace(
             // crash goes on with the caller.
             if left(before.as_ref(), now.as_ref()) {
                 leave(before.as_ref(), now.as_ref(), screen)?;
-                write_frame(kernel, number, frame, lines, screen)?;
+                write_frame(kernel, task, number, frame, lines, screen)?;
                 number += 1;
             }
             stack = now;
@@ -148,12 +148,21 @@ fn leave(from: Option<&Stack>, now: Option<&Stack>, screen: &mut Screen<'_>) -> 
 
 fn write_frame(
     kernel: &Kernel,
+    task: &Task,
     number: usize,
     frame: &Frame,
     lines: Option<&Lines<'_>>,
     screen: &mut Screen<'_>,
 ) -> io::Result<()> {
-    let at = if frame.kind == FrameKind::Call { frame.sp.wrapping_sub(8) } else { frame.sp };
+    // Before 4.9 the innermost frame of a sleeping task has no return address: crash shows
+    // where it was switched out.
+    let switched =
+        number == 0 && frame.sp == task.sp.wrapping_add(16) && kernel.layout().switch_frame.is_none();
+    let at = match frame.kind {
+        _ if switched => task.sp,
+        FrameKind::Call => frame.sp.wrapping_sub(8),
+        _ => frame.sp,
+    };
     let name = place(kernel, frame.lookup_pc());
     let (name, module) = match name {
         Some(Place { name, module, .. }) => (name, module),

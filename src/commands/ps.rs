@@ -85,8 +85,9 @@ struct Row<'a> {
     cpu: u32,
     on_cpu: bool,
     kthread: bool,
-    vsz_kib: u64,
-    rss_kib: u64,
+    /// `None`: not known.
+    vsz_kib: Option<u64>,
+    rss_kib: Option<u64>,
     found_by: &'static str,
 }
 
@@ -139,19 +140,23 @@ impl Text for List<'_> {
         for t in &self.tasks {
             self.context.check()?;
             let mark = if t.on_cpu { '>' } else { ' ' };
-            let used = usages.of(t);
+            let [percent, vsz, rss] = match usages.of(t) {
+                Some(used) => [
+                    format!("{:.1}", usage::percent(used, present)),
+                    used.vsz.to_string(),
+                    used.rss.to_string(),
+                ],
+                None => ["?", "?", "?"].map(str::to_owned),
+            };
             row!(
                 screen,
-                "{mark} {:>7} {:>7} {:>3}  {:016x}  {} {:>5.1} {:>8} {:>8}  {}",
+                "{mark} {:>7} {:>7} {:>3}  {:016x}  {} {percent:>5} {vsz:>8} {rss:>8}  {}",
                 t.pid,
                 // As crash: that an idle task was forked by pid 1 is of no interest.
                 if t.idle_of.is_some() { "0".to_owned() } else { parent(t) },
                 t.cpu,
                 t.addr.0,
                 crash_state(t.state),
-                usage::percent(used, present),
-                used.vsz,
-                used.rss,
                 name(t)
             )?;
         }
@@ -169,7 +174,7 @@ fn name(t: &Task) -> String {
     if t.kthread { format!("[{}]", t.comm) } else { t.comm.clone() }
 }
 
-fn row(t: &Task, used: usage::Usage) -> Row<'_> {
+fn row(t: &Task, used: Option<usage::Usage>) -> Row<'_> {
     Row {
         task: t.addr,
         pid: t.pid,
@@ -180,8 +185,8 @@ fn row(t: &Task, used: usage::Usage) -> Row<'_> {
         cpu: t.cpu,
         on_cpu: t.on_cpu,
         kthread: t.kthread,
-        vsz_kib: used.vsz,
-        rss_kib: used.rss,
+        vsz_kib: used.map(|u| u.vsz),
+        rss_kib: used.map(|u| u.rss),
         found_by: t.found_by.words(),
     }
 }

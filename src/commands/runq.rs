@@ -56,7 +56,7 @@ struct Waiting<'a> {
 
 fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<Answer<'d>> {
     let mut queues = Vec::new();
-    for &cpu in kernel.percpu().online() {
+    for &cpu in kernel.percpu().present() {
         context.check()?;
         let rq = Object::of_cpu(kernel, "runqueues", cpu, "rq");
         let rq = rq.ok_or_else(|| CommandError::failed("no symbol runqueues"))?;

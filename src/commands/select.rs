@@ -78,7 +78,7 @@ pub(super) fn or_current<'k>(
 pub(super) fn active(kernel: &Kernel) -> Vec<&Arc<Task>> {
     kernel
         .percpu()
-        .online()
+        .present()
         .iter()
         .filter_map(|&cpu| {
             let addr = tasks::current(kernel, cpu)?;

@@ -50,8 +50,8 @@ struct Row<'k> {
     sp: String,
     prio: Option<u64>,
     start_time_ns: Option<u64>,
-    vsz_kib: u64,
-    rss_kib: u64,
+    vsz_kib: Option<u64>,
+    rss_kib: Option<u64>,
     registers_from: String,
     registers: Vec<(String, String)>,
 }
@@ -84,7 +84,10 @@ impl Text for Row<'_> {
         line("PRIO", &self.prio.map_or("(not known)".to_owned(), |p| p.to_string()))?;
         line("MM", self.mm.as_deref().unwrap_or("none: a kernel thread, or its process has ended"))?;
         if self.mm.is_some() {
-            line("MEMORY", &format!("{} KiB, of which {} KiB resident", self.vsz_kib, self.rss_kib))?;
+            let memory = self.vsz_kib.zip(self.rss_kib);
+            let memory =
+                memory.map(|(size, resident)| format!("{size} KiB, of which {resident} KiB resident"));
+            line("MEMORY", memory.as_deref().unwrap_or("(not known)"))?;
         }
         line("STACK", self.stack.as_deref().unwrap_or("freed"))?;
         line("SAVED SP", &self.sp)?;
@@ -129,8 +132,8 @@ fn row<'k>(kernel: &Kernel, task: &'k Task) -> Row<'k> {
         sp: format!("{:#x}", task.sp),
         prio: object.number("prio"),
         start_time_ns: object.number("start_time"),
-        vsz_kib: used.vsz,
-        rss_kib: used.rss,
+        vsz_kib: used.map(|u| u.vsz),
+        rss_kib: used.map(|u| u.rss),
         registers_from: source(&regs.source),
         registers: regs
             .values

@@ -222,7 +222,7 @@ fn module_btf(kernel: &Kernel, module: &Module, at: VirtAddr, size: u64) -> Opti
 fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
     let mut out: Vec<CallOverride> = Vec::new();
     let Some(orc) = kernel.orc().of_kernel() else { return out };
-    for &cpu in kernel.percpu().online() {
+    for &cpu in kernel.percpu().present() {
         let Some(mut task) = tasks::current(kernel, cpu).and_then(|at| tasks::read(kernel, at)) else {
             continue;
         };

@@ -129,7 +129,7 @@ fn modules(kernel: &Kernel) -> String {
 
 fn cpus(kernel: &Kernel) -> String {
     let mut table = Table::new("cpus");
-    for &cpu in kernel.percpu().online() {
+    for &cpu in kernel.percpu().present() {
         let addr: Option<VirtAddr> = tasks::current(kernel, cpu);
         let task: Option<&Task> = addr.and_then(|a| kernel.tasks().by_address(a)).map(AsRef::as_ref);
         table.row(&[

@@ -84,6 +84,11 @@ pub(super) fn types(
     out.put("tss_struct", "x86_tss.sp0", 4, 8);
     out.put("tss_struct", "x86_tss.ist", 36, 56);
     modules(space, symbols, &mut out);
+    // Behind a reference count.
+    let name = symbols.address("init_uts_ns").and_then(|at| space.read_vec(VirtAddr(at), 64).ok());
+    if let Some(at) = name.and_then(|bytes| memchr::memmem::find(&bytes, b"Linux\0")) {
+        out.put("uts_namespace", "name", at as u64, 6 * 65);
+    }
     Finder { space, symbols }.tasks(&mut out)?;
     Ok(out)
 }

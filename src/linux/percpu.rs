@@ -16,6 +16,7 @@ const MAX_CPUS: u32 = 8192;
 pub struct PerCpu {
     offsets: Vec<u64>,
     online: Vec<u32>,
+    present: Vec<u32>,
 }
 
 impl PerCpu {
@@ -27,7 +28,7 @@ impl PerCpu {
                 return Self::default();
             }
             // Without CONFIG_SMP there is one copy, where its symbol says.
-            return Self { offsets: vec![0], online: vec![0] };
+            return Self { offsets: vec![0], online: vec![0], present: vec![0] };
         };
         // Kernels for a fixed number of CPUs have no variable for it
         // (CONFIG_FORCE_NR_CPUS, 6.1): then the table has that many places.
@@ -43,7 +44,12 @@ impl PerCpu {
             Some(bits) => bits >> (cpu % 64) & 1 != 0,
             None => known.is_some() || cpu == 0,
         };
-        Self { online: (0..ids).filter(|&cpu| online(cpu)).collect(), offsets }
+        // The same names.
+        let mask = ["__cpu_present_mask", "cpu_present_bits"].into_iter().find(|n| at(n).is_some());
+        let present =
+            |cpu: u32| mask.and_then(|m| word(m, cpu / 64)).is_some_and(|b| b >> (cpu % 64) & 1 != 0);
+        let all = |there: &dyn Fn(u32) -> bool| (0..ids).filter(|&cpu| there(cpu)).collect();
+        Self { online: all(&online), present: all(&|cpu| online(cpu) || present(cpu)), offsets }
     }
 
     /// Where CPU `cpu`'s copy of the variable with this symbol address lies.
@@ -62,6 +68,13 @@ impl PerCpu {
     #[must_use]
     pub fn online(&self) -> &[u32] {
         &self.online
+    }
+
+    /// The CPUs that the machine has, ascending: those that were online, and those that
+    /// were not, or no longer: a panic without a kdump kernel stops all but one.
+    #[must_use]
+    pub fn present(&self) -> &[u32] {
+        &self.present
     }
 
     /// Number of CPU ids, online or not.
@@ -120,10 +133,14 @@ mod tests {
 
     #[test]
     fn without_nr_cpu_ids_the_table_tells() {
-        const WORDS: &[(u64, u64)] = &[(0x100, 10), (0x108, 20), (0x110, 30), (0x118, 40), (0x200, 0b101)];
+        const WORDS: &[(u64, u64)] =
+            &[(0x100, 10), (0x108, 20), (0x110, 30), (0x118, 40), (0x200, 0b101), (0x208, 0b11)];
         let symbols = [(0x100, "__per_cpu_offset"), (0x200, "__cpu_online_mask")];
         let percpu = read(WORDS, &symbols);
         assert_eq!((percpu.online(), percpu.len()), (&[0, 2][..], 4));
+        assert_eq!(percpu.present(), percpu.online());
+        let present = read(WORDS, &[&symbols[..], &[(0x208, "__cpu_present_mask")]].concat());
+        assert_eq!((present.online(), present.present()), (&[0, 2][..], &[0, 1, 2][..]));
         assert_eq!(percpu.address(VirtAddr(1), 2), Some(VirtAddr(31)));
         // What is known of neither is not made up.
         assert_eq!(read(WORDS, &symbols[..1]).online(), [0]);

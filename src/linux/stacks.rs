@@ -66,7 +66,7 @@ impl Stacks {
     /// Finds the stacks of the CPUs that were online.
     pub(super) fn read(view: &View) -> Self {
         let mut list = Vec::new();
-        for &cpu in view.percpu().online() {
+        for &cpu in view.percpu().present() {
             irq(view, cpu, &mut list);
             of_tss(view, cpu, &mut list);
         }

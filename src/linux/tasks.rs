@@ -293,7 +293,7 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
 pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList {
     let mut found = Found::default();
     let mut idle_of = HashMap::new();
-    for &cpu in view.percpu().online() {
+    for &cpu in view.percpu().present() {
         let (idle, current) = (idle(view, cpu), running(view, cpu));
         if let Some((addr, by)) = idle {
             idle_of.insert(addr.0, cpu);
@@ -304,6 +304,8 @@ pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList 
         }
         match (idle, current) {
             (Some(_), Some((_, FoundBy::RunQueue))) => {}
+            // It may never have run.
+            (None, None) if !view.percpu().online().contains(&cpu) => {}
             (_, Some(_)) => found.remark(format!("the run queue of CPU {cpu} cannot be read")),
             _ => found.remark(format!("the run queue of CPU {cpu} cannot be read, nor what it was running")),
         }

@@ -73,7 +73,7 @@ pub(crate) struct Usages<'a> {
     counters: Vec<u64>,
     /// What tasks keep for themselves, by mm (vfork() shares it between processes).
     cached: HashMap<u64, u64>,
-    known: HashMap<u64, Usage>,
+    known: HashMap<u64, Option<Usage>>,
 }
 
 impl<'a> Usages<'a> {
@@ -99,15 +99,15 @@ impl<'a> Usages<'a> {
         usages
     }
 
-    /// What the process of `task` uses.
-    pub(crate) fn of(&mut self, task: &Task) -> Usage {
+    /// What the process of `task` uses; `None` if that cannot be told.
+    pub(crate) fn of(&mut self, task: &Task) -> Option<Usage> {
         let Some(mm) = task.mm.filter(|_| !matches!(task.state, 'Z' | 'X' | 'x')) else {
-            return Usage::default();
+            return Some(Usage::default());
         };
         if let Some(known) = self.known.get(&mm.0) {
             return *known;
         }
-        let usage = self.read(mm).unwrap_or_default();
+        let usage = self.read(mm);
         self.known.insert(mm.0, usage);
         usage
     }
@@ -133,7 +133,7 @@ impl<'a> Usages<'a> {
         let counter = Object::new(self.kernel, "percpu_counter", array.checked_add(i * size)?);
         let mut sum = counter.signed("count")?;
         let percpu = VirtAddr(counter.number("counters")?);
-        for &cpu in self.kernel.percpu().online() {
+        for &cpu in self.kernel.percpu().present() {
             let at = self.kernel.percpu().address(percpu, cpu)?;
             let part = self.kernel.space().read_u32(at).ok().map_or(0, u32::cast_signed);
             sum = sum.checked_add(i64::from(part))?;

@@ -36,7 +36,7 @@ impl Threads {
         let list = kernel.tasks();
         let mut order: Vec<Arc<Task>> = Vec::with_capacity(list.all().len());
         let mut placed: HashSet<VirtAddr> = HashSet::new();
-        for &cpu in kernel.percpu().online() {
+        for &cpu in kernel.percpu().present() {
             let running = tasks::current(kernel, cpu).and_then(|addr| list.by_address(addr));
             if let Some(task) = running.filter(|t| placed.insert(t.addr)) {
                 order.push(task.clone());

@@ -15,7 +15,8 @@ use crate::linux::stacks::{self, Kind};
 use crate::linux::{Kernel, Task};
 
 /// Where a CPU of a crashing kernel ends: the panicking one, and those it stops
-/// (`arch/x86/kernel/crash.c`, `arch/x86/kernel/reboot.c`).
+/// (`arch/x86/kernel/crash.c`, `arch/x86/kernel/reboot.c`). The third has returned to the
+/// second, where that is a function of its own.
 const ENDS: [&str; 3] = ["machine_kexec", "crash_nmi_callback", "kdump_nmi_callback"];
 /// Return addresses that are tried on one stack.
 const TRIES: usize = 64;
@@ -25,18 +26,20 @@ pub(super) fn find(kernel: &Kernel, task: &Task, known: &Trace) -> Option<Trace>
     if !task.on_cpu || regs.source != Source::CrashNote {
         return None;
     }
-    let ends: Vec<(u64, u64)> = ENDS
-        .iter()
-        .filter_map(|name| kernel.symbols().by_name(name))
-        .map(|s| (s.address, s.address.saturating_add(s.size)))
-        .collect();
+    let ends = ENDS.iter().filter_map(|name| kernel.symbols().by_name(name));
+    let mut ends = ends.map(|s| (s.address, s.address.saturating_add(s.size)));
+    ends.find_map(|end| leading_from(kernel, task, known, end))
+}
+
+/// The path from within the function `end`.
+fn leading_from(kernel: &Kernel, task: &Task, known: &Trace, end: (u64, u64)) -> Option<Trace> {
     let of_cpu = kernel.stacks().all().iter().filter(|s| s.cpu == Some(task.cpu) && s.kind != Kind::Entry);
     for stack in stacks::of_task(kernel, task).iter().chain(of_cpu) {
         let len = usize::try_from(stack.range.end - stack.range.start).ok()?.min(1 << 18);
         let mut bytes = vec![0; len];
         let read = kernel.space().read(VirtAddr(stack.range.start), &mut bytes).unwrap_or(0);
         let slots = (0..read / 8).filter_map(|i| Some((i, u64_at(&bytes, i * 8)?)));
-        let ends_at = |pc: u64| ends.iter().any(|&(start, end)| start < pc && pc <= end);
+        let ends_at = |pc: u64| end.0 < pc && pc <= end.1;
         for (i, pc) in slots.filter(|&(_, pc)| ends_at(pc)).take(TRIES) {
             let sp = stack.range.start + (i as u64 + 1) * 8;
             // Where rbp leads the walk, the function that was called pushed it: first of

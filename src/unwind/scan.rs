@@ -8,6 +8,7 @@
 
 use super::memory::StackMemory;
 use crate::addr::VirtAddr;
+use crate::arch::prologue;
 use crate::linux::{Kernel, View};
 
 /// How far up the return address is looked for.
@@ -89,14 +90,7 @@ pub(super) fn call_target(view: &View, pc: u64) -> Option<u64> {
 fn saved_bp(view: &View, start: u64, slot: u64) -> Option<u64> {
     let mut code = [0; 32];
     view.space().read_exact(VirtAddr(start), &mut code).ok()?;
-    let mut rest = code.as_slice();
-    // endbr64; the 5-byte nop or call of the function tracer.
-    for prefix in [&[0xf3, 0x0f, 0x1e, 0xfa][..], &[0x0f, 0x1f, 0x44, 0x00, 0x00]] {
-        rest = rest.strip_prefix(prefix).unwrap_or(rest);
-    }
-    if let [0xe8, _, _, _, _, more @ ..] = rest {
-        rest = more;
-    }
+    let mut rest = code.get(prologue::marks(&code)..)?;
     let mut at = slot;
     loop {
         at = at.checked_sub(8)?;
