@@ -58,7 +58,20 @@ pub(in crate::commands) fn write_trace(
             number += 1;
         } else {
             let regs = saved(kernel, task, frame, i == 0);
-            let before = stack.clone();
+            let mut before = stack.clone();
+            // The registers lie on another stack than the handler's frame: as crash, the
+            // entry is named there once more.
+            let at = frame.pt_regs.and_then(|at| kernel.stacks().of(kernel, task, at.0));
+            if i > 0
+                && left(before.as_ref(), at.as_ref())
+                && let (Some(entry), Some(regs)) = (trace.frames.get(i - 1), frame.pt_regs)
+            {
+                leave(before.as_ref(), at.as_ref(), screen)?;
+                let again = Frame { sp: regs.0.wrapping_add(8), ..*entry };
+                write_frame(kernel, task, number, &again, lines, screen)?;
+                number += 1;
+                before = at;
+            }
             if frame.kind == FrameKind::User {
                 if let Some(regs) = regs {
                     registers_block(&regs, screen)?;

@@ -48,7 +48,7 @@ impl Images {
         let overrides = overrides(kernel);
         // Stubs are known as they were before 4.1.
         let old = kernel.orc().of_kernel().is_none() && kernel.layout().task.usersp.is_some();
-        let stubs = if old { entry_text::stubs(kernel) } else { Vec::new() };
+        let stubs = if old { kernel.stubs() } else { &[] };
         let functions = if old { entry_text::prologues(kernel, kernel.symbols()) } else { Vec::new() };
         let found = kernel.debug_files();
         let build_id = found.build_id.as_ref();
@@ -61,7 +61,7 @@ impl Images {
             orc: kernel.orc().of_kernel(),
             btf: kernel.btf().map(Arc::as_ref),
             overrides: &overrides,
-            code: Code { functions: &functions, stubs: &stubs },
+            code: Code { functions: &functions, stubs },
             real_dwarf: dwarf.is_some(),
         };
         let (made, modules) = thread::scope(|scope| {

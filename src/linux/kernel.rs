@@ -8,9 +8,10 @@ use super::log::Log;
 use super::open::{Opened, open};
 use super::task_scan::Scanned;
 use super::{Module, Options, Panicked, Task, TaskList, Utsname, View};
-use super::{debug_files, log, modules, orc, stacks, task_scan, tasks, utsname};
+use super::{debug_files, entry_text, log, modules, orc, stacks, task_scan, tasks, utsname};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::map;
+use crate::arch::stub::Stub;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::{Symbol, SymbolTable};
@@ -37,6 +38,7 @@ struct Kept {
     log: OnceLock<Log>,
     stacks: OnceLock<stacks::Stacks>,
     orc: OnceLock<orc::OrcTables>,
+    stubs: OnceLock<Vec<(std::ops::Range<u64>, Stub)>>,
     debug_files: OnceLock<debug_files::DebugFiles>,
     text: OnceLock<std::ops::Range<u64>>,
     spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
@@ -205,6 +207,12 @@ impl Kernel {
     #[must_use]
     pub fn orc(&self) -> &orc::OrcTables {
         self.kept.orc.get_or_init(|| orc::OrcTables::read(self))
+    }
+
+    /// The entry code of a kernel before 4.9, by address. Looked for at first use.
+    #[must_use]
+    pub fn stubs(&self) -> &[(std::ops::Range<u64>, Stub)] {
+        self.kept.stubs.get_or_init(|| entry_text::stubs(self))
     }
 
     /// Whether `addr` lies in code of the kernel or of a module.

@@ -35,11 +35,13 @@ pub(super) fn correct(view: &View, task: &Task, at: VirtAddr, regs: &mut Registe
         view.symbols().by_address(pc).filter(|(s, _)| s.is_text()).map(|(s, _)| s.name)
     };
     let forget = |regs: &mut Registers, list: &[Register]| list.iter().for_each(|&r| regs.set(r, None));
+    let interrupted = regs.get(R12) == at.checked_add(pt_regs::offset(R11)).map(|sp| sp.0);
     match (within(Rbx), within(Rbp)) {
         (Some(way), _) if is_fast(way) => {
             by_syscall(view, task, regs);
             forget(regs, &CALLEE_SAVED);
-            if !handler_keeps_rbp(view, regs) {
+            // Interrupted before the handler was called: what the CPU pushed lies there.
+            if interrupted || !handler_keeps_rbp(view, regs) {
                 regs.set(Rbp, None);
             }
         }

@@ -14,25 +14,27 @@ use super::memory::StackMemory;
 use super::{Frame, FrameKind};
 use crate::arch::Register::{self, Cs, Eflags, Rbp, Rip, Rsp, Ss};
 use crate::arch::pt_regs;
-use crate::linux::{Kernel, View, entry_text};
+use crate::arch::stub::Stub;
+use crate::linux::{Kernel, View};
 
 /// `__KERNEL_CS`, `__USER_CS`, `__USER32_CS`.
 const CODE: [u64; 3] = [0x10, 0x33, 0x23];
 /// The flag that is always set, and those that never are.
 const FLAGS: (u64, u64) = (0x2, !0x3f_7fd7);
 
-/// Where the entry code of one kernel is.
-pub(super) struct Entries(Vec<Range<u64>>);
+/// The entry code of one kernel.
+pub(super) struct Entries<'k>(&'k [(Range<u64>, Stub)]);
 
-impl Entries {
-    pub(super) fn of(view: &View) -> Self {
-        Self(entry_text::sections(view))
+impl<'k> Entries<'k> {
+    pub(super) fn of(kernel: &'k Kernel) -> Self {
+        Self(kernel.stubs())
     }
 
     /// Whether `frame` is one of entry code.
     pub(super) fn contain(&self, frame: &Frame) -> bool {
         let pc = frame.lookup_pc();
-        self.0.iter().any(|section| section.contains(&pc))
+        let after = self.0.partition_point(|(range, _)| range.start <= pc);
+        after.checked_sub(1).and_then(|i| self.0.get(i)).is_some_and(|(range, _)| range.contains(&pc))
     }
 
     /// Where the `pt_regs` lie that `frame`, if it is one of entry code, saved.
@@ -50,8 +52,9 @@ impl Entries {
         }
         // Since 4.3 (ff467594f2a4) it is a pointer to all of the pt_regs.
         let pointer = memory.word(frame.sp)?;
-        let both = [pointer.checked_sub(pt_regs::offset(Rbp)), Some(pointer)];
-        both.into_iter().flatten().find(|&at| is_pt_regs(kernel, at, memory))
+        let whole = kernel.layout().version.interrupts_save_all();
+        let at = if whole { pointer } else { pointer.checked_sub(pt_regs::offset(Rbp))? };
+        is_pt_regs(kernel, at, memory).then_some(at)
     }
 }
 

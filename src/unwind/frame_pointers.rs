@@ -60,7 +60,7 @@ fn is_first(kernel: &Kernel, frame: &Frame) -> bool {
 
 fn step(
     kernel: &Kernel,
-    entries: &Entries,
+    entries: &Entries<'_>,
     last: &Frame,
     bp: u64,
     memory: &mut StackMemory<'_>,
@@ -118,7 +118,7 @@ fn frame_of(kernel: &Kernel, pc: u64) -> prologue::Frame {
 
 /// The chain does not reach the system call entry of older kernels: the user's
 /// registers lie at the top of the stack all the same.
-fn finish(kernel: &Kernel, task: &Task, entries: &Entries, frames: &mut Vec<Frame>, end: End) -> End {
+fn finish(kernel: &Kernel, task: &Task, entries: &Entries<'_>, frames: &mut Vec<Frame>, end: End) -> End {
     let Some(last) = frames.last().filter(|_| end == End::NoRule) else { return end };
     let first = is_first(kernel, last);
     if task.mm.is_none() {

@@ -129,6 +129,10 @@ fn the_fast_path_has_what_it_saved_and_what_syscall_left() {
         (Ss, Some(0x2b)),
     ];
     expect(user(&[(Rbx, TEXT + 0x16), (OrigRax, 0)]), &[&lost[..], &left[..]].concat());
+    // Interrupted between its entry and the call: its stack pointer lies in r12's place.
+    let there = TOP - 168 + pt_regs::offset(R11);
+    let before = [&lost[..], &left[..], &[(Rbp, None)]].concat();
+    expect(user(&[(Rbx, TEXT + 0x16), (OrigRax, 0), (Rbp, 0x18), (R12, there)]), &before);
     // A handler that does not push rbp first leaves something else there.
     let bare = [&lost[..], &left[1..], &[(OrigRax, Some(1)), (Rbp, None)]].concat();
     expect(user(&[(Rbx, TEXT + 0x16), (OrigRax, 1)]), &bare);
