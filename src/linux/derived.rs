@@ -358,21 +358,25 @@ impl Finder<'_> {
             is_task(at) && (name == format!("swapper/{cpu}") || name == "swapper")
         };
         let idle = (8..RQ_MAX).step_by(8).find(|&o| {
-            percpu.online().iter().all(|&cpu| {
-                on(cpu, o).is_some_and(|at| idles(cpu, at)) && on(cpu, o - 8).is_some_and(is_task)
+            // One that never ran has none; one that a panic stopped has.
+            percpu.present().iter().all(|&cpu| match on(cpu, o) {
+                Some(0) => !percpu.online().contains(&cpu),
+                Some(at) => idles(cpu, at) && on(cpu, o - 8).is_some_and(is_task),
+                None => false,
             })
         });
         let idle = idle.ok_or("no run queue has an idle task")?;
         out.put("rq", "curr", idle - 8, 8);
         out.put("rq", "idle", idle, 8);
         let numbered = (8..64u64).step_by(4).find(|&o| {
-            percpu.online().iter().all(|&cpu| {
-                let stack = on(cpu, idle).and_then(|task| self.word(task.wrapping_add(stack as u64)));
+            percpu.present().iter().all(|&cpu| {
+                let Some(task) = on(cpu, idle).filter(|&task| task != 0) else { return true };
+                let stack = self.word(task.wrapping_add(stack as u64));
                 stack.and_then(|s| self.space.read_u32(VirtAddr(s.wrapping_add(o))).ok()) == Some(cpu)
             })
         });
         // One CPU, whose number is 0, would be told by any word.
-        if let Some(cpu) = numbered.filter(|_| percpu.online().len() > 1) {
+        if let Some(cpu) = numbered.filter(|_| percpu.present().len() > 1) {
             out.put("thread_info", "cpu", cpu, 4);
             // Before it: flags, status.
             out.put("thread_info", "flags", cpu - 8, 4);

@@ -53,6 +53,7 @@ fn machine() -> Machine {
         ("__per_cpu_offset", TABLES + 0x3000),
         ("nr_cpu_ids", TABLES + 0x3100),
         ("cpu_online_bits", TABLES + 0x3108),
+        ("cpu_present_bits", TABLES + 0x3110),
         ("modules", TABLES + 0x3200),
     ] {
         m.symbol(name, at);
@@ -92,6 +93,7 @@ fn machine() -> Machine {
     // Two CPUs; the first runs the shell.
     m.write(TABLES + 0x3100, &2u32.to_le_bytes());
     m.word(TABLES + 0x3108, 3);
+    m.word(TABLES + 0x3110, 3);
     for (cpu, idle, current) in [(0u64, INIT, place(4)), (1, place(6), place(6))] {
         let area = place(8 + cpu);
         m.word(TABLES + 0x3000 + cpu * 8, area);
@@ -154,6 +156,18 @@ fn members_are_found_by_what_they_hold() {
         (Some(10), Some(15), Some(16))
     );
     assert_eq!(at("task_struct", "start_time"), None);
+}
+
+#[test]
+fn a_cpu_that_a_panic_stopped_proves_as_much_as_one_that_runs() {
+    let found = derived(|m| m.word(TABLES + 0x3108, 1)).unwrap();
+    assert_eq!(found.field("thread_info", "cpu").map(|f| f.offset), Some(0x18));
+    // One that never ran has no idle task, and is none of the proof.
+    let found = derived(|m| {
+        m.word(TABLES + 0x3108, 1);
+        m.word(place(9) + 0x1000 + 0x78, 0);
+    });
+    assert_eq!(found.unwrap().field("rq", "idle").map(|f| f.offset), Some(0x78));
 }
 
 #[test]
