@@ -37,7 +37,8 @@ struct Sys<'a> {
     incomplete: Option<String>,
     cpus: Option<usize>,
     /// Of these not online: unplugged, or stopped by a panic without a kdump kernel.
-    offline: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offline: Option<usize>,
     mhz: Option<u32>,
     tasks: Option<usize>,
     memory_bytes: Option<u64>,
@@ -111,7 +112,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         partial: kernel.dump().is_partial(),
         incomplete: kernel.dump().incomplete(),
         cpus: Some(kernel.percpu().present().len()).filter(|&n| n > 0),
-        offline: kernel.percpu().present().len() - kernel.percpu().online().len(),
+        offline: Some(kernel.percpu().present().len() - kernel.percpu().online().len()).filter(|&n| n > 0),
         mhz: kernel.symbol("cpu_khz").and_then(|a| kernel.space().read_u32(a).ok()).map(|khz| khz / 1000),
         tasks: kernel.lack().is_none().then(|| kernel.tasks().all().len()),
         memory_bytes: usage::present_pages(kernel).and_then(|n| n.checked_mul(4096)),
@@ -154,7 +155,7 @@ impl Text for Sys<'_> {
         let partial = if self.partial { "  [PARTIAL DUMP]" } else { "" };
         let incomplete = if self.incomplete.is_some() { "  [INCOMPLETE]" } else { "" };
         line("DUMPFILE", &format!("{}{partial}{incomplete}", self.dumpfile))?;
-        let offline = if self.offline > 0 { format!(" [OFFLINE: {}]", self.offline) } else { String::new() };
+        let offline = self.offline.map(|n| format!(" [OFFLINE: {n}]")).unwrap_or_default();
         line("CPUS", &self.cpus.map_or_else(|| UNKNOWN.to_owned(), |n| format!("{n}{offline}")))?;
         line("DATE", &self.date.map_or_else(|| UNKNOWN.to_owned(), clock::date))?;
         line("UPTIME", &self.uptime_s.map_or_else(|| UNKNOWN.to_owned(), clock::uptime))?;
