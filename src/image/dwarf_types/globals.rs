@@ -157,7 +157,9 @@ impl Writer<'_> {
                 continue;
             }
             let Some(element) = self.known_size(&spec, base) else { continue };
-            let open = spec.count == Some(0) || spec.stars == 0 && base.is_some_and(|id| self.is_open(id));
+            // One without a name is known by its members and its size alone.
+            let named = spec.stars == 0 && spec.base.is_some_and(|name| !name.starts_with('{'));
+            let open = spec.count == Some(0) || named && base.is_some_and(|id| self.is_open(id));
             for name in names.split(' ') {
                 let data = |s: &Symbol<'_>| {
                     !s.is_text()
