@@ -3,7 +3,7 @@
 //! Everything corestub serves is little-endian (x86-64). Only the flattened
 //! format's framing is big-endian and reads itself. [`source`] is where the bytes come from.
 
-mod served;
+pub mod served;
 pub mod source;
 
 /// The bytes end before the value does.

@@ -9,9 +9,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::source::Source;
+use super::source::{Source, check_file_type, check_not_empty};
+use crate::error::{Error, Result};
 
 /// Bytes that are kept together.
 const BLOCK: usize = 16 << 10;
@@ -20,8 +21,19 @@ const SLOTS: usize = 256;
 /// Larger reads go to the file.
 const SMALL: usize = 512;
 
+/// Opens the dump at `path`: never mapped.
+pub fn open_dump(path: &Path) -> Result<Arc<dyn Source>> {
+    let io = |source| Error::io("open", path, source);
+    check_file_type(path, &std::fs::metadata(path).map_err(io)?)?;
+    let file = File::open(path).map_err(io)?;
+    let meta = file.metadata().map_err(io)?;
+    check_file_type(path, &meta)?;
+    check_not_empty(path, &meta)?;
+    Ok(Arc::new(Served::new(path.to_owned(), file, &meta)))
+}
+
 /// The file.
-pub(super) struct Served {
+struct Served {
     path: PathBuf,
     file: File,
     opened: Identity,
@@ -53,7 +65,7 @@ impl Identity {
 }
 
 impl Served {
-    pub(super) fn new(path: PathBuf, file: File, meta: &Metadata) -> Self {
+    fn new(path: PathBuf, file: File, meta: &Metadata) -> Self {
         let blocks = (0..SLOTS).map(|_| Mutex::default()).collect();
         let (failed, first) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { path, file, opened: Identity::of(meta), blocks, failed, first }
@@ -139,5 +151,44 @@ impl Source for Served {
             all.push(format!("{failed} reads of {path} failed, the first at offset {first:#x}"));
         }
         (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::tests::reads_ten_digits;
+    use super::*;
+
+    #[test]
+    fn it_reads_as_others_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"0123456789").unwrap();
+        reads_ten_digits(&*open_dump(&path).unwrap());
+    }
+
+    /// A mapped file would end the test here.
+    #[test]
+    fn a_dump_that_is_cut_short_costs_a_read_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dump");
+        std::fs::write(&path, vec![7; 100_000]).unwrap();
+        let served = open_dump(&path).unwrap();
+        assert_eq!((served.trouble(), served.slice(0, 1)), (None, None));
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(30_000).unwrap();
+        let mut buf = [0; 8];
+        served.read_exact_at(29_992, &mut buf).unwrap();
+        for (offset, len) in [(29_995, 8), (90_000, 8), (29_000, 4096)] {
+            let error = served.read_exact_at(offset, &mut vec![0; len]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
+        }
+        assert_eq!(served.len(), 100_000);
+        assert!(served.trouble().unwrap().contains("had 100000 bytes when it was opened, and now has 30000"));
+        let other = dir.path().join("other");
+        std::fs::write(&other, b"x").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert!(served.trouble().unwrap().contains("was replaced since it was opened"));
+        served.read_exact_at(0, &mut buf).unwrap();
+        assert_eq!(buf, [7; 8]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`Source`] is a file of known length that is read at offsets, by any number
 //! of clients at once. Dumps are read with `pread`, so that no fault of the medium and
-//! nobody who cuts them short ends the program ([`open_dump`]). Debug files are mapped:
+//! nobody who cuts them short ends the program ([`super::served`]). Debug files are mapped:
 //! what is read is then the page cache's memory, not ours; those that cannot be mapped
 //! (some network and FUSE file systems) are read with `pread`, too. A flattened dump is a
 //! source over a source.
@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::served::Served;
 use crate::error::{Error, Result};
 
 /// A file of known length, read by offset.
@@ -117,17 +116,6 @@ pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
     from_file(path, File::open(path).map_err(io)?)
 }
 
-/// Opens the dump at `path`: never mapped.
-pub fn open_dump(path: &Path) -> Result<Arc<dyn Source>> {
-    let io = |source| Error::io("open", path, source);
-    check_file_type(path, &std::fs::metadata(path).map_err(io)?)?;
-    let file = File::open(path).map_err(io)?;
-    let meta = file.metadata().map_err(io)?;
-    check_file_type(path, &meta)?;
-    check_not_empty(path, &meta)?;
-    Ok(Arc::new(Served::new(path.to_owned(), file, &meta)))
-}
-
 /// The open `file`, known as `path` (it may have no name of its own any more).
 pub fn from_file(path: &Path, file: File) -> Result<Arc<dyn Source>> {
     let meta = file.metadata().map_err(|source| Error::io("open", path, source))?;
@@ -151,7 +139,7 @@ pub fn unmapped(path: &Path, file: Arc<File>, len: u64) -> Arc<dyn Source> {
 }
 
 /// Only files: a directory gives EISDIR at a later and odder place, a pipe blocks.
-fn check_file_type(path: &Path, meta: &Metadata) -> Result<()> {
+pub(super) fn check_file_type(path: &Path, meta: &Metadata) -> Result<()> {
     let t = meta.file_type();
     let what = match () {
         () if t.is_file() => return Ok(()),
@@ -166,7 +154,7 @@ fn check_file_type(path: &Path, meta: &Metadata) -> Result<()> {
     })
 }
 
-fn check_not_empty(path: &Path, meta: &Metadata) -> Result<()> {
+pub(super) fn check_not_empty(path: &Path, meta: &Metadata) -> Result<()> {
     let (what, hint) = ("an empty file", "was the disk full, or the dump still being written?");
     match meta.len() {
         0 => Err(Error::Unsupported { path: path.to_owned(), what: what.to_owned(), hint }),
@@ -276,7 +264,7 @@ fn copy_at(from: &[u8], offset: u64, buf: &mut [u8]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::error::Error as _;
 
     use super::*;
@@ -297,29 +285,16 @@ mod tests {
         assert!(refused(Path::new("/dev/null")).contains("a device"));
     }
 
-    /// A mapped file would end the test here.
-    #[test]
-    fn a_dump_that_is_cut_short_costs_a_read_and_says_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("dump");
-        std::fs::write(&path, vec![7; 100_000]).unwrap();
-        let served = open_dump(&path).unwrap();
-        assert_eq!((served.trouble(), served.slice(0, 1)), (None, None));
-        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(30_000).unwrap();
-        let mut buf = [0; 8];
-        served.read_exact_at(29_992, &mut buf).unwrap();
-        for (offset, len) in [(29_995, 8), (90_000, 8), (29_000, 4096)] {
-            let error = served.read_exact_at(offset, &mut vec![0; len]).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{offset}");
-        }
-        assert_eq!(served.len(), 100_000);
-        assert!(served.trouble().unwrap().contains("had 100000 bytes when it was opened, and now has 30000"));
-        let other = dir.path().join("other");
-        std::fs::write(&other, b"x").unwrap();
-        std::fs::rename(&other, &path).unwrap();
-        assert!(served.trouble().unwrap().contains("was replaced since it was opened"));
-        served.read_exact_at(0, &mut buf).unwrap();
-        assert_eq!(buf, [7; 8]);
+    /// What any source of these ten bytes does.
+    pub(in crate::bytes) fn reads_ten_digits(source: &dyn Source) {
+        assert_eq!(&*source.bytes(2, 3).unwrap(), b"234");
+        assert_eq!(&*source.bytes_up_to(8, 30).unwrap(), b"89");
+        assert_eq!(&*source.bytes_up_to(80, 30).unwrap(), b"");
+        assert!(source.bytes(8, 3).is_err());
+        assert!(source.bytes(u64::MAX, 2).is_err());
+        let mut buf = [0; 4];
+        assert_eq!(source.read_at(8, &mut buf).unwrap(), 2);
+        assert_eq!(source.read_at(10, &mut buf).unwrap(), 0);
     }
 
     #[test]
@@ -332,16 +307,8 @@ mod tests {
         assert_eq!(mapped.slice(8, 2), Some(&b"89"[..]));
         assert_eq!(mapped.slice(8, 3), None);
         assert_eq!(mapped.slice(u64::MAX, 1), None);
-        let served = open_dump(&path).unwrap();
-        for source in [&plain as &dyn Source, &*mapped, &*served] {
-            assert_eq!(&*source.bytes(2, 3).unwrap(), b"234");
-            assert_eq!(&*source.bytes_up_to(8, 30).unwrap(), b"89");
-            assert_eq!(&*source.bytes_up_to(80, 30).unwrap(), b"");
-            assert!(source.bytes(8, 3).is_err());
-            assert!(source.bytes(u64::MAX, 2).is_err());
-            let mut buf = [0; 4];
-            assert_eq!(source.read_at(8, &mut buf).unwrap(), 2);
-            assert_eq!(source.read_at(10, &mut buf).unwrap(), 0);
+        for source in [&plain as &dyn Source, &*mapped] {
+            reads_ten_digits(source);
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod notes;
 mod page_cache;
 pub mod vmcoreinfo;
 
+use crate::bytes::served;
 use crate::bytes::source::{self, Source};
 use elf::{CoreHeaders, ElfDump};
 use flattened::Flattened;
@@ -134,7 +135,7 @@ fn magic(source: &dyn Source) -> Result<Magic> {
 
 /// The file at `path`, put in order again if it is a flattened one.
 fn open_source(path: &Path) -> Result<Arc<dyn Source>> {
-    let source = source::open_dump(path)?;
+    let source = served::open_dump(path)?;
     let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", path, e))?;
     if head.starts_with(flattened::SIGNATURE) {
         return Ok(Arc::new(Flattened::open(source)?));

@@ -15,8 +15,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::debug_frame::{
-    Cfa, Class, DEF_CFA_EXPRESSION, DEF_CFA_SF, EXPRESSION, Frames, OFFSET, OP_CONSTS, OP_DEREF, OP_PLUS,
-    RBP, RSP, Rule, SAME_VALUE, VAL_EXPRESSION, Writer, block, breg, call_rule, number, pt_regs,
+    Cfa, Class, DEF_CFA_SF, EXPRESSION, Frames, OFFSET, OP_CONSTS, OP_DEREF, OP_PLUS, RBP, RSP, Rule,
+    SAME_VALUE, VAL_EXPRESSION, Writer, at_rsp_plus, block, breg, call_rule, cfa_expression, number, pt_regs,
     words_at_cfa,
 };
 use super::fallback;
@@ -260,15 +260,6 @@ fn rule(entry: &OrcEntry) -> Rule {
     }
 }
 
-/// `*(rsp) + offset`
-pub(super) fn at_rsp_plus(offset: i64) -> Vec<u8> {
-    let mut ops = breg(RSP, 0);
-    ops.extend([OP_DEREF, OP_CONSTS]);
-    ops.sleb(offset);
-    ops.push(OP_PLUS);
-    ops
-}
-
 fn cfa(entry: &OrcEntry) -> Cfa {
     let offset = i64::from(entry.sp_offset);
     let plus = |register| match u64::try_from(offset) {
@@ -296,12 +287,6 @@ fn cfa(entry: &OrcEntry) -> Cfa {
         }
         Base::SpIndirect => Cfa::Other(cfa_expression(&at_rsp_plus(offset))),
     }
-}
-
-pub(super) fn cfa_expression(ops: &[u8]) -> Vec<u8> {
-    let mut out = vec![DEF_CFA_EXPRESSION];
-    block(&mut out, ops);
-    out
 }
 
 /// Where an ordinary call has saved rbp.

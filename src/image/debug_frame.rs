@@ -59,7 +59,7 @@ pub(super) const fn number(register: Register) -> u8 {
 
 const DEF_CFA: u8 = 0x0c;
 const DEF_CFA_OFFSET: u8 = 0x0e;
-pub(super) const DEF_CFA_EXPRESSION: u8 = 0x0f;
+const DEF_CFA_EXPRESSION: u8 = 0x0f;
 pub(super) const EXPRESSION: u8 = 0x10;
 const OFFSET_EXTENDED_SF: u8 = 0x11;
 pub(super) const DEF_CFA_SF: u8 = 0x12;
@@ -315,4 +315,19 @@ fn advance(out: &mut Vec<u8>, by: u64) {
         0x100..0x1_0000 => out.extend([0x03, a, b]),
         _ => out.extend([0x04, a, b, c, d]),
     }
+}
+
+/// `*(rsp) + offset`
+pub(super) fn at_rsp_plus(offset: i64) -> Vec<u8> {
+    let mut ops = breg(RSP, 0);
+    ops.extend([OP_DEREF, OP_CONSTS]);
+    ops.sleb(offset);
+    ops.push(OP_PLUS);
+    ops
+}
+
+pub(super) fn cfa_expression(ops: &[u8]) -> Vec<u8> {
+    let mut out = vec![DEF_CFA_EXPRESSION];
+    block(&mut out, ops);
+    out
 }

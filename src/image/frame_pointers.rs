@@ -8,8 +8,9 @@
 
 use std::ops::Range;
 
-use super::cfi::{at_rsp_plus, cfa_expression};
-use super::debug_frame::{Cfa, Class, OFFSET, RBP, RSP, Rule, UNDEFINED, Writer, number, pt_regs};
+use super::debug_frame::{
+    Cfa, Class, OFFSET, RBP, RSP, Rule, UNDEFINED, Writer, at_rsp_plus, cfa_expression, number, pt_regs,
+};
 use crate::arch::prologue::Prologue;
 use crate::arch::stub::Stub;
 use crate::arch::{Register, pt_regs as saved};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::log::Log;
 use super::open::{Opened, open};
-use super::task_scan::Scanned;
+use super::tasks::Scanned;
 use super::{Module, Options, Panicked, Task, TaskList, Utsname, View};
 use super::{debug_files, entry_text, log, modules, orc, stacks, task_scan, tasks, utsname};
 use crate::addr::{PhysAddr, VirtAddr};

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{View, object, tasks};
+use super::tasks::{self, Scanned};
+use super::{View, object};
 use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use crate::bytes::{u32_at, u64_at};
 use crate::debuginfo::Field;
@@ -32,14 +33,6 @@ const PART: u64 = 4096;
 const PROGRESS: Duration = Duration::from_secs(3);
 /// `EXIT_DEAD`: nobody waits for it any more (16; 32 before 3.14).
 const EXIT_DEAD: u64 = 16;
-
-/// What a search found.
-#[derive(Debug, Default)]
-pub(super) struct Scanned {
-    pub(super) tasks: Vec<VirtAddr>,
-    /// What was not searched.
-    pub(super) remark: Option<String>,
-}
 
 /// Where the members are by which a task is known.
 struct Signature {

@@ -3,7 +3,7 @@
 //! * each CPU's current and idle task (`runqueues`, else the per-CPU variables
 //!   `current_task` and `idle_threads`);
 //! * the pid map of the initial namespace (`init_pid_ns.idr`, a radix tree that
-//!   became the xarray in 4.20; before 4.15 the hash of [`pid_hash`]);
+//!   became the xarray in 4.20; before 4.15 the hash of [`mod@pid_hash`]);
 //! * the list of thread group leaders (`init_task.tasks`) with their groups;
 //! * where neither of these two is whole, the children of the tasks that were found,
 //!   and at last all memory, searched for what looks like a task ([`super::task_scan`]).
@@ -16,7 +16,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::list::{self, Broken, List};
-use super::task_scan::Scanned;
 use super::xarray::XArray;
 use super::{View, object, pid_hash};
 use crate::addr::VirtAddr;
@@ -287,6 +286,14 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
         idle_of: None,
         found_by: FoundBy::Scan,
     })
+}
+
+/// What a search of memory found.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    pub(super) tasks: Vec<VirtAddr>,
+    /// What was not searched.
+    pub(super) remark: Option<String>,
 }
 
 /// Collects all tasks. `scan` searches memory for more.

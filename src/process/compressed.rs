@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::bytes::served;
 use crate::bytes::source::{self, Source};
 use crate::dump;
 use crate::error::{Error, Result};
@@ -37,14 +38,14 @@ pub fn is_compressed(head: &[u8]) -> bool {
 
 /// Whether the file at `path` is a compressed core.
 pub fn is_compressed_file(path: &Path) -> Result<bool> {
-    let source = source::open_dump(path)?;
+    let source = served::open_dump(path)?;
     let head = source.bytes_up_to(0, 8).map_err(|e| Error::io("read", path, e))?;
     Ok(is_compressed(&head))
 }
 
 /// Opens the core at `path`, unpacking it if it is compressed.
 pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
-    let packed = source::open_dump(path)?;
+    let packed = served::open_dump(path)?;
     let head = packed.bytes_up_to(0, 8).map_err(|e| Error::io("read", path, e))?.into_owned();
     if !is_compressed(&head) {
         return Ok(packed);

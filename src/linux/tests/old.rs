@@ -5,7 +5,7 @@ use crate::addr::VirtAddr;
 use crate::arch::Register::{self, *};
 use crate::arch::pt_regs;
 use crate::linux::registers::{self, Source};
-use crate::linux::task_scan::Scanned;
+use crate::linux::tasks::Scanned;
 use crate::linux::{TaskList, tasks};
 
 const INIT: u64 = 0xffff_ffff_8180_0000;

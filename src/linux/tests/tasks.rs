@@ -4,7 +4,7 @@ use super::machine::Machine;
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::linux::registers::{self, Source};
-use crate::linux::task_scan::Scanned;
+use crate::linux::tasks::Scanned;
 use crate::linux::tasks::{FoundBy, Panicked};
 use crate::linux::{TaskList, tasks};
 
