@@ -422,11 +422,24 @@ fn dap_through_cdt_gdb_adapter() {
     }
 }
 
+fn kaslr_offset(dump: &Path) -> u64 {
+    let (text, _) = run(Command::new(env!("CARGO_BIN_EXE_corestub")).args(["sys", "--json"]).arg(dump));
+    let sys: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}:\n{text}"));
+    let offset = sys["kaslr_offset"].as_str().and_then(|o| o.strip_prefix("0x"));
+    u64::from_str_radix(offset.unwrap_or("0"), 16).unwrap()
+}
+
 /// LLDB does not fetch the images by itself; its `platform get-file` does.
 #[test]
 fn lldb() {
     let Some(program) = program::lldb() else { return };
     for dump in dumps() {
+        // It moves the image by the server's offset at first, and back when it is told; where
+        // both places overlap, LLDB 14 goes on to name some code by the first.
+        if kaslr_offset(&dump) < 64 << 20 {
+            not_here(&format!("{}: KASLR moved the kernel by less than its size", dump.display()));
+            continue;
+        }
         let server = Server::start(&dump, &[]);
         // The images are made at the first use; LLDB waits a second for an answer.
         gdb(Path::new("gdb"), &[&format!("target remote {}", server.address())]);
