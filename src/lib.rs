@@ -18,7 +18,8 @@
 //!   dump       bytes -> physical pages or segments, notes
 //!    v
 //!   elf, arch, bytes, addr, error    the ground floor: ELF files, x86-64, bytes by range, addresses
-//!   text, hex, number, par, xml      and what all rooms write, read and count with
+//!   text, hex, number, par, xml      and what all rooms write, read and count with;
+//!   direct_mapped                    a small cache by page or frame number
 //! ```
 //!
 //! The life of one `m` packet: `rsp::front` cuts and checks the frame, gdbstub
@@ -37,6 +38,7 @@ pub mod bytes;
 pub mod cli;
 pub mod commands;
 pub mod debuginfo;
+mod direct_mapped;
 pub mod dump;
 pub mod elf;
 pub mod error;

@@ -29,6 +29,7 @@ use super::page_cache::{PAGE_BYTES, PageCache};
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::bytes;
 use crate::bytes::source::Source;
+use crate::direct_mapped::DirectMapped;
 use crate::error::{Error, ReadFault, Result};
 
 /// A kdump file, or the pieces of a split one.
@@ -37,6 +38,8 @@ pub(super) struct Kdump {
     pieces: Vec<Piece>,
     /// Page frames of the machine.
     max_pfn: u64,
+    /// Where pages are, by frame: most reads are small, and of few pages.
+    places: DirectMapped<Stored, 256>,
     cache: PageCache,
     decoders: Decoders,
 }
@@ -54,6 +57,7 @@ struct Piece {
 }
 
 /// Where the bytes of a page are.
+#[derive(Clone, Copy)]
 struct Stored {
     piece: usize,
     offset: u64,
@@ -68,7 +72,13 @@ impl Kdump {
         pieces.sort_by_key(|p| p.pfns.start);
         check_pieces(&pieces)?;
         let max_pfn = pieces.iter().map(|p| p.header.max_pfn).max().unwrap_or(0);
-        Ok(Self { pieces, max_pfn, cache: PageCache::default(), decoders: Decoders::default() })
+        Ok(Self {
+            pieces,
+            max_pfn,
+            places: DirectMapped::default(),
+            cache: PageCache::default(),
+            decoders: Decoders::default(),
+        })
     }
 
     /// The header of the first piece.
@@ -140,7 +150,15 @@ impl Kdump {
         let within = usize::try_from(addr.page_offset()).unwrap_or(0);
         let n = buf.len().min(PAGE_BYTES - within);
         let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
-        let stored = self.find(addr)?;
+        let pfn = addr.pfn().0;
+        let stored = match self.places.find(pfn) {
+            Some(stored) => stored,
+            None => {
+                let stored = self.find(addr)?;
+                self.places.insert(pfn, stored);
+                stored
+            }
+        };
         let (truncated, corrupt) =
             (ReadFault::Truncated { addr: addr.0 }, ReadFault::Corrupt { phys: addr.0 });
         let source = &*self.pieces.get(stored.piece).ok_or(truncated)?.source;

@@ -11,7 +11,6 @@ use crate::{bytes, par};
 
 pub mod paging;
 pub mod segments;
-mod tlb;
 
 /// One virtual address space.
 pub trait AddressSpace: Send + Sync {

@@ -11,9 +11,9 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::AddressSpace;
-use super::tlb::Tlb;
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::{Entry, Mapping, Paging, Run, Runs, walk};
+use crate::direct_mapped::DirectMapped;
 use crate::dump::PhysicalMemory;
 use crate::error::{Absence, ReadFault};
 
@@ -70,7 +70,8 @@ pub struct PageTables {
     memory: Arc<dyn PhysicalMemory>,
     root: PhysAddr,
     paging: Paging,
-    tlb: Tlb,
+    /// Page -> frame address.
+    tlb: DirectMapped<u64, 64>,
     linear: Vec<Linear>,
     listed: OnceLock<Listed>,
     /// False where nothing tells where the tables are.
@@ -81,7 +82,15 @@ impl PageTables {
     /// The tree whose top table is at `root`.
     pub fn new(memory: Arc<dyn PhysicalMemory>, root: PhysAddr, paging: Paging) -> Self {
         let (linear, listed) = (Vec::new(), OnceLock::new());
-        Self { memory, root: paging.table(root.0), paging, tlb: Tlb::default(), linear, listed, known: true }
+        Self {
+            memory,
+            root: paging.table(root.0),
+            paging,
+            tlb: DirectMapped::default(),
+            linear,
+            listed,
+            known: true,
+        }
     }
 
     /// No tables at all: nothing can be translated.
@@ -172,7 +181,7 @@ impl PageTables {
     /// Translates one address.
     pub fn translate(&self, addr: VirtAddr) -> Result<PhysAddr, ReadFault> {
         let page = addr.0 & !(PAGE_SIZE - 1);
-        let frame = match self.tlb.find(page) {
+        let frame = match self.tlb.find(page / PAGE_SIZE) {
             Some(frame) => frame,
             None => {
                 let phys = match self.walk(addr, &mut |_| ()) {
@@ -181,7 +190,7 @@ impl PageTables {
                     Err(fault) => return Err(fault),
                 };
                 let frame = phys.0 & !(PAGE_SIZE - 1);
-                self.tlb.insert(page, frame);
+                self.tlb.insert(page / PAGE_SIZE, frame);
                 frame
             }
         };
