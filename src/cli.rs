@@ -177,10 +177,10 @@ pub fn program() -> clap::Command {
 pub fn mark_pieces(program: &clap::Command, argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut argv: Vec<OsString> = argv.into_iter().collect();
     let is_piece = |word: &&OsString| dump::is_piece(Path::new(word));
-    if let Some(dump) = first_word(program, &argv)
-        && argv.get(dump).as_ref().is_some_and(is_piece)
-    {
-        let pieces = argv.iter().skip(dump + 1).take_while(is_piece).count();
+    if let Some(dump) = first_word(program, &argv) {
+        // Most often nothing behind it is a file, and the dump itself need not be looked at.
+        let behind = argv.iter().skip(dump + 1).take_while(is_piece).count();
+        let pieces = if behind > 0 && argv.get(dump).as_ref().is_some_and(is_piece) { behind } else { 0 };
         for at in (dump + 1..=dump + pieces).rev() {
             argv.insert(at, format!("--{PIECE}").into());
         }
