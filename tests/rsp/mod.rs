@@ -1,6 +1,7 @@
 //! The protocol room over a made-up target: raw sockets for framing, stock gdb
 //! for what a person sees.
 
+mod clients;
 mod gdb;
 mod line;
 mod lldb;
