@@ -227,6 +227,16 @@ fn user_registers_of_every_task_are_those_that_drgn_reads() {
     });
 }
 
+/// gdb in a further inferior that is attached to `pid`, of which it tells `$rip`.
+fn attached(server: &Server, pid: u32) -> Gdb {
+    Gdb::new(None)
+        .ex(&format!("target extended-remote {}", server.address))
+        .ex("add-inferior")
+        .ex("inferior 2")
+        .ex(&format!("attach {pid}"))
+        .ex("printf \"rip %#lx\\n\", $rip")
+}
+
 #[test]
 fn a_user_process_is_attached_to_and_left_again() {
     if !have_gdb() {
@@ -240,12 +250,7 @@ fn a_user_process_is_attached_to_and_left_again() {
             return Ok(false);
         };
         let server = Server::start(&dump.path, &[])?;
-        let said = Gdb::new(None)
-            .ex(&format!("target extended-remote {}", server.address))
-            .ex("add-inferior")
-            .ex("inferior 2")
-            .ex(&format!("attach {}", task.pid))
-            .ex("printf \"rip %#lx\\n\", $rip")
+        let said = attached(&server, task.pid)
             .ex("info auxv")
             .ex("x/bx 0xffffffff81000000")
             .ex("attach 2")
@@ -274,20 +279,12 @@ fn a_thread_that_leads_no_process_can_be_attached_to() {
     let dumps: Vec<_> = dumps::one_of_each().into_iter().take(2).collect();
     each("attach to a thread", &dumps, |dump| {
         let oracle = dump.oracle();
-        let threads = oracle.tasks.iter().filter(|t| t.pid != t.tgid);
-        let Some(task) = threads.into_iter().find(|t| t.user_regs.contains_key("ip")) else {
+        let mut threads = oracle.tasks.iter().filter(|t| t.pid != t.tgid);
+        let Some(task) = threads.find(|t| t.user_regs.contains_key("ip")) else {
             return Ok(false);
         };
         let server = Server::start(&dump.path, &[])?;
-        let said = Gdb::new(None)
-            .ex(&format!("target extended-remote {}", server.address))
-            .ex("add-inferior")
-            .ex("inferior 2")
-            .ex(&format!("attach {}", task.pid))
-            .ex("printf \"rip %#lx\\n\", $rip")
-            .ex("info threads")
-            .ex("detach")
-            .run()?;
+        let said = attached(&server, task.pid).ex("info threads").ex("detach").run()?;
         let wanted = format!("rip {:#x}", number(&task.user_regs["ip"]));
         let leader = format!("Thread {}.{}", task.pid, task.tgid);
         match [wanted, leader].iter().find(|text| !said.contains(*text)) {

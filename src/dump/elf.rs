@@ -280,4 +280,4 @@ fn union(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 
 #[cfg(test)]
 #[path = "elf_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -34,7 +34,7 @@ const NAMED: &[u8] = b"\x05\0\0\0\x04\0\0\0\x03\0\0\0CORE\0\0\0\0abcd";
 
 /// A core file; the program headers stand at `phoff`, more than 65,534 of them by the
 /// way of section header 0, which stands right after the ELF header.
-fn core(phdrs: &[Phdr], phoff: usize, data: &[(usize, &[u8])]) -> Vec<u8> {
+pub(crate) fn core(phdrs: &[Phdr], phoff: usize, data: &[(usize, &[u8])]) -> Vec<u8> {
     let mut f = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0\x3e\0\x01\0\0\0\0\0\0\0\0\0\0\0".to_vec();
     let extended = phdrs.len() >= 0xffff;
     f.extend((phoff as u64).to_le_bytes());

@@ -30,6 +30,8 @@ pub mod vmcoreinfo;
 
 use crate::bytes::served;
 use crate::bytes::source::{self, Source};
+#[cfg(test)]
+pub(crate) use elf::tests::core as elf_core;
 use elf::{CoreHeaders, ElfDump};
 use flattened::Flattened;
 use kdump::Kdump;
@@ -94,6 +96,13 @@ const PACKED: [(&[u8], &str, &str); 5] = [
     (b"\x04\x22\x4d\x18", "an lz4 file", "lz4 -d"),
 ];
 
+/// What a file that begins so is, and what unpacks it, if it is a compressed one.
+#[must_use]
+pub fn packed(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    let (_, what, program) = PACKED.iter().find(|(magic, ..)| head.starts_with(magic))?;
+    Some((what, program))
+}
+
 /// Whether a file is the dump of a machine, by its beginning alone, as much of it
 /// as there is: what is in a compressed file.
 #[must_use]
@@ -118,7 +127,7 @@ fn magic(source: &dyn Source) -> Result<Magic> {
     if Header::is_kdump(&head) {
         return Ok(Magic::Kdump);
     }
-    if let Some((_, what, program)) = PACKED.iter().find(|(magic, ..)| head.starts_with(magic)) {
+    if let Some((what, program)) = packed(&head) {
         return Err(Error::Packed { path: path(), what, program });
     }
     if let Some((_, what, hint)) = NO_DUMPS.iter().find(|(magic, ..)| head.starts_with(magic)) {

@@ -14,6 +14,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::tasks::{PF_KTHREAD, PID_LIMIT};
 use crate::addr::VirtAddr;
 use crate::arch::map;
 use crate::bytes::{cstr, u32_at, u64_at};
@@ -31,7 +32,6 @@ const SAMPLE: usize = 256;
 /// `THREAD_SIZE` of x86-64: 16 KiB since 3.15 (6538b8ea886e), which distributions took
 /// back, and 8 before.
 const THREAD_SIZES: [u64; 2] = [16 << 10, 8 << 10];
-const PF_KTHREAD: u32 = 0x0020_0000;
 const SIGCHLD: u32 = 17;
 
 type Key = (&'static str, &'static str);
@@ -194,14 +194,16 @@ impl Finder<'_> {
             let mut seen = HashSet::new();
             first.half(o) == Some(0)
                 && numbers(&first).is_some()
-                && all.iter().all(|t| numbers(t).is_some_and(|n| (1..1 << 22).contains(&n) && seen.insert(n)))
+                && all
+                    .iter()
+                    .all(|t| numbers(t).is_some_and(|n| (1..PID_LIMIT).contains(&n.into()) && seen.insert(n)))
                 && seen.contains(&1)
                 && seen.contains(&2)
         })?;
         let (mm, pgd) = self.mm(&first, &all)?;
         let user = |t: &Sample| t.word(mm).is_some_and(|mm| mm != 0);
         let flags = find_half("flags", &|o| {
-            let kthread = |t: &Sample| t.half(o).is_some_and(|flags| flags & PF_KTHREAD != 0);
+            let kthread = |t: &Sample| t.half(o).is_some_and(|flags| u64::from(flags) & PF_KTHREAD != 0);
             kthread(&first)
                 && alive.iter().filter(|t| user(t)).all(|t| !kthread(t))
                 && alive.iter().any(|t| kthread(t))

@@ -266,6 +266,7 @@ fn first_mapped(tables: &PageTables) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dump::elf_core;
     use crate::linux::Kernel;
 
     const IMAGE: u64 = map::LINK_TEXT;
@@ -297,23 +298,11 @@ mod tests {
             notes.extend(text.as_bytes());
             notes.resize(notes.len().next_multiple_of(4), 0);
         }
-        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-        file.resize(64, 0);
-        for (at, half) in [(16, 4u16), (18, 62), (32, 64), (54, 56), (56, 2)] {
-            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
-        }
-        let (in_notes, in_memory) = (64 + 2 * 56, 0x2000u16);
-        for (kind, offset, vaddr, paddr, len) in
-            [(4u32, in_notes, 0, 0, notes.len() as u64), (1, in_memory.into(), image_at, phys, 0x1_0000)]
-        {
-            file.extend(kind.to_le_bytes().into_iter().chain(7u32.to_le_bytes()));
-            for word in [offset, vaddr, paddr, len, len, 0] {
-                file.extend(word.to_le_bytes());
-            }
-        }
-        file.extend(notes);
-        file.resize(in_memory.into(), 0);
-        file.extend(memory);
+        let (in_notes, in_memory) = (64 + 2 * 56, 0x2000);
+        let len = notes.len() as u64;
+        let phdrs =
+            [(4, in_notes as u64, 0, 0, len, len), (1, in_memory as u64, image_at, phys, 0x1_0000, 0x1_0000)];
+        let file = elf_core(&phdrs, 64, &[(in_notes, &notes), (in_memory, &memory)]);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmcore");
         std::fs::write(&path, file).unwrap();
@@ -351,19 +340,9 @@ mod tests {
     /// Segments that claim all of the address space, and its very end.
     #[test]
     fn the_search_for_vmcoreinfo_ends_whatever_the_headers_claim() {
-        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-        file.resize(64, 0);
-        for (at, half) in [(16, 4u16), (18, 62), (54, 56), (56, 2)] {
-            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
-        }
-        file[32] = 64;
-        for (start, memory) in [(0x1000, 1 << 63), (0xffff_ffff_ffff_e001, 0xffe)] {
-            file.extend([1, 0, 0, 0, 7, 0, 0, 0]);
-            for word in [4096u64, 0, start, 16, memory, 0] {
-                file.extend(word.to_le_bytes());
-            }
-        }
-        file.resize(8192, b'A');
+        let claims = [(0x1000, 1 << 63), (0xffff_ffff_ffff_e001, 0xffe)];
+        let phdrs = claims.map(|(start, memory)| (1, 4096, 0, start, 16, memory));
+        let file = elf_core(&phdrs, 64, &[(4096, &[b'A'; 4096])]);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vmcore");
         std::fs::write(&path, file).unwrap();

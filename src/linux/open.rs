@@ -63,13 +63,10 @@ impl Opened {
     pub(super) fn made_up(view: View) -> Self {
         use crate::addr::PhysAddr;
         use crate::arch::{Levels, paging::Paging};
+        use crate::dump::elf_core;
 
-        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
-        file.resize(64 + 56, 0);
-        for (at, half) in [(16, 4u16), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
-            file[at..at + 2].copy_from_slice(&half.to_le_bytes());
-        }
-        file[64 + 41] = 1; // p_memsz: 256 bytes, of which none is in the file
+        // 256 bytes of memory, of which none is in the file
+        let file = elf_core(&[(1, 0, 0, 0, 0, 256)], 64, &[]);
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&path, file).unwrap();
         let dump = Arc::new(Vmcore::open(&[path.path().to_owned()]).unwrap());
@@ -93,10 +90,9 @@ impl Opened {
 /// files that cannot be read; what the dump lacks is in [`Opened::lack`].
 pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     let dump = Arc::new(dump);
-    let (place, mut lack) = match kaslr::locate(&dump, &options) {
+    let (place, mut lack) = match or_missing(kaslr::locate(&dump, &options))? {
         Ok(place) => (place, None),
-        Err(why @ Error::Missing { .. }) => (kaslr::Place::unknown(&dump), Some(why)),
-        Err(why) => return Err(why),
+        Err(why) => (kaslr::Place::unknown(&dump), Some(why)),
     };
     tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
     let version = KernelVersion::parse(place.vmcoreinfo.release().unwrap_or_default());
@@ -104,23 +100,18 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     if let Some(vmlinux) = &vmlinux {
         check_build_id(vmlinux, version.build_id(&place.vmcoreinfo))?;
     }
-    let symbols = match symbols(&dump, &place, &version, vmlinux.as_deref()) {
-        Ok(symbols) => symbols,
-        Err(why @ Error::Missing { .. }) => {
-            let few = few_symbols(&place, &why);
-            lack.get_or_insert(why);
-            few
-        }
-        Err(why) => return Err(why),
-    };
+    let symbols = or_missing(symbols(&dump, &place, &version, vmlinux.as_deref()))?.unwrap_or_else(|why| {
+        let few = few_symbols(&place, &why);
+        lack.get_or_insert(why);
+        few
+    });
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
     let mut tables = place.tables;
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
     let found = types(&dump, &tables, &place.vmcoreinfo, &symbols, vmlinux.as_ref(), place.known);
-    let (types, btf) = match found {
+    let (types, btf) = match or_missing(found)? {
         Ok((types, btf)) => (Ok(types), btf),
-        Err(why @ Error::Missing { .. }) => (Err(why), None),
-        Err(why) => return Err(why),
+        Err(why) => (Err(why), None),
     };
     let tables = Arc::new(tables);
     let user_limit = tables.paging().levels.user_end();
@@ -164,6 +155,14 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
         view,
         lack,
     })
+}
+
+/// What was found, or what the dump lacks for it; other errors end the opening.
+fn or_missing<T>(found: Result<T>) -> Result<std::result::Result<T, Error>> {
+    match found {
+        Err(why @ Error::Missing { .. }) => Ok(Err(why)),
+        found => found.map(Ok),
+    }
 }
 
 /// The symbols that VMCOREINFO names, for want of others.

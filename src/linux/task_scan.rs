@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::tasks::{self, Scanned};
+use super::tasks::{self, PID_LIMIT, Scanned};
 use super::{View, object};
 use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use crate::bytes::{u32_at, u64_at};
@@ -19,7 +19,7 @@ use crate::dump::{PhysicalMemory, Vmcore};
 use crate::par;
 
 /// Slabs of `task_struct` are aligned to cache lines at least.
-const STEP: u64 = 64;
+const STEP: usize = 64;
 const PAGE: usize = 4096;
 /// Pages that are read at most: 16 GiB.
 const MAX_PAGES: u64 = 4 << 20;
@@ -71,8 +71,7 @@ impl Signature {
         else {
             return false;
         };
-        pid <= 1 << 22
-            && tgid <= 1 << 22
+        u64::from(pid.max(tgid)) <= PID_LIMIT
             && (leader == base || pid != tgid && leader >= limit && leader % 8 == 0)
     }
 }
@@ -160,7 +159,7 @@ fn search(
         let behind = phys.0.checked_add(PAGE_SIZE);
         let more = behind.and_then(|at| dump.read_phys(PhysAddr(at), next).ok()).unwrap_or(0);
         let bytes = window.get(..PAGE + more).unwrap_or_default();
-        for at in (span.start % STEP..PAGE_SIZE).step_by(64) {
+        for at in (span.start % STEP as u64..PAGE_SIZE).step_by(STEP) {
             let base = direct.0.wrapping_add(phys.0).wrapping_add(at).wrapping_sub(span.start);
             let members = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
             if signature.can_be(base, members, limit) && is_task(view, signature, VirtAddr(base)) {

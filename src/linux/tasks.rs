@@ -25,14 +25,14 @@ use crate::par;
 
 /// More tasks than this are not believed (`PID_MAX_LIMIT` is 2^22).
 const MAX_TASKS: usize = 1 << 22;
-const PF_KTHREAD: u64 = 0x0020_0000;
+pub(super) const PF_KTHREAD: u64 = 0x0020_0000;
 /// Steps along all lists of threads together: groups are disjoint, but damaged ones
 /// can share a tail.
 const MAX_STEPS: usize = 2 * MAX_TASKS;
 /// Remarks that are kept; a damaged dump could have one for each task.
 const MAX_REMARKS: usize = 64;
 /// No pid reaches this.
-const PID_LIMIT: u64 = 1 << 22;
+pub(super) const PID_LIMIT: u64 = 1 << 22;
 
 /// One task.
 #[derive(Debug, Clone, PartialEq, Eq)]

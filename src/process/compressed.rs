@@ -51,7 +51,7 @@ pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
         return Ok(packed);
     }
     drop(packed);
-    let is_zstd = head.starts_with(&ZSTD);
+    let (is_zstd, program) = (head.starts_with(&ZSTD), dump::packed(&head).map_or("", |(_, by)| by));
     let stream = || -> io::Result<Box<dyn Read>> {
         let file = File::open(path)?;
         Ok(if is_zstd {
@@ -65,7 +65,6 @@ pub fn open(path: &Path) -> Result<Arc<dyn Source>> {
     // What breaks off or does not decompress is told of below.
     let _ = stream().map_err(cannot)?.take(HEAD).read_to_end(&mut head);
     if dump::begins_as_vmcore(head) {
-        let program = if is_zstd { "zstd -d" } else { "lz4 -d" };
         return Err(Error::Packed { path: path.to_owned(), what: "a compressed vmcore", program });
     }
     let unpacked = stream().and_then(|stream| unpack(path, stream));

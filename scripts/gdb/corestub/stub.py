@@ -64,27 +64,25 @@ def slide():
 
 
 @contextmanager
+def off(setting):
+    """Without it, whatever the user has set."""
+    before = gdb.parameter(setting)
+    gdb.execute(f"set {setting} off", to_string=True)
+    try:
+        yield
+    finally:
+        if before:
+            gdb.execute(f"set {setting} on", to_string=True)
+
+
 def unpaged():
-    """Output that must not stop at a pager, whatever the user has set."""
-    before = gdb.parameter("pagination")
-    gdb.execute("set pagination off", to_string=True)
-    try:
-        yield
-    finally:
-        if before:
-            gdb.execute("set pagination on", to_string=True)
+    """Output that must not stop at a pager."""
+    return off("pagination")
 
 
-@contextmanager
 def unconfirmed():
-    """Without gdb's questions, whatever the user has set."""
-    before = gdb.parameter("confirm")
-    gdb.execute("set confirm off", to_string=True)
-    try:
-        yield
-    finally:
-        if before:
-            gdb.execute("set confirm on", to_string=True)
+    """Without gdb's questions."""
+    return off("confirm")
 
 
 def load():

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use super::{Abbrev, Put, Writer, len32};
+use crate::addr::PAGE_SIZE;
 use crate::debuginfo::btf::{Kind, Type, TypeId};
 use crate::debuginfo::symbols::Symbol;
 
@@ -60,7 +61,6 @@ pub(super) struct OfFile {
 /// A symbol's size is the gap to the next one: as much more than its type's may be
 /// padding, if the next one does not begin a page.
 const PADDING: u64 = 64;
-const PAGE: u64 = 4096;
 
 /// A type as the tables write it.
 struct Spec<'t> {
@@ -275,10 +275,10 @@ impl Writer<'_> {
 }
 
 /// Whether `symbol` may be `count` elements of that size, or more of them where it
-/// is `open`: a type that the kernel has
-/// changed since the tables were made does not get through.
+/// is `open`: a type that the kernel has changed since the tables were made does not
+/// get through.
 fn fits(symbol: &Symbol<'_>, element: u64, count: Option<u32>, open: bool) -> bool {
     let least = element.saturating_mul(u64::from(count.unwrap_or(1).max(1)));
     let end = symbol.address.saturating_add(symbol.size);
-    least <= symbol.size && (open || symbol.size - least < PADDING || end.is_multiple_of(PAGE))
+    least <= symbol.size && (open || symbol.size - least < PADDING || end.is_multiple_of(PAGE_SIZE))
 }
