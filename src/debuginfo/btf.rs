@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use crate::bytes::{u16_at, u32_at};
 use crate::debuginfo::{Field, Types};
 use crate::error::{Error, Result};
+use crate::memory::touches;
 
 pub(crate) mod holed;
 mod records;
@@ -87,7 +88,7 @@ impl Btf {
             return Self::scan(bytes, None, origin);
         }
         let header = |at| u32_at(&bytes, at).map_or(0, |n| n as usize);
-        let sections = if holed::touches(&holes, &(0..24)) {
+        let sections = if touches(&holes, &(0..24)) {
             holed::sections(&bytes, &holes)
         } else {
             let part = |at: usize| {
@@ -256,7 +257,7 @@ impl Btf {
         let end = rest.iter().take(4096).position(|&b| b == 0).unwrap_or(0);
         // A name that goes on in a lost page is none.
         let start = self.strings.start + own as usize;
-        if holed::touches(&self.holes, &(start..start + end + 1)) {
+        if touches(&self.holes, &(start..start + end + 1)) {
             return &[];
         }
         rest.get(..end).unwrap_or_default()

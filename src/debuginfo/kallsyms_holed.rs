@@ -57,13 +57,12 @@ pub(super) fn names(
     let markers = markers(&read, count)?;
     let mut names = Names { text: Vec::new(), ends: Vec::new(), trouble: None, ambiguous: false };
     names.trouble = read.sentence().map(|lost| format!("of its names {lost}"));
-    let holes = read.lost();
     let mut next = Some(0);
     for block in 0..count.div_ceil(BLOCK) {
         let in_block = BLOCK.min(count - block * BLOCK);
         let mut at = markers.get(block).copied().flatten().or(next);
         for _ in 0..in_block {
-            at = at.and_then(|at| name(&read, &holes, at, tokens, long, &mut names.text));
+            at = at.and_then(|at| name(&read, at, tokens, long, &mut names.text));
             names.ends.push(u32::try_from(names.text.len()).ok()?);
         }
         next = at;
@@ -72,31 +71,16 @@ pub(super) fn names(
 }
 
 /// Appends the name at `at`; where the next one is.
-fn name(
-    read: &Holed,
-    holes: &[std::ops::Range<usize>],
-    at: usize,
-    tokens: &Tokens,
-    long: bool,
-    text: &mut Vec<u8>,
-) -> Option<usize> {
-    let is_lost = |range: std::ops::Range<usize>| {
-        let next = holes.partition_point(|h| h.end <= range.start);
-        holes.get(next).is_some_and(|h| h.start < range.end)
-    };
+fn name(read: &Holed, at: usize, tokens: &Tokens, long: bool, text: &mut Vec<u8>) -> Option<usize> {
     let (len, prefix) = name_length(read.bytes.get(at..)?, long)?;
-    let end = at + prefix + len;
-    if len == 0 || is_lost(at..end) {
-        return None;
-    }
+    let whole = read.get(at, prefix + len).filter(|_| len > 0)?;
     let start = text.len();
-    let good =
-        text.len() + NAME_MAX < super::ARENA_MAX && tokens.expand(read.bytes.get(at + prefix..end)?, text);
+    let good = text.len() + NAME_MAX < super::ARENA_MAX && tokens.expand(whole.get(prefix..)?, text);
     if !good {
         text.truncate(start);
         return None;
     }
-    Some(end)
+    Some(at + prefix + len)
 }
 
 /// Where each block of names begins, by the table behind the names; `None` for those that
@@ -106,16 +90,10 @@ fn markers(read: &Holed, count: usize) -> Option<Vec<Option<usize>>> {
     let len = (blocks * 4).next_multiple_of(8);
     // Since 6.2 and until 6.3 three bytes a symbol stand behind it.
     let behind = [0, (count * 3).next_multiple_of(8)];
-    let holes = read.lost();
     behind.into_iter().find_map(|behind| {
         // `names` and `token_table` are aligned to eight, and so is all between them.
         let start = read.bytes.len().checked_sub(behind)?.checked_sub(len)?;
-        let marker = |block: usize| {
-            let at = start + block * 4;
-            let next = holes.partition_point(|h| h.end <= at);
-            let there = holes.get(next).is_none_or(|h| h.start >= at + 4);
-            there.then(|| u32_at(&read.bytes, at)).flatten().map(|m| m as usize)
-        };
+        let marker = |block: usize| Some(u32_at(read.get(start + block * 4, 4)?, 0)? as usize);
         let all: Vec<_> = (0..blocks).map(marker).collect();
         let known = || all.iter().enumerate().filter_map(|(i, m)| m.map(|m| (i, m)));
         // At least two bytes a name, and each block behind the one before.

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use crate::bytes::u16_at;
 use crate::error::{Error, Result};
+use crate::memory::touches;
 
 #[cfg(test)]
 #[path = "tests/orc.rs"]
@@ -218,13 +219,9 @@ impl OrcTable {
             let delta = bytes.try_into().map(i32::from_le_bytes).unwrap_or(0);
             ip_address.wrapping_add(4 * i as u64).wrapping_add_signed(i64::from(delta))
         };
-        let is_lost = |holes: &[Range<usize>], bytes: Range<usize>| {
-            let next = holes.partition_point(|h| h.end <= bytes.start);
-            holes.get(next).is_some_and(|h| h.start < bytes.end)
-        };
         let known = || {
             let all = ip.chunks_exact(4).enumerate();
-            all.filter(|(i, _)| !is_lost(ip_holes, i * 4..i * 4 + 4)).map(|(i, b)| (i, address(i, b)))
+            all.filter(|(i, _)| !touches(ip_holes, &(i * 4..i * 4 + 4))).map(|(i, b)| (i, address(i, b)))
         };
         let first = known().map(|(_, at)| at).min().unwrap_or(0);
         let base = if ip_holes.is_empty() { first } else { first.min(text.start) };
@@ -242,7 +239,7 @@ impl OrcTable {
             }
             next = i + 1;
             starts.push(start(at)?);
-            let lost = is_lost(entry_holes, i * 6..i * 6 + 6);
+            let lost = touches(entry_holes, &(i * 6..i * 6 + 6));
             rows.push(if lost {
                 LOST
             } else {

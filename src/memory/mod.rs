@@ -118,6 +118,12 @@ impl Holed {
     }
 }
 
+/// Whether `range` touches one of the holes, which are in order and apart from each other.
+pub(crate) fn touches(holes: &[Range<usize>], range: &Range<usize>) -> bool {
+    let next = holes.partition_point(|h| h.end <= range.start);
+    holes.get(next).is_some_and(|h| h.start < range.end)
+}
+
 /// The `len` bytes at `addr`, as far as they are there; read on several threads: what
 /// takes time in a large read of a compressed dump is the decompression of its pages.
 #[must_use]

@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::records::Kind;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes::u32_at;
-use crate::memory::AddressSpace;
+use crate::memory::{AddressSpace, touches};
 
 /// In a table of offsets: a type that is lost.
 pub(super) const LOST: u32 = u32::MAX;
@@ -26,12 +26,6 @@ const SYNC_MAX: usize = 1 << 20;
 const CHECKS_MAX: usize = 50_000_000;
 /// `sizeof(struct btf_header)`, which has been the same ever since.
 const HEADER: usize = 24;
-
-/// Whether `range` touches a hole; they are in order and apart.
-pub(super) fn touches(holes: &[Range<usize>], range: &Range<usize>) -> bool {
-    let next = holes.partition_point(|h| h.end <= range.start);
-    holes.get(next).is_some_and(|h| h.start < range.end)
-}
 
 /// A type section with holes.
 struct Section<'a> {
