@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
 use corestub::cli::{self, Cli, Input, OnDump, Serve};
 use corestub::commands::{self, Command, CommandError, Context};
@@ -35,12 +36,17 @@ fn main() -> ExitCode {
     let argv = cli::mark_pieces(&program, std::env::args_os());
     let stdio = argv.iter().any(|word| word == "--stdio");
     let matches = program.clone().try_get_matches_from(argv).unwrap_or_else(|e| {
-        if stdio && e.use_stderr() {
-            let _ = e.print();
-            await_first_packet();
-            std::process::exit(e.exit_code());
+        let _ = e.print();
+        if let Some(dump) = file_for_command(&e) {
+            eprintln!(
+                "\nA dump comes after the command:\n  corestub triage {dump}   what happened\n  corestub gdb {dump}      \
+                 a session of gdb\n  corestub serve {dump}    for a debugger that connects"
+            );
         }
-        e.exit()
+        if stdio && e.use_stderr() {
+            await_first_packet();
+        }
+        std::process::exit(e.exit_code())
     });
     init_logging(matches.get_count("verbose"));
     if let Some((name, given)) = matches.subcommand()
@@ -70,6 +76,16 @@ fn main() -> ExitCode {
         }
         code
     })
+}
+
+/// The file that was named where a command belongs.
+fn file_for_command(error: &clap::Error) -> Option<String> {
+    match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) if Path::new(word).is_file() => {
+            Some(printable(word).into_owned())
+        }
+        _ => None,
+    }
 }
 
 /// gdb shows what the command behind `target remote |` said on stderr when it reads

@@ -46,6 +46,20 @@ fn extra_words_are_wrong_usage() {
     }
 }
 
+/// Who types a dump alone learns what to put before it.
+#[test]
+fn a_file_in_the_place_of_a_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = dir.path().join("vmcore");
+    std::fs::write(&dump, "x").unwrap();
+    let (code, _, err) = run(corestub().arg(&dump));
+    assert_eq!(code, Some(2));
+    assert!(err.contains(&format!("corestub triage {}", dump.display())), "{err}");
+    let (code, _, err) = run(corestub().arg(dir.path().join("none")));
+    assert_eq!(code, Some(2));
+    assert!(!err.contains("triage"), "{err}");
+}
+
 #[test]
 fn what_a_command_needs_is_asked_for() {
     for (args, wanted) in [
