@@ -2,15 +2,18 @@
 //! they are run once, from a shell.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
 use clap_lex::{ParsedArg, RawArgs};
 
 use crate::commands::{self, COMMANDS};
 use crate::dump;
 use crate::number;
+use crate::rsp::{self, Endpoint};
 
 /// Serve Linux kernel and process crash dumps to stock gdb
 #[derive(Debug, Parser)]
@@ -105,10 +108,14 @@ pub struct Serve {
     /// The dump; several files are the pieces of a split one
     #[arg(required = true, value_name = "DUMP")]
     pub dumps: Vec<PathBuf>,
-    /// Where to listen; port 0 picks a free one and prints it
-    #[arg(short, long, default_value = "127.0.0.1:1234", value_name = "ADDR:PORT")]
-    pub listen: SocketAddr,
-    /// Listen on a Unix socket instead
+    /// Where to listen, as gdb says it (`:1234`, `localhost:1234`, `1234`); port 0 picks a free one and
+    /// prints it, `fd://` takes the socket that systemd passes
+    #[arg(short, long, default_value = "127.0.0.1:1234", value_name = "ADDR:PORT", value_parser = listen_at)]
+    pub listen: Endpoint,
+    /// Listen where other machines connect, too: who reaches it reads the dump, and nothing is encrypted
+    #[arg(long)]
+    pub allow_remote: bool,
+    /// Listen on a Unix socket instead; only its owner may use it
     #[arg(long, value_name = "PATH", conflicts_with = "stdio")]
     pub unix: Option<PathBuf>,
     /// Serve one client on stdin and stdout (gdb: target remote | corestub serve --stdio DUMP)
@@ -117,6 +124,15 @@ pub struct Serve {
     /// Exit when the first client leaves
     #[arg(long)]
     pub once: bool,
+    /// Clients that are served at the same time
+    #[arg(long, value_name = "N", default_value_t = rsp::Options::MAX_CLIENTS, value_parser = clients)]
+    pub max_clients: usize,
+    /// Drop a client that asks nothing for so long: 90, 15m, 2h (0: never)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// Do without the sandbox: once all is open, the server only reads what it may need and answers
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Offer QStartNoAckMode: a little faster over slow links, but Ctrl-C in gdb may show wrong data
     #[arg(long)]
     pub no_ack: bool,
@@ -126,6 +142,62 @@ pub struct Serve {
     /// The dump's companions
     #[command(flatten)]
     pub input: Input,
+}
+
+impl Serve {
+    /// Where to listen; an error for where it must not without more words.
+    pub fn endpoint(&self) -> Result<Endpoint, clap::Error> {
+        if let Some(path) = &self.unix {
+            return Ok(Endpoint::Unix(path.clone()));
+        }
+        if self.stdio {
+            return Ok(Endpoint::Stdio);
+        }
+        match self.listen {
+            Endpoint::Tcp(address) if !self.allow_remote && !rsp::is_local(address.ip()) => {
+                let why = format!(
+                    "other machines reach {address}, and there is neither password nor encryption: \
+                     give --allow-remote, too, or use ssh (docs/serving.md)"
+                );
+                Err(Cli::command().error(ErrorKind::MissingRequiredArgument, why))
+            }
+            _ => Ok(self.listen.clone()),
+        }
+    }
+}
+
+/// The forms of `target remote`: a port alone is one of this machine.
+fn listen_at(text: &str) -> Result<Endpoint, String> {
+    if text == "fd://" {
+        return Ok(Endpoint::Passed);
+    }
+    let place = text.strip_prefix("tcp:").unwrap_or(text);
+    if let Ok(address) = place.parse() {
+        return Ok(Endpoint::Tcp(address));
+    }
+    let (host, port) = place.rsplit_once(':').unwrap_or(("", place));
+    let port: u16 = port.parse().map_err(|_| "wanted: ADDR:PORT, :PORT, PORT or fd://".to_owned())?;
+    if host.is_empty() || host == "localhost" {
+        return Ok(Endpoint::Tcp((Ipv4Addr::LOCALHOST, port).into()));
+    }
+    let mut addresses = (host, port).to_socket_addrs().map_err(|e| format!("{host}: {e}"))?;
+    addresses.next().map(Endpoint::Tcp).ok_or_else(|| format!("{host} has no address"))
+}
+
+fn clients(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=10_000).contains(n)).ok_or_else(|| "wanted: 1 to 10000".to_owned())
+}
+
+/// Seconds, or minutes or hours by their letter.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) if text.ends_with('m') => (number, 60),
+        Some(number) if text.ends_with('h') => (number, 3600),
+        Some(number) => (number, 1),
+        None => (text, 1),
+    };
+    let number: u32 = number.parse().map_err(|_| "wanted: seconds, or as 15m, 2h".to_owned())?;
+    Ok(Duration::from_secs(u64::from(number) * unit))
 }
 
 /// `corestub gdb`
@@ -235,6 +307,48 @@ mod tests {
     #[test]
     fn the_declarations_are_sound() {
         program().debug_assert();
+    }
+
+    #[test]
+    fn a_place_is_named_as_gdb_names_it() {
+        let local = |port: u16| Ok(Endpoint::Tcp((Ipv4Addr::LOCALHOST, port).into()));
+        for text in ["127.0.0.1:1234", ":1234", "localhost:1234", "1234", "tcp:localhost:1234", "tcp::1234"] {
+            assert_eq!(listen_at(text), local(1234), "{text}");
+        }
+        assert_eq!(listen_at("[::1]:0"), Ok(Endpoint::Tcp("[::1]:0".parse().unwrap())));
+        assert_eq!(listen_at("fd://"), Ok(Endpoint::Passed));
+        for text in ["", ":", "localhost", "127.0.0.1", "1234:x", ":65536", "fd://x"] {
+            assert!(listen_at(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_machines_need_a_word_more() {
+        let serve = |words: &[&str]| {
+            let argv = ["corestub", "serve", "DUMP"].iter().chain(words);
+            match Cli::try_parse_from(argv).unwrap().command {
+                Command::Serve(serve) => serve.endpoint().map_err(|e| e.to_string()),
+                _ => unreachable!(),
+            }
+        };
+        for remote in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1"] {
+            assert!(serve(&["-l", remote]).unwrap_err().contains("--allow-remote"), "{remote}");
+            assert!(serve(&["-l", remote, "--allow-remote"]).is_ok(), "{remote}");
+        }
+        for local in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "fd://"] {
+            assert!(serve(&["-l", local]).is_ok(), "{local}");
+        }
+        assert_eq!(serve(&["--unix", "x"]), Ok(Endpoint::Unix("x".into())));
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, seconds) in [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "m", "-1", "1d", "1.5h", "99999999999"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 
     #[test]

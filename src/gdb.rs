@@ -22,6 +22,7 @@ use crate::cli::Gdb;
 use crate::elf::BuildId;
 use crate::error::{Error, Result};
 use crate::rsp::{self, Endpoint, Listener};
+use crate::sandbox;
 use crate::snapshot::{Options, Snapshot};
 
 /// gdb's side: what `source gdbinit` loads from a checkout.
@@ -92,9 +93,10 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
     }
     let socket = folder.path.join("gdb.sock");
     let listener = Listener::bind(&Endpoint::Unix(socket.clone()))?;
-    let inferior = snapshot.inferior();
     std::thread::spawn(move || {
-        if let Err(e) = listener.serve(inferior, &rsp::Options::default()) {
+        // This thread and its own only: the others start gdb, and clear up.
+        sandbox::enter(&snapshot.needs());
+        if let Err(e) = listener.serve(snapshot.inferior(), &rsp::Options::default()) {
             tracing::error!("{e}");
         }
     });

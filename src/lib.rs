@@ -52,6 +52,7 @@ mod number;
 mod par;
 pub mod process;
 pub mod rsp;
+pub mod sandbox;
 pub mod session;
 pub mod snapshot;
 pub mod text;

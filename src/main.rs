@@ -16,10 +16,11 @@ use corestub::cli::{self, Cli, Input, OnDump, Serve};
 use corestub::commands::{self, Command, CommandError, Context};
 use corestub::error::{Error, Result};
 use corestub::gdb;
-use corestub::rsp::{self, Endpoint, Listener};
+use corestub::rsp::{self, Listener};
+use corestub::sandbox;
 use corestub::snapshot::{Options, Snapshot};
 use corestub::text::printable;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -135,20 +136,35 @@ fn options(input: &Input) -> Options {
 }
 
 fn run_serve(args: &Serve) -> Result<()> {
-    let endpoint = match &args.unix {
-        Some(path) => Endpoint::Unix(path.clone()),
-        None if args.stdio => Endpoint::Stdio,
-        None => Endpoint::Tcp(args.listen),
-    };
-    let listener = Listener::bind(&endpoint)?;
-    let inferior = Snapshot::open(&args.dumps, options(&args.input))?.inferior();
+    let listener = Listener::bind(&args.endpoint().unwrap_or_else(|e| e.exit()))?;
+    if listener.is_remote() {
+        warn!(
+            "{}: who reaches it reads the dump, without password or encryption",
+            listener.local().display()
+        );
+    }
+    let snapshot = Snapshot::open(&args.dumps, options(&args.input))?;
+    if !args.no_sandbox {
+        let mut needs = snapshot.needs();
+        needs.remove_in = listener.made().and_then(Path::parent).map(Path::to_owned);
+        sandbox::enter(&needs);
+    }
+    // It begins to look for files.
+    let inferior = snapshot.inferior();
     if !args.stdio {
         // The one line on stdout: whoever started us waits for it.
         let mut out = io::stdout().lock();
         let line = [b"listening on ", listener.local().as_bytes(), b"\n"].concat();
         let _ = out.write_all(&line).and_then(|()| out.flush());
     }
-    let options = rsp::Options { once: args.once, no_ack: args.no_ack, qemu_dialect: args.qemu_dialect };
+    let options = rsp::Options {
+        once: args.once,
+        no_ack: args.no_ack,
+        qemu_dialect: args.qemu_dialect,
+        max_clients: args.max_clients,
+        idle_timeout: Some(args.idle_timeout).filter(|time| !time.is_zero()),
+        signals: true,
+    };
     listener.serve(inferior, &options)
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::commands::Subject;
+use crate::debuginfo::locate::Locator;
 use crate::dump::{self, Kind, Vmcore};
 use crate::error::Result;
 use crate::inferior::Inferior;
@@ -11,6 +12,7 @@ use crate::inferior::kernel::KernelInferior;
 use crate::inferior::process::ProcessInferior;
 use crate::linux::{self, Kernel};
 use crate::process::{self, Process};
+use crate::sandbox::Needs;
 
 /// What the user says beside the name of the dump.
 #[derive(Debug, Clone, Default)]
@@ -64,6 +66,25 @@ impl Snapshot {
             Self::Kernel(kernel) => Subject::Kernel(kernel),
             Self::Process(process) => Subject::Process(process),
         }
+    }
+
+    /// What a server of it may still open; it is asked before [`Self::inferior`], which begins to look.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let (mut needs, given) = match self {
+            Self::Kernel(kernel) => {
+                let options = kernel.options();
+                let locator = Locator::new(options.debug_dirs.clone(), kernel.dump().path());
+                (locator.needs(), options.vmlinux.clone())
+            }
+            Self::Process(process) => {
+                let places = process.places();
+                // Its files are looked for by the names that they had.
+                (places.locator.needs(), Some(places.sysroot.clone().unwrap_or_else(|| "/".into())))
+            }
+        };
+        needs.read.extend(given);
+        needs
     }
 
     /// For gdb.

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::elf::{BuildId, File};
+use crate::sandbox::Needs;
 
 #[path = "locate_debuginfod.rs"]
 mod debuginfod;
@@ -143,6 +144,18 @@ impl Locator {
     #[must_use]
     pub fn debug_dirs(&self) -> &[PathBuf] {
         &self.debug_dirs
+    }
+
+    /// What it may open, and where it writes.
+    pub(crate) fn needs(&self) -> Needs {
+        let read = self.debug_dirs.iter().chain(&self.beside).cloned().collect();
+        let fetched = self.debuginfod.iter().filter_map(|_| Debuginfod::cache_dir());
+        Needs {
+            read,
+            write: self.cache.iter().cloned().chain(fetched).collect(),
+            fetch: self.debuginfod.is_some(),
+            remove_in: None,
+        }
     }
 
     /// Where things are looked for, in words: the folders, and whether debuginfod is asked.

@@ -30,6 +30,17 @@ impl Debuginfod {
         asked.then(|| Self::new("debuginfod-find", TIMEOUT))
     }
 
+    /// Where `debuginfod-find` keeps what it fetched (debuginfod-client-config(7)).
+    pub(super) fn cache_dir() -> Option<PathBuf> {
+        let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = named("HOME");
+        let old = home.as_ref().map(|home| home.join(".debuginfod_client_cache"));
+        named("DEBUGINFOD_CACHE_PATH").or_else(|| old.filter(|old| old.is_dir())).or_else(|| {
+            let cache = named("XDG_CACHE_HOME").or_else(|| Some(home?.join(".cache")))?;
+            Some(cache.join("debuginfod_client"))
+        })
+    }
+
     pub(super) fn new(program: impl Into<PathBuf>, timeout: Duration) -> Self {
         Self { program: program.into(), timeout, silent: AtomicBool::new(false) }
     }

@@ -1,35 +1,34 @@
-//! Waiting for clients: TCP, a Unix socket, or the one on stdin and stdout.
-//!
-//! Each client has a thread and a session of its own over the shared inferior;
-//! whatever it does ends that session at worst.
+//! Where clients connect: a TCP port, a Unix socket, one that systemd made, or stdin
+//! and stdout. What becomes of them is [`super::server`]'s.
 
 use std::ffi::{OsStr, OsString};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use tracing::{info, warn};
+use listenfd::ListenFd;
+use rustix::fs::{Mode, chmod, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
-use super::served::Served;
-use super::session::Session;
+use super::server::Server;
 use super::wire::Wire;
 use super::{Endpoint, Options};
 use crate::error::{Error, Result};
 use crate::inferior::Inferior;
 
-/// Clients that are served at the same time.
-const CLIENTS: usize = 64;
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 128;
+/// Who may use a Unix socket: whoever connects reads the dump.
+const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener),
     Stdio,
 }
 
@@ -38,6 +37,8 @@ enum Socket {
 pub struct Listener {
     socket: Socket,
     local: OsString,
+    /// The name that is ours to remove.
+    made: Option<PathBuf>,
 }
 
 impl Listener {
@@ -46,8 +47,13 @@ impl Listener {
         match endpoint {
             Endpoint::Tcp(address) => Self::tcp(*address),
             Endpoint::Unix(path) => Self::unix(path),
-            Endpoint::Stdio => Ok(Self { socket: Socket::Stdio, local: "stdin and stdout".into() }),
+            Endpoint::Passed => Self::passed(),
+            Endpoint::Stdio => Ok(Self::new(Socket::Stdio, "stdin and stdout")),
         }
+    }
+
+    fn new(socket: Socket, local: impl Into<OsString>) -> Self {
+        Self { socket, local: local.into(), made: None }
     }
 
     fn tcp(address: SocketAddr) -> Result<Self> {
@@ -67,14 +73,14 @@ impl Listener {
         };
         let listener = TcpListener::bind(address).map_err(refused)?;
         let local = listener.local_addr().map_err(refused)?.to_string();
-        Ok(Self { socket: Socket::Tcp(listener), local: local.into() })
+        Ok(Self::new(Socket::Tcp(listener), local))
     }
 
     fn unix(path: &Path) -> Result<Self> {
         let refused = |hint: &'static str| {
             move |source: io::Error| Error::Listen { endpoint: path.display().to_string(), hint, source }
         };
-        let listener = match UnixListener::bind(path) {
+        let listener = match unix_listener(path) {
             // A server that was killed leaves its socket behind.
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
                 // Only a socket may be removed: connecting to a plain file is refused, too.
@@ -87,12 +93,37 @@ impl Listener {
                     }
                     Err(_) => Err(e).map_err(refused("the path is taken: choose another one"))?,
                 }
-                UnixListener::bind(path)
+                unix_listener(path)
             }
             bound => bound,
         };
         let listener = listener.map_err(refused("the folder must exist and be writable, the path short"))?;
-        Ok(Self { socket: Socket::Unix(listener, path.to_owned()), local: path.into() })
+        let mut bound = Self::new(Socket::Unix(listener), path);
+        bound.made = Some(path.to_owned());
+        Ok(bound)
+    }
+
+    /// The socket that this program was started with (sd_listen_fds(3)).
+    fn passed() -> Result<Self> {
+        let refused = |source: io::Error| Error::Listen {
+            endpoint: "fd://".to_owned(),
+            hint: "systemd, or systemd-socket-activate, passes the socket: one, that takes connections",
+            source,
+        };
+        let none = || io::Error::new(io::ErrorKind::NotFound, "LISTEN_FDS and LISTEN_PID name no socket");
+        let mut passed = ListenFd::from_env();
+        if passed.len() > 1 {
+            return Err(refused(io::Error::new(io::ErrorKind::InvalidInput, "several sockets were passed")));
+        }
+        if let Ok(unix) = passed.take_unix_listener(0) {
+            let listener = unix.ok_or_else(none).map_err(refused)?;
+            let local = listener.local_addr().map_err(refused)?;
+            let local = local.as_pathname().map_or_else(|| "a passed socket".into(), Path::to_path_buf);
+            return Ok(Self::new(Socket::Unix(listener), local));
+        }
+        let listener = passed.take_tcp_listener(0).map_err(refused)?.ok_or_else(none).map_err(refused)?;
+        let local = listener.local_addr().map_err(refused)?.to_string();
+        Ok(Self::new(Socket::Tcp(listener), local))
     }
 
     /// Where clients connect: `127.0.0.1:1234`, or the path of the socket.
@@ -101,59 +132,54 @@ impl Listener {
         &self.local
     }
 
-    /// Serves `inferior` to every client: for ever, or with `once` (and on
-    /// stdin and stdout) until the first one leaves.
-    pub fn serve(self, inferior: Arc<dyn Inferior>, options: &Options) -> Result<()> {
-        let server = Server {
-            served: Arc::new(Served::new(inferior)),
-            options: *options,
-            device: device(),
-            clients: Arc::new(AtomicUsize::new(0)),
-        };
-        let listening = |source| Error::Listen {
-            endpoint: self.local.display().to_string(),
-            hint: "the socket stopped working",
-            source,
-        };
-        if matches!(self.socket, Socket::Stdio) {
-            let wire = Wire::stdio().map_err(listening)?;
-            server.session(wire, "stdin and stdout");
-            return Ok(());
-        }
-        loop {
-            match self.accept() {
-                Ok((mut wire, peer)) if options.once => {
-                    // One that only tried whether somebody listens is no client.
-                    if wire.wait().is_err() {
-                        continue;
-                    }
-                    // Nobody else is to wait in the queue.
-                    drop(self);
-                    server.session(wire, &peer);
-                    return Ok(());
-                }
-                Ok((wire, peer)) => server.start(wire, peer),
-                Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotConnected) => {
-                    return Err(listening(e));
-                }
-                // A client that is gone again, or no free descriptor: the others go on.
-                Err(e) => {
-                    warn!(error = %e, "a client could not be accepted");
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-            }
+    /// Whether other machines may reach it.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().is_ok_and(|address| !is_local(address.ip())),
+            Socket::Unix(_) | Socket::Stdio => false,
         }
     }
 
-    fn accept(&self) -> io::Result<(Wire, String)> {
+    /// The path of the socket that is to be removed at the end.
+    #[must_use]
+    pub fn made(&self) -> Option<&Path> {
+        self.made.as_deref()
+    }
+
+    /// Serves `inferior` to every client: for ever, or with `once` (and on
+    /// stdin and stdout) until the first one leaves.
+    pub fn serve(self, inferior: Arc<dyn Inferior>, options: &Options) -> Result<()> {
+        Server::new(inferior, options).run(self)
+    }
+
+    /// What becomes readable when a client is there; on stdin and stdout it is there already.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.socket {
+            Socket::Tcp(listener) => Some(listener.as_fd()),
+            Socket::Unix(listener) => Some(listener.as_fd()),
+            Socket::Stdio => None,
+        }
+    }
+
+    /// From now on [`Self::accept`] does not wait for a client that is gone again.
+    pub(super) fn never_wait(&self) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.set_nonblocking(true),
+            Socket::Unix(listener) => listener.set_nonblocking(true),
+            Socket::Stdio => Ok(()),
+        }
+    }
+
+    pub(super) fn accept(&self) -> io::Result<(Wire, String)> {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
                 Ok((Wire::tcp(stream)?, peer.to_string()))
             }
-            Socket::Unix(listener, path) => {
+            Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                Ok((Wire::unix(stream)?, path.display().to_string()))
+                Ok((Wire::unix(stream)?, self.local.display().to_string()))
             }
             Socket::Stdio => Err(io::ErrorKind::InvalidInput.into()),
         }
@@ -162,61 +188,27 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
+        if let Some(path) = &self.made {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// A device number that two servers are unlikely to share.
-fn device() -> u32 {
-    let [a, b, c, d, ..] = RandomState::new().hash_one(std::process::id()).to_ne_bytes();
-    u32::from_ne_bytes([a, b, c, d])
+/// Whether only this machine reaches the address.
+#[must_use]
+pub fn is_local(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
-#[derive(Clone)]
-struct Server {
-    served: Arc<Served>,
-    options: Options,
-    device: u32,
-    clients: Arc<AtomicUsize>,
-}
-
-/// One of the places; it is free again when this is dropped, however the
-/// session ends.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Server {
-    /// Serves a client on a thread of its own, if there is a place left.
-    fn start(&self, wire: Wire, peer: String) {
-        let taken = self.clients.fetch_add(1, Ordering::AcqRel);
-        let place = Place(Arc::clone(&self.clients));
-        if taken >= CLIENTS {
-            warn!(peer, "refused: {CLIENTS} clients are connected already");
-            return;
-        }
-        let server = self.clone();
-        let session = move || {
-            let _place = place;
-            server.session(wire, &peer);
-        };
-        if let Err(e) = std::thread::Builder::new().name("client".to_owned()).spawn(session) {
-            warn!(error = %e, "no thread for a client");
-        }
-    }
-
-    fn session(&self, wire: Wire, peer: &str) {
-        info!(peer, "client connected");
-        let session = Session::new(wire, &self.served, &self.options, self.device);
-        match session.and_then(Session::run) {
-            Ok(()) => info!(peer, "client left"),
-            Err(e) => info!(peer, error = %e, "client lost"),
-        }
-    }
+/// A socket that is its owner's alone from the first moment, whatever the umask: a
+/// name in the file system gets the mode of the socket (unix(7)), less the umask.
+fn unix_listener(path: &Path) -> io::Result<UnixListener> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    fchmod(&socket, OWNER_ONLY)?;
+    bind(&socket, &address)?;
+    // A umask may have taken more than it should.
+    chmod(path, OWNER_ONLY)?;
+    listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
 }

@@ -2,7 +2,7 @@
 //! on the other.
 //!
 //! ```text
-//!   listen   one thread and one session for each client
+//!   listen   where clients connect     server  one thread and one session for each
 //!     v
 //!   wire     bytes in and out          frame   $body#cs, escapes, hexadecimal
 //!     |                                line    which packets still want an answer
@@ -34,6 +34,7 @@ mod open_files;
 mod pulse;
 mod selection;
 mod served;
+mod server;
 mod session;
 mod signal;
 mod state;
@@ -43,8 +44,9 @@ mod xfer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-pub use listen::Listener;
+pub use listen::{Listener, is_local};
 
 /// Where clients connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +55,14 @@ pub enum Endpoint {
     Tcp(SocketAddr),
     /// A Unix socket at this path.
     Unix(PathBuf),
+    /// The socket that systemd passed.
+    Passed,
     /// One client on stdin and stdout: gdb's `target remote | corestub ...`.
     Stdio,
 }
 
 /// How clients are served.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// End when the first client leaves.
     pub once: bool,
@@ -67,4 +71,28 @@ pub struct Options {
     pub no_ack: bool,
     /// Answer what gef and pwndbg ask to recognise QEMU's system emulator.
     pub qemu_dialect: bool,
+    /// Clients that are served at the same time.
+    pub max_clients: usize,
+    /// A client that asks nothing for so long loses its place.
+    pub idle_timeout: Option<Duration>,
+    /// SIGTERM and SIGINT end the server in order.
+    pub signals: bool,
+}
+
+impl Options {
+    /// Clients that are served at the same time, unless told otherwise.
+    pub const MAX_CLIENTS: usize = 64;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            once: false,
+            no_ack: false,
+            qemu_dialect: false,
+            max_clients: Self::MAX_CLIENTS,
+            idle_timeout: None,
+            signals: false,
+        }
+    }
 }

@@ -40,7 +40,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct Out {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// The last frame, and where in it the `$` is.
     last: (Vec<u8>, usize),
     /// A `+` is owed for the packet at work.
@@ -56,7 +56,7 @@ struct Out {
 }
 
 impl Pulse {
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
         let out = Out {
             fd,
             last: (Vec::new(), 0),

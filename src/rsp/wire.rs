@@ -6,8 +6,9 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -42,7 +43,7 @@ pub(crate) enum Stop {
 /// Frames of one client.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    input: OwnedFd,
+    input: Arc<OwnedFd>,
     output: Pulse,
     framer: Framer,
     line: Line,
@@ -51,7 +52,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    fn new(input: OwnedFd, output: OwnedFd) -> io::Result<Self> {
+    fn new(input: Arc<OwnedFd>, output: Arc<OwnedFd>) -> io::Result<Self> {
         Ok(Self {
             input,
             output: Pulse::new(output)?,
@@ -69,22 +70,40 @@ impl Wire {
         // A peer whose machine vanished must not hold its place for ever.
         sockopt::set_socket_keepalive(&stream, true)?;
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_AFTER)?;
-        let input = OwnedFd::from(stream);
-        let output = input.try_clone()?;
-        Self::new(input, output)
+        let socket = Arc::new(OwnedFd::from(stream));
+        Self::new(Arc::clone(&socket), socket)
     }
 
     /// A client on a Unix socket.
     pub(crate) fn unix(stream: UnixStream) -> io::Result<Self> {
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        let input = OwnedFd::from(stream);
-        let output = input.try_clone()?;
-        Self::new(input, output)
+        let socket = Arc::new(OwnedFd::from(stream));
+        Self::new(Arc::clone(&socket), socket)
     }
 
     /// The one client on stdin and stdout.
     pub(crate) fn stdio() -> io::Result<Self> {
-        Self::new(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?)
+        let (input, output) = (io::stdin(), io::stdout());
+        Self::new(
+            Arc::new(input.as_fd().try_clone_to_owned()?),
+            Arc::new(output.as_fd().try_clone_to_owned()?),
+        )
+    }
+
+    /// The same, for a client that is given up when it sends nothing for `patience`.
+    pub(crate) fn with_patience(self, patience: Duration) -> io::Result<Self> {
+        sockopt::set_socket_timeout(&self.input, sockopt::Timeout::Recv, Some(patience))?;
+        Ok(self)
+    }
+
+    /// The client's socket.
+    pub(crate) fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.input)
+    }
+
+    /// What becomes readable when the client sends something, or is gone.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.input.as_fd()
     }
 
     /// Waits for the first bytes; an error when none will come.

@@ -1,6 +1,6 @@
 //! Several clients at once, and commands that take long.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -103,20 +103,4 @@ fn output_of_a_command_comes_while_it_runs() {
         }
     }
     assert_eq!(text.lines().count(), 20_000);
-}
-
-#[test]
-fn only_so_many_clients() {
-    let address = serve(Synthetic::new(3), Options::default());
-    let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(address)).collect();
-    for client in &mut clients {
-        assert_eq!(client.ask("qC"), "QC3");
-    }
-    assert!(Client::connect(address).closed(), "the 65th was let in");
-    clients.truncate(10);
-    until("a place becomes free", || {
-        let mut client = TcpStream::connect(address).unwrap();
-        client.write_all(b"$qC#b4").unwrap();
-        client.read_exact(&mut [0]).is_ok()
-    });
 }

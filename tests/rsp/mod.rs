@@ -5,6 +5,7 @@ mod clients;
 mod gdb;
 mod line;
 mod lldb;
+mod manners;
 mod packets;
 mod places;
 mod synthetic;

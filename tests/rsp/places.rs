@@ -11,7 +11,9 @@ use super::synthetic::Synthetic;
 use crate::support::PATIENCE;
 use crate::support::program::have_gdb;
 
-const ONCE: Options = Options { once: true, no_ack: false, qemu_dialect: false };
+fn once() -> Options {
+    Options { once: true, ..Options::default() }
+}
 
 #[test]
 fn a_taken_port_is_told() {
@@ -45,7 +47,7 @@ fn a_unix_socket_is_served_once_and_removed() {
     assert_eq!(listener.local(), path);
     let text = Listener::bind(&endpoint).unwrap_err().to_string();
     assert!(text.contains("another server listens there"), "{text}");
-    let server = std::thread::spawn(move || listener.serve(Arc::new(Synthetic::new(3)), &ONCE));
+    let server = std::thread::spawn(move || listener.serve(Arc::new(Synthetic::new(3)), &once()));
     // The bind that was refused above connected once: it does not count.
     ask_who(&path);
     server.join().unwrap().unwrap();
@@ -59,7 +61,7 @@ fn the_socket_of_a_dead_server_is_taken_over() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let listener = Listener::bind(&Endpoint::Unix(path.clone())).unwrap();
-    std::thread::spawn(move || listener.serve(Arc::new(Synthetic::new(3)), &ONCE));
+    std::thread::spawn(move || listener.serve(Arc::new(Synthetic::new(3)), &once()));
     ask_who(&path);
 
     let file = folder.path().join("file");
