@@ -24,7 +24,7 @@ kdump_guest() { # kdump_guest TRIGGER KEXEC DUMPS QEMU-OPTIONS...: a panic, dump
 		boot "crashkernel=${CRASHKERNEL:-256M} lab.kdump=1 lab.kexec=$kx lab.trigger=$trig lab.dumps=$dumps ${EXTRA:-}" 4096 -m "${MEM:-768M}" "$@" || return
 		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' "${KDUMP_LIMIT:-180}"
 	}
-	build_initrd full; build_initrd kdump
+	build_initrd "${INITRD:-full}"; build_initrd kdump
 	tries kdump_try "$@"
 	end_guest # it has unmounted its disk
 	fetch_disk
@@ -101,6 +101,12 @@ sc_kdump_oops()     { kdump_guest oops load "elf,l31.kdump:-l+-d+31,F1.flat:-F+-
 sc_kdump_irqoops()  { MEM=640M kdump_guest irqoops file "l17.kdump:-l+-d+17"; }
 sc_kdump_softoops() { MEM=640M kdump_guest softoops file "l31.kdump:-l+-d+31"; }
 sc_kdump_wqoops()   { MEM=640M kdump_guest wqoops load "l31.kdump:-l+-d+31"; }
+kdump_small() { # kdump_small TRIGGER: a panic of a small guest with a deadlock in it
+	local INITRD=ci SMP=2 trigger=$1
+	EXTRA="lab.abba=1 lab.sleeps=10" CRASHKERNEL=160M MEM=448M kdump_guest "$trigger" file "l31.kdump:-l+-d+31" "${VMCI[@]}"
+}
+sc_kdump_smash()    { kdump_small smash; }
+sc_kdump_listdel()  { kdump_small listdel; }
 sc_kdump_bug()      { MEM=640M kdump_guest bug file "l31.kdump:-l+-d+31"; }
 sc_kdump_scale() {
 	EXTRA="lab.scale=5500 lab.sleeps=100" BOOT_LIMIT=${BOOT_LIMIT:-300} KDUMP_LIMIT=400 MEM=1024M kdump_guest sysrq file "z31.kdump:-z+-d+31"

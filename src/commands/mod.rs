@@ -79,6 +79,7 @@ mod bt;
 mod declare;
 mod entry;
 mod help;
+mod kmem;
 mod lines;
 mod log;
 mod mod_;
@@ -196,6 +197,8 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         search::command(),
         process::maps::command(),
         process::verify::command(),
+        kmem::command(),
+        kmem::whatis(),
         why::command(),
         orc_switch_rows::command(),
     ]

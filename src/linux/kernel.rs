@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::log::Log;
+use super::memory::Memory;
 use super::open::{Opened, open};
 use super::tasks::Scanned;
 use super::{Module, Options, Panicked, Task, TaskList, Utsname, View};
@@ -42,6 +43,7 @@ struct Kept {
     debug_files: OnceLock<debug_files::DebugFiles>,
     text: OnceLock<std::ops::Range<u64>>,
     spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
+    memory: OnceLock<Memory>,
 }
 
 /// Page tables kept for user address spaces; beyond it they are made again.
@@ -194,6 +196,12 @@ impl Kernel {
     #[must_use]
     pub fn stacks(&self) -> &stacks::Stacks {
         self.kept.stacks.get_or_init(|| stacks::Stacks::read(self))
+    }
+
+    /// Pages, slab caches, vmalloc's areas and stacks by address. Each is read at first use.
+    #[must_use]
+    pub(crate) fn memory(&self) -> &Memory {
+        self.kept.memory.get_or_init(|| Memory::of(self))
     }
 
     /// The real vmlinux and modules with DWARF, where they are installed. Looked

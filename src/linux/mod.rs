@@ -15,6 +15,7 @@ mod kernel;
 pub(crate) mod layout;
 pub(crate) mod list;
 pub(crate) mod log;
+pub(crate) mod memory;
 pub(crate) mod modules;
 pub(crate) mod object;
 mod old_switch;

@@ -56,6 +56,13 @@ pub(super) fn know_pages(tables: &PageTables, view: &View) {
 }
 
 fn areas_of(view: &View) -> Vec<Area> {
+    let mut areas: Vec<Area> = areas(view).into_iter().filter_map(|at| area(view, at)).collect();
+    areas.sort_by_key(|a| a.start);
+    areas
+}
+
+/// Every `struct vmap_area` in use.
+pub(super) fn areas(view: &View) -> Vec<VirtAddr> {
     let mut heads = Vec::new();
     heads.extend(view.symbol("vmap_area_list"));
     if let (Some(nodes), Some(size), Some(head)) = (
@@ -72,10 +79,9 @@ fn areas_of(view: &View) -> Vec<Area> {
     let mut steps = MAX_AREAS;
     for head in heads {
         let walked = list::both_ways(view, head, link.offset, steps);
-        areas.extend(walked.elements.into_iter().filter_map(|at| area(view, at)));
+        areas.extend(walked.elements);
         steps = walked.steps;
     }
-    areas.sort_by_key(|a| a.start);
     areas
 }
 

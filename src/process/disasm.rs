@@ -1,11 +1,10 @@
 //! The instruction at an address, as the core has it and as the file has it.
 
-use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use super::Process;
+use crate::arch::disasm::{self, LONGEST};
 
-/// Longest instruction of the architecture.
-const LONGEST: usize = 15;
 /// A function is decoded from its start at most this far, to find where the
 /// instructions begin.
 const WALKED: u64 = 1 << 16;
@@ -39,15 +38,7 @@ pub fn beside(process: &Process, addr: u64) -> Option<Beside> {
 /// The text of the instruction at the front of `code`, and its length.
 #[must_use]
 pub fn text(code: &[u8], at: u64) -> Option<(String, usize)> {
-    let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
-    let mut instruction = Instruction::default();
-    decoder.decode_out(&mut instruction);
-    let mut out = String::new();
-    if instruction.is_invalid() {
-        return Some(("(bad)".to_owned(), 1));
-    }
-    GasFormatter::new().format(&instruction, &mut out);
-    Some((out, instruction.len()))
+    disasm::decode(code, at).map(|found| (found.text, found.len))
 }
 
 fn from_file(process: &Process, addr: u64, len: usize) -> Option<Vec<u8>> {

@@ -10,13 +10,21 @@
  *   dstate     sleep in TASK_UNINTERRUPTIBLE for ever, in the writer's context
  *   spin       spin in the kernel for ever with preemption possible
  *   irqspin    spin with interrupts off (a dead CPU)
+ *   smash      run over the end of a kmalloc object with UTF-16 text, then allocate:
+ *              the free object behind it had its link there
+ *   listdel    remove a list entry twice
+ *   abba       two threads that take two mutexes in opposite order, and one that waits
+ *              for a rw_semaphore which the first holds; the writer goes on
  */
 #include <linux/delay.h>
 #include <linux/hrtimer.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/proc_fs.h>
+#include <linux/rwsem.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <linux/timer.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
@@ -124,6 +132,88 @@ static int labcrash_kthread(void *arg)
 	return 0;
 }
 
+/* what a driver once had in its buffer, in UTF-16: longer than the object */
+static const char labcrash_text[] = "Virtual Disk of the Laboratory";
+#define SMASH_SIZE 64
+#define SMASH_OBJECTS 256
+
+static noinline __attribute__((noipa)) void labcrash_name(u16 *to)
+{
+	size_t i;
+
+	/* overruns: the object has room for 32 letters */
+	for (i = 0; i < SMASH_SIZE; i++)
+		to[i] = labcrash_text[i % (sizeof(labcrash_text) - 1)];
+}
+
+static noinline __attribute__((noipa)) void labcrash_smash(void)
+{
+	static void *objects[SMASH_OBJECTS];
+	int i, j;
+
+	/* on one CPU, so that what is freed is allocated next */
+	preempt_disable();
+	for (i = 0; i < SMASH_OBJECTS; i++)
+		objects[i] = kmalloc(SMASH_SIZE, GFP_ATOMIC);
+	for (i = SMASH_OBJECTS - 1; i >= 0; i--) {
+		for (j = SMASH_OBJECTS - 1; j > SMASH_OBJECTS - 32; j--) {
+			if (!objects[i] || objects[j] != objects[i] + SMASH_SIZE)
+				continue;
+			/* one that stays on the list, and one that is taken off it: the head is smashed, too */
+			kfree(objects[j]);
+			labcrash_name(objects[i]);
+			for (i = 0; i < 8; i++)
+				objects[i] = kmalloc(SMASH_SIZE, GFP_ATOMIC);
+			labcrash_sink = objects[7] != NULL;
+			preempt_enable();
+			return;
+		}
+	}
+	preempt_enable();
+}
+
+static noinline __attribute__((noipa)) void labcrash_listdel(void)
+{
+	list_del(&labcrash_records[1].list);
+	list_del(&labcrash_records[1].list);
+}
+
+static DEFINE_MUTEX(labcrash_a);
+static DEFINE_MUTEX(labcrash_b);
+static DECLARE_RWSEM(labcrash_rwsem);
+
+static noinline __attribute__((noipa)) int labcrash_ab(void *arg)
+{
+	down_write(&labcrash_rwsem);
+	mutex_lock(&labcrash_a);
+	msleep(100);
+	mutex_lock(&labcrash_b);
+	return 0;
+}
+
+static noinline __attribute__((noipa)) int labcrash_ba(void *arg)
+{
+	mutex_lock(&labcrash_b);
+	msleep(100);
+	mutex_lock(&labcrash_a);
+	return 0;
+}
+
+static noinline __attribute__((noipa)) int labcrash_reader(void *arg)
+{
+	msleep(50);
+	down_read(&labcrash_rwsem);
+	return 0;
+}
+
+static void labcrash_deadlock(void)
+{
+	kthread_run(labcrash_ab, NULL, "lab-ab");
+	kthread_run(labcrash_ba, NULL, "lab-ba");
+	kthread_run(labcrash_reader, NULL, "lab-reader");
+	msleep(300);
+}
+
 static ssize_t labcrash_write(struct file *f, const char __user *ub, size_t n, loff_t *off)
 {
 	char buf[32];
@@ -149,6 +239,12 @@ static ssize_t labcrash_write(struct file *f, const char __user *ub, size_t n, l
 		labcrash_spin();
 	else if (!strcmp(buf, "irqspin"))
 		labcrash_irqspin();
+	else if (!strcmp(buf, "smash"))
+		labcrash_smash();
+	else if (!strcmp(buf, "listdel"))
+		labcrash_listdel();
+	else if (!strcmp(buf, "abba"))
+		labcrash_deadlock();
 	else
 		return -EINVAL;
 	return n;

@@ -119,6 +119,15 @@ impl Machine {
         old
     }
 
+    /// A member of another type.
+    pub(crate) fn member(&mut self, ty: &'static str, path: &'static str, offset: u64, size: u64) {
+        self.members.insert((ty, path), (offset, size));
+    }
+
+    pub(crate) fn size(&mut self, ty: &'static str, size: u64) {
+        self.sizes.push((ty, size));
+    }
+
     pub(crate) fn symbol(&mut self, name: &'static str, at: u64) {
         self.symbols.push((at, 8, b'D', name));
     }

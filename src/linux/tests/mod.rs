@@ -5,4 +5,5 @@ mod lists;
 mod log;
 pub(crate) mod machine;
 mod old;
+mod slub;
 mod tasks;

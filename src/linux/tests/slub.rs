@@ -1,0 +1,239 @@
+//! A slab cache in made-up memory, whole and smashed.
+
+use super::machine::Machine;
+use crate::addr::VirtAddr;
+use crate::linux::View;
+use crate::linux::memory::freelists::{Place, Usage, Why, Wrong};
+use crate::linux::memory::pages::{Bases, PageMap};
+use crate::linux::memory::slub::{Coding, Slub};
+
+const DIRECT: u64 = 0xffff_8880_0000_0000;
+const VMEMMAP: u64 = 0xffff_ea00_0000_0000;
+const HEAD: u64 = 0xffff_ffff_8200_0000;
+const CACHE: u64 = DIRECT + 0x1000;
+const NODE: u64 = DIRECT + 0x2000;
+const CPU_SLAB: u64 = DIRECT + 0x3000;
+/// The frame of the CPU's slab, and of one on the node's list.
+const OF_CPU: u64 = 0x10;
+const OF_NODE: u64 = 0x11;
+const SIZE: u64 = 0x40;
+const LINK: u64 = 0x20;
+const OBJECTS: u64 = 64;
+const RANDOM: u64 = 0x1122_3344_5566_7788;
+
+fn page(pfn: u64) -> u64 {
+    VMEMMAP + pfn * 64
+}
+
+fn object(pfn: u64, i: u64) -> u64 {
+    DIRECT + (pfn << 12) + i * SIZE
+}
+
+/// What stands in memory for a link to `to`.
+fn stored(at: u64, to: u64) -> u64 {
+    let mut place = at.to_le_bytes();
+    place.reverse();
+    to ^ RANDOM ^ u64::from_le_bytes(place)
+}
+
+/// Lets the objects be free, in this order.
+fn free(m: &mut Machine, pfn: u64, objects: &[u64]) {
+    for (i, n) in objects.iter().enumerate() {
+        let at = object(pfn, *n) + LINK;
+        let next = objects.get(i + 1).map_or(0, |next| object(pfn, *next));
+        m.word(at, stored(at, next));
+    }
+}
+
+/// A cache of one CPU and one node: five objects free on the CPU's list, three on the
+/// node's.
+fn machine() -> Machine {
+    let mut m = Machine::new();
+    for (path, offset, size) in [
+        ("cpu_slab", 0x00, 8),
+        ("size", 0x08, 4),
+        ("object_size", 0x0c, 4),
+        ("offset", 0x10, 4),
+        ("oo.x", 0x14, 4),
+        ("name", 0x18, 8),
+        ("list", 0x20, 16),
+        ("random", 0x30, 8),
+        ("node", 0x38, 8),
+    ] {
+        m.member("kmem_cache", path, offset, size);
+    }
+    for (path, offset, size) in [
+        ("slab_cache", 0x08, 8),
+        ("slab_list", 0x10, 16),
+        ("next", 0x10, 8),
+        ("freelist", 0x20, 8),
+        ("inuse", 0x28, 2),
+        ("objects", 0x2a, 2),
+    ] {
+        m.member("slab", path, offset, size);
+    }
+    for (path, offset) in [("freelist", 0), ("slab", 0x10), ("partial", 0x18)] {
+        m.member("kmem_cache_cpu", path, offset, 8);
+    }
+    m.member("kmem_cache_node", "partial", 0x08, 16);
+    m.member("kmem_cache_node", "nr_slabs.counter", 0x18, 8);
+    m.member("kmem_cache_node", "total_objects.counter", 0x20, 8);
+    m.member("page", "flags", 0, 8);
+    m.size("page", 64);
+    m.size("kmem_cache", 0x40);
+    m.symbol("slab_caches", HEAD);
+    m.symbol("max_pfn", HEAD + 0x100);
+    m.word(HEAD + 0x100, 0x100);
+
+    m.circle(HEAD, &[m.at(CACHE, "kmem_cache", "list")]);
+    m.set(CACHE, "kmem_cache", "cpu_slab", CPU_SLAB);
+    for (path, value) in [("size", SIZE), ("object_size", 60), ("offset", LINK), ("oo.x", OBJECTS)] {
+        m.set(CACHE, "kmem_cache", path, value);
+    }
+    m.write(CACHE + 0x80, b"kmalloc-64\0");
+    m.set(CACHE, "kmem_cache", "name", CACHE + 0x80);
+    m.set(CACHE, "kmem_cache", "random", RANDOM);
+    m.set(CACHE, "kmem_cache", "node", NODE);
+    m.set(NODE, "kmem_cache_node", "nr_slabs.counter", 2);
+    m.set(NODE, "kmem_cache_node", "total_objects.counter", 2 * OBJECTS);
+    for pfn in [OF_CPU, OF_NODE] {
+        m.write(page(pfn), &[0; 64]);
+        m.write(DIRECT + (pfn << 12), &[0; 4096]);
+        m.set(page(pfn), "slab", "slab_cache", CACHE);
+        m.set(page(pfn), "slab", "objects", OBJECTS);
+    }
+    // The CPU has taken all objects of its slab.
+    m.set(page(OF_CPU), "slab", "inuse", OBJECTS);
+    free(&mut m, OF_CPU, &[3, 9, 4, 60, 1]);
+    m.set(CPU_SLAB, "kmem_cache_cpu", "freelist", object(OF_CPU, 3));
+    m.set(CPU_SLAB, "kmem_cache_cpu", "slab", page(OF_CPU));
+    m.set(CPU_SLAB, "kmem_cache_cpu", "partial", 0);
+    m.set(page(OF_NODE), "slab", "inuse", OBJECTS - 3);
+    free(&mut m, OF_NODE, &[7, 8, 2]);
+    m.set(page(OF_NODE), "slab", "freelist", object(OF_NODE, 7));
+    m.circle(NODE + 0x08, &[m.at(page(OF_NODE), "slab", "slab_list")]);
+    m
+}
+
+fn slub(view: &View) -> Slub {
+    let pages = PageMap::read(view, Bases { vmemmap: VMEMMAP, direct: DIRECT }, None).unwrap();
+    Slub::read(view, pages).unwrap()
+}
+
+/// What is found after `damage`.
+fn of(damage: impl FnOnce(&mut Machine)) -> Usage {
+    let mut m = machine();
+    damage(&mut m);
+    let view = m.view();
+    let slub = slub(&view);
+    assert_eq!(slub.coding, Coding::MixedSwapped);
+    slub.usage(&view, &slub.caches[0], &mut 10_000)
+}
+
+/// The one link that is wrong.
+fn link(usage: &Usage) -> (Place, Option<VirtAddr>, u64, Why) {
+    let [finding] = usage.findings.as_slice() else { panic!("{:?}", usage.findings) };
+    let Wrong::Link(smashed) = &finding.wrong else { panic!("{finding:?}") };
+    (finding.place, smashed.holder(), smashed.stored, smashed.why)
+}
+
+#[test]
+fn a_whole_cache_is_counted() {
+    let usage = of(|_| ());
+    assert_eq!(usage.findings, []);
+    assert_eq!((usage.slabs, usage.total, usage.free, usage.allocated()), (Some(2), Some(128), 8, Some(120)));
+    let view = machine().view();
+    let slub = slub(&view);
+    assert_eq!(slub.caches[0].name, "kmalloc-64");
+    let (cache, slab) = slub.holding(&view, VirtAddr(object(OF_CPU, 9) + 5)).unwrap();
+    let free = slub.free_in(&view, cache, &slab);
+    assert_eq!(free.get(&VirtAddr(object(OF_CPU, 9))), Some(&Place::Cpu(0)));
+    assert_eq!((free.len(), free.get(&VirtAddr(object(OF_CPU, 10)))), (5, None));
+}
+
+#[test]
+fn a_link_that_was_written_over_is_named() {
+    let text = u64::from_le_bytes(*b"V\0i\0r\0t\0");
+    let (third, eighth) = (object(OF_CPU, 4), object(OF_NODE, 8));
+    let usage = of(|m| m.word(third + LINK, text));
+    let (place, holder, raw, why) = link(&usage);
+    assert_eq!((place, holder, raw), (Place::Cpu(0), Some(VirtAddr(third)), text));
+    assert_eq!(why, Why::NoAddress);
+    assert_eq!(usage.allocated(), Some(122), "the two behind it are lost");
+    let (place, holder, ..) = link(&of(|m| m.word(eighth + LINK, text)));
+    assert_eq!((place, holder), (Place::Node(0), Some(VirtAddr(eighth))));
+}
+
+#[test]
+fn links_lead_to_objects_of_their_slab_and_once() {
+    let at = object(OF_CPU, 4) + LINK;
+    for (to, wanted) in [
+        (object(OF_CPU, 3), Why::Again),
+        (object(OF_CPU, 5) + 8, Why::BetweenObjects),
+        (object(OF_NODE, 7), Why::Elsewhere),
+        (0x1000, Why::NoAddress),
+    ] {
+        let (.., why) = link(&of(|m| m.word(at, stored(at, to))));
+        assert_eq!(why, wanted);
+    }
+}
+
+#[test]
+fn the_object_is_named_though_its_link_went_to_the_head() {
+    let text = u64::from_le_bytes(*b"V\0i\0r\0t\0");
+    let taken = object(OF_CPU, 3);
+    let head = text ^ stored(taken + LINK, 0);
+    // The link is still there.
+    let kept = |m: &mut Machine| {
+        m.word(taken + LINK, text);
+        m.set(CPU_SLAB, "kmem_cache_cpu", "freelist", head);
+    };
+    assert_eq!(link(&of(kept)).1, Some(VirtAddr(taken)));
+    // It was wiped out, but the object in front ends with the same text.
+    let wiped = |m: &mut Machine| {
+        m.word(taken + LINK, 0);
+        m.word(taken - 8, text);
+        m.set(CPU_SLAB, "kmem_cache_cpu", "freelist", head);
+    };
+    let usage = of(wiped);
+    assert_eq!((link(&usage).1, link(&usage).2), (Some(VirtAddr(taken)), text));
+    // Without that it is not guessed.
+    let bare = |m: &mut Machine| m.set(CPU_SLAB, "kmem_cache_cpu", "freelist", head);
+    assert_eq!(link(&of(bare)).1, None);
+}
+
+#[test]
+fn what_is_not_in_the_dump_is_no_damage_and_not_zero() {
+    for usage in [
+        of(|m| m.forget(object(OF_CPU, 4), 64)),
+        of(|m| m.forget(page(OF_NODE), 64)),
+        of(|m| m.forget(CPU_SLAB, 0x20)),
+    ] {
+        assert_eq!((usage.findings.as_slice(), usage.allocated()), (&[][..], None), "{usage:?}");
+        assert!(usage.total == Some(128) && usage.unread > 0);
+    }
+}
+
+#[test]
+fn lists_of_slabs_and_wild_counts() {
+    let wrong = |damage: &dyn Fn(&mut Machine)| {
+        let usage = of(damage);
+        assert!(!usage.findings.is_empty());
+        usage.findings.into_iter().map(|f| f.wrong).next().unwrap()
+    };
+    let link = NODE + 0x08;
+    assert!(matches!(wrong(&|m| m.word(link, 0x1234)), Wrong::List(_)));
+    let strange = page(OF_NODE) + 0x20;
+    assert!(matches!(wrong(&|m| m.circle(link, &[strange])), Wrong::Slab(..)), "no struct page begins there");
+    assert!(matches!(wrong(&|m| m.set(page(OF_CPU), "slab", "objects", 0xffff)), Wrong::Slab(..)));
+    let counted = wrong(&|m| m.set(page(OF_NODE), "slab", "inuse", OBJECTS - 5));
+    assert_eq!(counted, Wrong::Count { slab: VirtAddr(page(OF_NODE)), listed: 3, counted: 5 });
+    let partial = |m: &mut Machine| {
+        m.set(CPU_SLAB, "kmem_cache_cpu", "partial", page(OF_NODE));
+        m.set(page(OF_NODE), "slab", "next", page(OF_NODE));
+    };
+    assert!(matches!(wrong(&partial), Wrong::List(_)), "a slab that is its own next");
+    let few = machine().view();
+    let slub = slub(&few);
+    assert!(slub.usage(&few, &slub.caches[0], &mut 1).cut);
+}
