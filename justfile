@@ -54,6 +54,6 @@ bench *ARGS:
 fuzz-check:
     CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a cargo check --locked --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz
 
-# Fuzz one target (cargo install cargo-fuzz): vmcore, notes, core, elf, kallsyms, btf, orc
-fuzz TARGET *ARGS:
-    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz {{ TARGET }} {{ ARGS }}
+# Fuzz one target, guided by coverage; without a name, list them
+fuzz *ARGS:
+    scripts/fuzz {{ ARGS }}

@@ -7,6 +7,7 @@ mod damage;
 mod debuginfo;
 mod dump;
 mod frontends;
+mod fuzz;
 mod globals;
 mod install;
 mod late;

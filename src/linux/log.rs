@@ -48,7 +48,8 @@ pub struct Log {
 }
 
 /// Reads the log.
-pub(super) fn read(view: &View) -> Log {
+#[must_use]
+pub fn read(view: &View) -> Log {
     let log = if view.symbol("prb").is_some() {
         lockless(view).ok_or("the printk ring (prb) cannot be read")
     } else if view.symbol("log_first_idx").is_some() {

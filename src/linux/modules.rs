@@ -118,7 +118,8 @@ impl Module {
 }
 
 /// All modules, in the order of the kernel's list: the newest first.
-pub(super) fn collect(view: &View) -> Vec<Module> {
+#[must_use]
+pub fn collect(view: &View) -> Vec<Module> {
     let mut out = Vec::new();
     let (Some(head), Some(link)) = (view.symbol("modules"), view.types().field("module", "list")) else {
         return out;
@@ -269,7 +270,8 @@ fn build_id(view: &View, module: &Module) -> Option<BuildId> {
 }
 
 /// The symbols of each of `modules`.
-pub(super) fn all_symbols(view: &View, modules: &[Module]) -> Vec<SymbolTable> {
+#[must_use]
+pub fn all_symbols(view: &View, modules: &[Module]) -> Vec<SymbolTable> {
     let mut left = MAX_SYMBOLS_MEMORY;
     let tables = modules.iter().map(|module| {
         if left == 0 {
@@ -330,7 +332,8 @@ fn end_of_range(module: &Module, at: u64) -> u64 {
 
 /// BTF of modules: name, address of the bytes, and how many, from the list
 /// `btf_modules` (`kernel/bpf/btf.c`).
-pub(super) fn btf(view: &View) -> Vec<(String, VirtAddr, u64)> {
+#[must_use]
+pub fn btf(view: &View) -> Vec<(String, VirtAddr, u64)> {
     let mut out = Vec::new();
     let types = view.types();
     let (Some(head), Some(link)) = (view.symbol("btf_modules"), types.field("btf_module", "list")) else {

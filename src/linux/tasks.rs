@@ -296,6 +296,12 @@ pub(super) struct Scanned {
     pub(super) remark: Option<String>,
 }
 
+/// The tasks that lists and trees lead to, without a search of memory.
+#[must_use]
+pub fn listed(view: &View) -> TaskList {
+    collect(view, &|_| Scanned::default())
+}
+
 /// Collects all tasks. `scan` searches memory for more.
 pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList {
     let mut found = Found::default();

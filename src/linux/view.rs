@@ -28,7 +28,8 @@ pub struct View {
 
 impl View {
     /// The same kernel, read through another space.
-    pub(crate) fn through(&self, space: Arc<dyn AddressSpace>) -> Self {
+    #[must_use]
+    pub fn through(&self, space: Arc<dyn AddressSpace>) -> Self {
         Self {
             space,
             user_limit: self.user_limit,

@@ -1,5 +1,4 @@
 //! A userspace core.
-#![no_main]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +6,10 @@ use std::sync::Arc;
 use corestub::bytes::source::InMemory;
 use corestub::process::core_file::CoreFile;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+pub fn run(bytes: &[u8]) {
     let _ = CoreFile::parse(Path::new("core"), Arc::new(InMemory::new("core", bytes.to_vec())));
-});
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    vec![super::fixture("plain.core")[..16 << 10].to_vec()]
+}

@@ -1,5 +1,4 @@
 //! kallsyms tables in memory that is the input: the first words say where.
-#![no_main]
 
 use corestub::addr::VirtAddr;
 use corestub::bytes::u64_at;
@@ -21,7 +20,7 @@ impl AddressSpace for Flat<'_> {
     }
 }
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+pub fn run(bytes: &[u8]) {
     let word = |i: usize| u64_at(bytes, i * 8).unwrap_or(0);
     let tables = Tables {
         names: word(0),
@@ -33,4 +32,17 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         relative_base: Some(word(5)),
     };
     let _ = kallsyms::read(&Flat(bytes), &tables, Some(word(6)), true);
-});
+}
+
+/// Two names of one token each; the tables behind the words.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let words = [64u64, 2, 80, 96, 608, 0xffff_ffff_8100_0000, 0];
+    let mut bytes = words.map(u64::to_le_bytes).concat();
+    bytes.resize(64, 0);
+    bytes.extend([2, b'T', b'a', 2, b'T', b'b']);
+    bytes.resize(80, 0);
+    bytes.extend((0..=255).flat_map(|_| [b'x', 0]));
+    bytes.resize(608, 0);
+    bytes.extend([0u32, 16].map(u32::to_le_bytes).concat());
+    vec![bytes]
+}

@@ -1,11 +1,16 @@
 //! Notes of a dump, and the text of VMCOREINFO.
-#![no_main]
 
 use corestub::dump::notes::Notes;
 use corestub::dump::vmcoreinfo::VmcoreInfo;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+pub fn run(bytes: &[u8]) {
     let _ = Notes::parse(bytes);
     let info = VmcoreInfo::parse(bytes);
     let _ = (info.symbol("_stext"), info.number("phys_base"), info.build_id(), info.kaslr_offset());
-});
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    let dump = super::fixture("k6.1-zstd.kdump");
+    let at = dump.windows(10).position(|w| w == b"OSRELEASE=").expect("VMCOREINFO");
+    vec![dump[at..at + 2048].to_vec(), dump[at - 0x400..at + 0x400].to_vec()]
+}

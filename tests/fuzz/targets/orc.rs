@@ -1,11 +1,10 @@
 //! ORC tables of each layout, and the .debug_frame made from them.
-#![no_main]
 
 use corestub::debuginfo::orc::{Layout, OrcTable};
 use corestub::debuginfo::symbols::Builder;
 use corestub::image::cfi;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+pub fn run(bytes: &[u8]) {
     let rows = bytes.len() / 10;
     let (ip, rest) = bytes.split_at(rows * 4);
     let entries = &rest[..rows * 6];
@@ -17,4 +16,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             let _ = cfi::frames(&orc, &symbols, &[]);
         }
     }
-});
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    let ip = (0..8).flat_map(|i| (i * 16i32).to_le_bytes());
+    vec![ip.chain((0..8u8).flat_map(|i| [8 + i, 0, 0xf0, 0xff, 0x25, i])).collect()]
+}

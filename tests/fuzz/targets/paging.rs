@@ -1,12 +1,11 @@
 //! Page tables of any words: the way down, and along.
-#![no_main]
 
 use corestub::addr::{PhysAddr, VirtAddr};
 use corestub::arch::Levels;
 use corestub::arch::paging::{Paging, Runs, walk};
 use corestub::error::Absence;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+pub fn run(bytes: &[u8]) {
     let read = |at: PhysAddr, buf: &mut [u8]| {
         // Low frames only, so that tables find each other.
         let rest = bytes.get((at.0 & 0xffff) as usize..).unwrap_or_default();
@@ -28,4 +27,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             next = VirtAddr(run.last.0.wrapping_add(1));
         }
     }
-});
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    let entries = (0..64u64).map(|i| (i % 16) << 12 | [0x63, 0xe3, 0, 0x67][i as usize % 4]);
+    vec![entries.flat_map(u64::to_le_bytes).collect()]
+}

@@ -1,15 +1,20 @@
 //! A vmcore of any format: opened, described, and read at both ends.
-#![no_main]
+
+use std::path::Path;
 
 use corestub::addr::PhysAddr;
 use corestub::dump::{PhysicalMemory, Vmcore};
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let path = std::env::temp_dir().join(format!("corestub-fuzz-{}", std::process::id()));
-    if std::fs::write(&path, bytes).is_err() {
-        return;
+pub fn run(bytes: &[u8]) {
+    let path = super::scratch("vmcore");
+    if std::fs::write(&path, bytes).is_ok() {
+        read(&path);
     }
-    if let Ok(dump) = Vmcore::open(&[path]) {
+}
+
+/// What can be asked of any.
+pub fn read(path: &Path) {
+    if let Ok(dump) = Vmcore::open(&[path.to_owned()]) {
         let mut page = [0; 4096];
         for (start, len) in dump.physical_ranges().into_iter().take(16) {
             let _ = dump.read_phys(start, &mut page);
@@ -17,4 +22,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         }
         let _ = (dump.format(), dump.is_partial(), dump.incomplete());
     }
-});
+}
+
+/// Headers, notes and bitmaps; the pages are cut off.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let names = ["k6.1-zstd.kdump", "k6.12-zlib.kdump", "k6.1-makedumpfile.elf", "k6.12-qemu.elf"];
+    names.map(|name| super::fixture(name)[..256 << 10].to_vec()).into()
+}

@@ -1,0 +1,127 @@
+//! Changes to memory that is sound, so that what is read of it goes deep: of the pages
+//! that a reader touches, some words become others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use corestub::addr::VirtAddr;
+use corestub::error::ReadFault;
+use corestub::linux::{Kernel, Options, View};
+use corestub::memory::AddressSpace;
+
+const PAGE: u64 = 4096;
+/// Bytes of a change: page, offset, how, the word.
+const CHANGE: usize = 13;
+/// Changes of one input.
+const CHANGES: usize = 64;
+
+/// A change as bytes, and no change at all.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let change = |page: u16, offset: u16, how: u16, word: u64| {
+        [&page.to_le_bytes()[..], &offset.to_le_bytes(), &how.to_le_bytes()[..1], &word.to_le_bytes()]
+            .concat()
+    };
+    vec![
+        Vec::new(),
+        [change(0, 8, 0, u64::MAX), change(1, 16, 1, 1 << 63)].concat(),
+        [change(2, 0, 2, 3), change(3, 0x80, 3, 1)].concat(),
+    ]
+}
+
+/// The kernel of a fixture, and the pages that `reader` reads of it.
+pub struct Sound {
+    kernel: Kernel,
+    pages: Vec<u64>,
+    reader: fn(&View),
+}
+
+impl Sound {
+    pub fn new(reader: fn(&View)) -> Self {
+        let path = super::fixture_file("k6.1-zstd.kdump");
+        let dump = corestub::dump::Vmcore::open(&[path]).expect("the fixture");
+        let kernel = Kernel::open(dump, Options::default()).expect("the fixture");
+        let seen = Arc::new(Recorder { tables: Arc::clone(kernel.tables()), pages: Mutex::default() });
+        reader(&kernel.through(Arc::clone(&seen) as Arc<dyn AddressSpace>));
+        let pages = std::mem::take(&mut *seen.pages.lock().expect("one thread")).into_iter().collect();
+        Self { kernel, pages, reader }
+    }
+
+    /// Reads what these changes make of it.
+    pub fn run(&self, bytes: &[u8]) {
+        let mut pages = BTreeMap::new();
+        for change in bytes.chunks(CHANGE).take(CHANGES) {
+            self.change(&mut pages, change);
+        }
+        let space = Changed { tables: Arc::clone(self.kernel.tables()), pages };
+        (self.reader)(&self.kernel.through(Arc::new(space)));
+    }
+
+    fn change(&self, pages: &mut BTreeMap<u64, Option<Vec<u8>>>, change: &[u8]) {
+        let &[p0, p1, o0, o1, how, ref word @ ..] = change else { return };
+        let Some(&page) = self.pages.get(usize::from(u16::from_le_bytes([p0, p1])) % self.pages.len()) else {
+            return;
+        };
+        let bytes = pages.entry(page).or_insert_with(|| {
+            let mut bytes = vec![0; PAGE as usize];
+            self.kernel.tables().read_exact(VirtAddr(page), &mut bytes).ok().map(|()| bytes)
+        });
+        if how == 0xff {
+            *bytes = None;
+        }
+        let at = usize::from(u16::from_le_bytes([o0, o1])) % PAGE as usize;
+        let Some(place) = bytes.as_mut().and_then(|bytes| bytes.get_mut(at..)) else { return };
+        let own = u64::from_le_bytes(std::array::from_fn(|i| word.get(i).copied().unwrap_or(0)));
+        let there = u64::from_le_bytes(std::array::from_fn(|i| place.get(i).copied().unwrap_or(0)));
+        let (word, len) = match how % 8 {
+            0 => (own, 8),
+            1 => (there ^ own, 8),
+            2 => (own, 4),
+            3 => (there.wrapping_add(own), 8),
+            4 => (own, 1),
+            // A pointer to one of the pages.
+            5 => (self.pages[own as usize % self.pages.len()] + (own >> 48) % PAGE, 8),
+            6 => (own, 2),
+            _ => (there.wrapping_sub(own), 8),
+        };
+        let len = len.min(place.len());
+        place[..len].copy_from_slice(&word.to_le_bytes()[..len]);
+    }
+}
+
+/// Remembers which pages are read.
+struct Recorder {
+    tables: Arc<corestub::memory::paging::PageTables>,
+    pages: Mutex<BTreeSet<u64>>,
+}
+
+impl AddressSpace for Recorder {
+    fn read_run(&self, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let read = self.tables.read_run(addr, buf)?;
+        self.pages.lock().expect("one thread").insert(addr.0 & !(PAGE - 1));
+        Ok(read)
+    }
+}
+
+/// The same memory with other pages.
+struct Changed {
+    tables: Arc<corestub::memory::paging::PageTables>,
+    pages: BTreeMap<u64, Option<Vec<u8>>>,
+}
+
+impl AddressSpace for Changed {
+    fn read_run(&self, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let (page, at) = (addr.0 & !(PAGE - 1), (addr.0 % PAGE) as usize);
+        match self.pages.get(&page) {
+            None => {
+                let len = buf.len().min(PAGE as usize - at);
+                self.tables.read_run(addr, &mut buf[..len])
+            }
+            Some(None) => Err(ReadFault::NotMapped { addr: addr.0, level: 1 }),
+            Some(Some(bytes)) => {
+                let len = buf.len().min(bytes.len() - at);
+                buf[..len].copy_from_slice(&bytes[at..at + len]);
+                Ok(len)
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! A process's core that is changed here and there: its notes, its link map, its stacks.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use corestub::bytes::source::InMemory;
+use corestub::process::core_file::CoreFile;
+use corestub::process::{Options, Process, unwind};
+
+/// Bytes of a change: where, how, the word.
+const CHANGE: usize = 13;
+/// Changes of one input.
+const CHANGES: usize = 64;
+/// Where most of them go: headers and notes.
+const HEAD: usize = 8 << 10;
+
+pub fn run(bytes: &[u8]) {
+    static SOUND: OnceLock<Vec<u8>> = OnceLock::new();
+    let mut core = SOUND.get_or_init(|| super::fixture("plain.core")).clone();
+    for change in bytes.chunks_exact(CHANGE).take(CHANGES) {
+        let at = u32::from_le_bytes(std::array::from_fn(|i| change[i])) as usize;
+        let (how, word) = (change[4], &change[5..]);
+        if how == 0xff {
+            core.truncate(at % core.len().max(1));
+            continue;
+        }
+        let at = at % if how & 0x80 == 0 { HEAD } else { core.len().max(1) };
+        let len = [1, 2, 4, 8][usize::from(how % 4)];
+        if let Some(place) = core.get_mut(at..at + len) {
+            place.copy_from_slice(&word[..len]);
+        }
+    }
+    let source = Arc::new(InMemory::new("core", core));
+    let Ok(core) = CoreFile::parse(Path::new("core"), source) else { return };
+    let options = Options { sysroot: Some("/nonexistent".into()), debug_dirs: vec!["/nonexistent".into()] };
+    let process = Process::new(core, &options);
+    let _ = (process.images().len(), process.link_map().len(), process.explain(0x40_0000));
+    for thread in process.threads().iter().take(8) {
+        let _ = (process.thread_name(thread.tid), process.general_regs(thread));
+        let _ = unwind::stack(&process, thread, 64).0.len();
+    }
+}
