@@ -35,7 +35,7 @@ Examples:
   corestub ps vmcore                    any `monitor` command works from the shell, too
   corestub bt vmcore --all --json | jq ...
 
-A command's dump comes first: one file, or the pieces of a split dump one behind the other. Then
+A command's dump comes first (`-` is stdin): one file, or the pieces of a split dump one behind the other. Then
 come the command's own arguments; `--` ends the dumps, for an argument that has the name of a
 piece: corestub ps DUMP -- NAME. Options may stand anywhere.";
 
@@ -45,8 +45,10 @@ const VERSION: &str = concat!(
     " (commit ",
     env!("CORESTUB_COMMIT"),
     ")
-vmcores:      kdump-compressed (zlib, lzo, snappy, zstd; flattened, split), ELF, QEMU
-cores:        of x86-64 processes, also in .zst and .lz4
+vmcores:      kdump-compressed (zlib, lzo, snappy, zstd; flattened, split), ELF, QEMU, LiME, AVML,
+              VMware, raw
+cores:        of x86-64 processes
+compressed:   any of them in gzip, xz, bzip2, zstd or lz4
 kernels seen: x86-64, Debian 6.1 and 6.12 in every test; 5.10 and 7.3 once"
 );
 
@@ -100,6 +102,15 @@ pub struct Input {
     /// Physical base of the kernel, when VMCOREINFO does not say it; may be negative
     #[arg(long, value_name = "N", value_parser = number::signed, allow_hyphen_values = true)]
     pub phys_base: Option<i64>,
+    /// Physical address of the kernel's page tables, when nothing in the dump tells it
+    #[arg(long, value_name = "N", value_parser = number::unsigned)]
+    pub cr3: Option<u64>,
+    /// The file is memory as it is, from physical address BASE (0) on
+    #[arg(long, value_name = "BASE", num_args = 0..=1, require_equals = true, default_missing_value = "0", value_parser = number::unsigned)]
+    pub raw: Option<u64>,
+    /// How much of a compressed dump may be unpacked into the cache, zeros not counted
+    #[arg(long, value_name = "SIZE", default_value = "64G", value_parser = number::size)]
+    pub unpack_limit: Option<u64>,
 }
 
 /// `corestub serve`
@@ -285,8 +296,9 @@ fn first_word(program: &clap::Command, argv: &[OsString]) -> Option<usize> {
 
 /// Whether the word behind an option is its value.
 fn takes_the_next(command: &clap::Command, option: &ParsedArg<'_>) -> bool {
-    let takes_value =
-        |is: &dyn Fn(&Arg) -> bool| command.get_arguments().any(|a| is(a) && a.get_action().takes_values());
+    let takes_value = |is: &dyn Fn(&Arg) -> bool| {
+        command.get_arguments().any(|a| is(a) && a.get_action().takes_values() && !a.is_require_equals_set())
+    };
     if let Some((Ok(long), value)) = option.to_long() {
         return value.is_none() && takes_value(&|a| a.get_long() == Some(long));
     }
@@ -363,6 +375,7 @@ mod tests {
         assert_eq!(found("corestub -vv bt --all --vmlinux V --phys-base=0 DUMP"), dump);
         assert_eq!(found("corestub search -ch -n 5 -n5 DUMP text"), dump);
         assert_eq!(found("corestub rd -16 -v DUMP"), dump);
+        assert_eq!(found("corestub ps --raw DUMP"), dump);
         for none in ["corestub serve DUMP", "corestub ps -- DUMP", "corestub ps", "corestub", "corestub -l 1"]
         {
             assert_eq!(found(none), None, "{none}");

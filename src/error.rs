@@ -59,20 +59,6 @@ pub enum Error {
         /// What to do next.
         hint: &'static str,
     },
-    /// A dump that was compressed as a whole, which cannot be read by offset.
-    #[error(
-        "{}: {what} is read unpacked only (unpack it: {program} {})",
-        path.display(),
-        shlex::try_quote(&path.to_string_lossy()).unwrap_or_default()
-    )]
-    Packed {
-        /// The file.
-        path: PathBuf,
-        /// What it holds, as far as that can be told.
-        what: &'static str,
-        /// The program, with the option, that unpacks it.
-        program: &'static str,
-    },
     /// Something the work cannot go on without is neither in the dump nor given.
     #[error("{}: {what} ({hint})", path.display())]
     Missing {

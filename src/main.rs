@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
+use corestub::bytes::packed::Unpack;
 use corestub::cli::{self, Cli, Input, OnDump, Serve};
 use corestub::commands::{self, Command, CommandError, Context};
 use corestub::error::{Error, Result};
@@ -120,13 +121,19 @@ fn cannot_open(error: &Error) -> ExitCode {
 }
 
 fn options(input: &Input) -> Options {
+    let unpack = Unpack::default();
     Options {
+        dump: corestub::dump::Options {
+            unpack: Unpack { limit: input.unpack_limit.unwrap_or(unpack.limit), ..unpack },
+            raw: input.raw,
+        },
         kernel: corestub::linux::Options {
             vmlinux: input.vmlinux.clone(),
             debug_dirs: input.debug_dirs.clone(),
             vmcoreinfo: input.vmcoreinfo.clone(),
             kaslr_offset: input.kaslr_offset,
             phys_base: input.phys_base,
+            cr3: input.cr3,
         },
         process: corestub::process::Options {
             sysroot: input.sysroot.clone(),
@@ -209,7 +216,9 @@ fn manual(dir: Option<&Path>) -> Result<()> {
 /// without it `RUST_LOG` may ask for something else than warnings.
 fn init_logging(verbose: u8) {
     let filter = match verbose {
-        0 => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
+        // What takes minutes and fills the disk says so.
+        0 => EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| EnvFilter::new("warn,corestub::bytes::packed=info")),
         1 => EnvFilter::new("info"),
         2 => EnvFilter::new("debug"),
         _ => EnvFilter::new("trace"),

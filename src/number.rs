@@ -9,6 +9,14 @@ pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| format!("{text} is not a number (0x for hexadecimal)"))
 }
 
+/// Bytes: [`unsigned`], or that with `K`, `M`, `G` or `T`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+    let unit = UNITS.iter().find_map(|&(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    unsigned(digits)?.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too large"))
+}
+
 /// [`unsigned`], or that with a minus.
 pub(crate) fn signed(text: &str) -> Result<i64, String> {
     let (negative, digits) = text.strip_prefix('-').map_or((false, text), |d| (true, d));
@@ -35,6 +43,8 @@ mod tests {
         assert_eq!(unsigned("0x10"), Ok(16));
         assert_eq!(unsigned("10"), Ok(10));
         assert_eq!(signed("-0x10"), Ok(-16));
+        assert_eq!((size("0x10"), size("3K"), size("2T")), (Ok(16), Ok(3072), Ok(2 << 40)));
+        assert!(size("G").is_err() && size("99999999T").is_err() && size("1k").is_err());
         assert_eq!(address("10"), Some(16));
         assert_eq!(address("0Xff"), Some(255));
         for text in ["", "0x", "$cr3", "1.5", "0x1_0", "18446744073709551616"] {

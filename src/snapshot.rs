@@ -1,22 +1,25 @@
 //! An opened dump of either kind, as the program's verbs take it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::commands::Subject;
 use crate::debuginfo::locate::Locator;
-use crate::dump::{self, Kind, Vmcore};
+use crate::dump::{self, Opened, Vmcore};
 use crate::error::Result;
 use crate::inferior::Inferior;
 use crate::inferior::kernel::KernelInferior;
 use crate::inferior::process::ProcessInferior;
 use crate::linux::{self, Kernel};
+use crate::process::core_file::CoreFile;
 use crate::process::{self, Process};
 use crate::sandbox::Needs;
 
 /// What the user says beside the name of the dump.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// For the files themselves.
+    pub dump: dump::Options,
     /// For a vmcore.
     pub kernel: linux::Options,
     /// For a userspace core.
@@ -48,14 +51,12 @@ impl Snapshot {
         options: Options,
         kernel: fn(Vmcore, linux::Options) -> Result<Kernel>,
     ) -> Result<Self> {
-        let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
-        // As systemd-coredump keeps them; a vmcore in such a file is refused.
-        if process::compressed::is_compressed_file(first)? {
-            return Process::open(first, &options.process).map(Arc::new).map(Self::Process);
-        }
-        match dump::sniff(first)? {
-            Kind::Vmcore => kernel(Vmcore::open(paths)?, options.kernel).map(Arc::new).map(Self::Kernel),
-            Kind::Core => Process::open(first, &options.process).map(Arc::new).map(Self::Process),
+        match dump::open(paths, &options.dump)? {
+            Opened::Vmcore(vmcore) => kernel(vmcore, options.kernel).map(Arc::new).map(Self::Kernel),
+            Opened::Core(source) => {
+                let core = CoreFile::parse(&source.path().to_owned(), source)?;
+                Ok(Self::Process(Arc::new(Process::new(core, &options.process))))
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! A bounded cursor over untrusted bytes, and little-endian reads at offsets.
 //!
 //! Everything corestub serves is little-endian (x86-64). Only the flattened
-//! format's framing is big-endian and reads itself. [`source`] is where the bytes come from.
+//! format's framing and QEMU's streams are big-endian and read themselves. [`source`] is where the bytes come from.
 
+pub mod packed;
 pub mod served;
 pub mod source;
 

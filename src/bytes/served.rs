@@ -32,9 +32,21 @@ pub fn open_dump(path: &Path) -> Result<Arc<dyn Source>> {
     Ok(Arc::new(Served::new(path.to_owned(), file, &meta)))
 }
 
+/// What was unpacked of the dump at `path`, or came through a pipe: a file with another
+/// name, or none.
+///
+/// # Errors
+/// It cannot be asked for its length.
+pub fn stand_in(path: &Path, file: File) -> io::Result<Arc<dyn Source>> {
+    let meta = file.metadata()?;
+    Ok(Arc::new(Served { named: false, ..Served::new(path.to_owned(), file, &meta) }))
+}
+
 /// The file.
 struct Served {
     path: PathBuf,
+    /// Whether the file has that name.
+    named: bool,
     file: File,
     opened: Identity,
     blocks: Vec<Mutex<Block>>,
@@ -49,6 +61,7 @@ struct Identity {
     inode: (u64, u64),
     len: u64,
     modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 #[derive(Default)]
@@ -60,7 +73,12 @@ struct Block {
 
 impl Identity {
     fn of(meta: &Metadata) -> Self {
-        Self { inode: (meta.dev(), meta.ino()), len: meta.len(), modified: (meta.mtime(), meta.mtime_nsec()) }
+        Self {
+            inode: (meta.dev(), meta.ino()),
+            len: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
     }
 }
 
@@ -68,7 +86,7 @@ impl Served {
     fn new(path: PathBuf, file: File, meta: &Metadata) -> Self {
         let blocks = (0..SLOTS).map(|_| Mutex::default()).collect();
         let (failed, first) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { path, file, opened: Identity::of(meta), blocks, failed, first }
+        Self { path, named: true, file, opened: Identity::of(meta), blocks, failed, first }
     }
 
     /// Reads from the file itself.
@@ -126,6 +144,12 @@ impl Source for Served {
         self.pread(offset, buf)
     }
 
+    fn identity(&self) -> Option<String> {
+        let Identity { inode, len, modified, changed } = self.opened;
+        let times = format!("{:x}.{:x}-{:x}.{:x}", modified.0, modified.1, changed.0, changed.1);
+        self.named.then(|| format!("{:x}-{:x}-{len:x}-{times}", inode.0, inode.1))
+    }
+
     fn trouble(&self) -> Option<String> {
         let mut all = Vec::new();
         let path = self.path.display();
@@ -142,7 +166,8 @@ impl Source for Served {
             Ok(_) => {}
             Err(e) => all.push(format!("{path}: {e}")),
         }
-        if std::fs::metadata(&self.path).is_ok_and(|meta| Identity::of(&meta).inode != self.opened.inode) {
+        let other = |meta: Metadata| Identity::of(&meta).inode != self.opened.inode;
+        if self.named && std::fs::metadata(&self.path).is_ok_and(other) {
             all.push(format!("{path} was replaced since it was opened; the old file is read"));
         }
         let failed = self.failed.load(Ordering::Relaxed);

@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::fs::{File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,12 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// By what this file, and this version of it, is told from any other on this machine;
+    /// `None` for what is no file of its own.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
     /// Fills `buf`, or fails with [`io::ErrorKind::UnexpectedEof`].
     fn read_exact_at(&self, mut offset: u64, mut buf: &mut [u8]) -> io::Result<()> {
         while !buf.is_empty() {
@@ -105,6 +112,89 @@ pub trait Source: Send + Sync {
     fn bytes_up_to(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
         let there = self.len().saturating_sub(offset);
         self.bytes(offset.min(self.len()), usize::try_from(there).map_or(len, |there| there.min(len)))
+    }
+}
+
+/// A source from front to back.
+pub struct Reader {
+    source: Arc<dyn Source>,
+    at: u64,
+    end: u64,
+}
+
+impl Reader {
+    /// The `range` of `source`, as far as it has it.
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>, range: Range<u64>) -> Self {
+        let end = range.end.min(source.len());
+        Self { source, at: range.start, end }
+    }
+}
+
+impl io::Read for Reader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let n = buf.len().min(left);
+        let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
+        let n = self.source.peek_at(self.at, buf)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// A source without its front: what stands behind a header of somebody else.
+pub struct Tail {
+    source: Arc<dyn Source>,
+    from: u64,
+}
+
+impl Tail {
+    /// `source` from `from` on.
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>, from: u64) -> Self {
+        Self { source, from }
+    }
+
+    fn at(&self, offset: u64) -> io::Result<u64> {
+        self.from.checked_add(offset).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+impl Source for Tail {
+    fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    fn len(&self) -> u64 {
+        self.source.len().saturating_sub(self.from)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.source.read_at(self.at(offset)?, buf)
+    }
+
+    fn peek_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.source.peek_at(self.at(offset)?, buf)
+    }
+
+    fn slice(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        self.source.slice(self.at(offset).ok()?, len)
+    }
+
+    fn holds(&self, offset: u64, len: u64) -> bool {
+        self.at(offset).is_ok_and(|at| self.source.holds(at, len))
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("{}-{:x}", self.source.identity()?, self.from))
+    }
+
+    fn damage(&self) -> Option<String> {
+        self.source.damage()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.source.trouble()
     }
 }
 

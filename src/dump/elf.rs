@@ -9,13 +9,11 @@
 //!   way, so the rest is *excluded*, never zero.
 //! * QEMU with paging writes one segment for each mapping: the same memory many
 //!   times, at the same place in the file. `p_offset` is -1 for what is no memory.
-//!
-//! The list is therefore sorted by physical address and made disjoint when it is
-//! opened: of overlapping segments the one that begins first counts, what is stored
-//! counts before what is not, and what joins in memory and in the file is joined.
 
 use std::sync::Arc;
 
+use super::Form;
+use super::extents::{Extent, Extents};
 use super::notes::Notes;
 use crate::addr::PhysAddr;
 use crate::arch::map;
@@ -92,32 +90,12 @@ impl CoreHeaders {
     }
 }
 
-/// Physical memory that is stored in one run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    start: u64,
-    len: u64,
-    offset: u64,
-}
-
-impl Extent {
-    fn end(&self) -> u64 {
-        self.start.saturating_add(self.len)
-    }
-}
-
 /// An ELF vmcore.
 pub(super) struct ElfDump {
     source: Arc<dyn Source>,
-    /// What the file stores: sorted, disjoint.
-    stored: Vec<Extent>,
-    /// What the machine has: sorted, disjoint, `(start, len)`.
-    memory: Vec<(u64, u64)>,
+    extents: Extents,
     notes: Notes,
     flags: u32,
-    excludes: bool,
-    /// Bytes that the headers promise and the file does not have.
-    lost: u64,
     /// `phys_base`, by a segment with addresses of the kernel's image.
     phys_base: Option<i64>,
 }
@@ -138,144 +116,60 @@ impl ElfDump {
                     && s.offset.checked_add(s.filesz).is_some()
             })
         };
-        let stored = disjoint(
-            loads()
-                .filter(|s| s.filesz > 0)
-                .map(|s| Extent { start: s.paddr, len: s.filesz, offset: s.offset })
-                .collect(),
-        );
-        let memory = union(loads().map(|s| (s.paddr, s.memsz)).collect());
-        let sum = |lens: &mut dyn Iterator<Item = u64>| lens.fold(0u64, u64::saturating_add);
-        let excludes = sum(&mut memory.iter().map(|m| m.1)) > sum(&mut stored.iter().map(|e| e.len));
-        let end = source.len();
-        let lost = sum(&mut stored.iter().map(|e| (e.offset + e.len).saturating_sub(e.offset.max(end))));
+        let stored = loads().filter(|s| s.filesz > 0);
+        let stored = stored.map(|s| Extent { start: s.paddr, len: s.filesz, offset: s.offset }).collect();
+        let extents = Extents::new(stored, loads().map(|s| (s.paddr, s.memsz)).collect());
         let image = loads().find(|s| s.vaddr.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE);
         let phys_base = image.map(|s| s.paddr.wrapping_sub(s.vaddr - map::KERNEL_MAP).cast_signed());
-        Ok(Self { source, stored, memory, notes, flags: headers.flags, excludes, lost, phys_base })
+        Ok(Self { source, extents, notes, flags: headers.flags, phys_base })
+    }
+}
+
+impl Form for ElfDump {
+    fn notes(&self) -> Notes {
+        self.notes.clone()
     }
 
-    pub(super) fn notes(&self) -> &Notes {
-        &self.notes
-    }
-
-    /// See [`super::Vmcore::phys_base_hint`].
-    pub(super) fn phys_base(&self) -> Option<i64> {
+    fn phys_base(&self) -> Option<i64> {
         self.phys_base
     }
 
     /// Who wrote it, as far as it tells.
-    pub(super) fn format(&self) -> String {
+    fn name(&self) -> String {
         let writer = match () {
             () if !self.notes.qemu_cpus.is_empty() => "ELF (QEMU dump-guest-memory)",
-            () if self.excludes => "ELF (makedumpfile)",
+            () if self.extents.excludes() => "ELF (makedumpfile)",
             () => "ELF",
         };
         writer.to_owned()
     }
 
-    pub(super) fn incomplete(&self) -> Option<String> {
-        let path = self.source.path().display();
-        if self.lost > 0 {
-            let (end, mib) = (self.source.len(), self.lost.div_ceil(1 << 20));
-            return Some(format!("{path} ends at {end:#x}, and {mib} MiB of memory after that are lost"));
-        }
-        (self.flags & INCOMPLETE != 0).then(|| {
-            format!("{path} is marked incomplete: its writer ran out of space or time, and pages are lost")
+    fn incomplete(&self) -> Option<String> {
+        self.extents.incomplete(&*self.source).or_else(|| {
+            let path = self.source.path().display();
+            (self.flags & INCOMPLETE != 0).then(|| {
+                format!(
+                    "{path} is marked incomplete: its writer ran out of space or time, and pages are lost"
+                )
+            })
         })
     }
 
-    /// The machine's memory in coarse ranges of bytes.
-    pub(super) fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
-        let mut ranges: Vec<_> = self.memory.iter().map(|&(start, len)| (PhysAddr(start), len)).collect();
-        if let Some(&(last, len)) = ranges.last().filter(|_| ranges.len() > max) {
-            ranges.truncate(max);
-            if let Some(to) = ranges.last_mut() {
-                to.1 = last.0 + len - to.0.0;
-            }
-        }
-        ranges
+    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
+        self.extents.physical_ranges(max)
     }
 
-    /// What the file has bytes for.
-    pub(super) fn stored_ranges(&self) -> Vec<(PhysAddr, u64)> {
-        let end = self.source.len();
-        let there = |e: &Extent| e.len.min(end.saturating_sub(e.offset));
-        self.stored.iter().map(|e| (PhysAddr(e.start), there(e))).filter(|&(_, len)| len > 0).collect()
+    fn stored_ranges(&self, _max: usize) -> Vec<(PhysAddr, u64)> {
+        self.extents.stored_ranges(&*self.source)
     }
 
-    /// See [`super::PhysicalMemory::read_phys`].
-    pub(super) fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        let phys = addr.0;
-        let to_page_end = super::to_page_end(addr);
-        let after = self.stored.partition_point(|e| e.start <= phys);
-        let extent = after.checked_sub(1).and_then(|i| self.stored.get(i)).filter(|e| phys < e.end());
-        let Some(extent) = extent else {
-            let after = self.memory.partition_point(|m| m.0 <= phys);
-            let range = after.checked_sub(1).and_then(|i| self.memory.get(i));
-            return Err(match range.filter(|m| phys - m.0 < m.1) {
-                Some(_) => ReadFault::Excluded { phys },
-                None => ReadFault::NoMemory { phys },
-            });
-        };
-        let within = phys - extent.start;
-        let n = usize::try_from((extent.len - within).min(to_page_end)).unwrap_or(0).min(buf.len());
-        let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
-        let truncated = ReadFault::Truncated { addr: phys };
-        let at = extent.offset + within;
-        // The file may end within the page; a hole in a flattened stream reads as zeros.
-        let there = self.source.len().saturating_sub(at).min(n as u64);
-        if !self.source.holds(at, there) {
-            return Err(truncated);
-        }
-        match self.source.read_at(at, buf) {
-            Ok(n) if n > 0 => Ok(n),
-            Ok(_) if at < self.source.len() => Err(ReadFault::Shrunk { addr: phys }),
-            Ok(_) => Err(truncated),
-            Err(e) => Err(super::unread(addr, &e)),
-        }
+    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        self.extents.read_phys(&*self.source, addr, buf)
     }
 
-    /// What happened to the file since it was opened.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.source.trouble()
+    fn trouble(&self) -> Vec<String> {
+        self.source.trouble().into_iter().collect()
     }
-}
-
-/// Makes `extents` sorted, disjoint and joined: the first to begin keeps what it has.
-fn disjoint(mut extents: Vec<Extent>) -> Vec<Extent> {
-    // The longest first where several begin at one place.
-    extents.sort_by(|a, b| a.start.cmp(&b.start).then(b.len.cmp(&a.len)));
-    let mut out: Vec<Extent> = Vec::new();
-    for mut e in extents {
-        if let Some(last) = out.last_mut() {
-            let overlap = last.end().saturating_sub(e.start);
-            if overlap >= e.len {
-                continue;
-            }
-            e = Extent { start: e.start + overlap, len: e.len - overlap, offset: e.offset + overlap };
-            if last.end() == e.start && last.offset + last.len == e.offset {
-                last.len += e.len;
-                continue;
-            }
-        }
-        out.push(e);
-    }
-    out.shrink_to_fit();
-    out
-}
-
-/// The union of `(start, len)` ranges, sorted.
-fn union(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    ranges.sort_unstable();
-    let mut out: Vec<(u64, u64)> = Vec::new();
-    for (start, len) in ranges {
-        match out.last_mut() {
-            Some(last) if start <= last.0 + last.1 => last.1 = last.1.max(start + len - last.0),
-            _ => out.push((start, len)),
-        }
-    }
-    out.shrink_to_fit();
-    out
 }
 
 #[cfg(test)]

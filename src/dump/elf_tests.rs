@@ -6,26 +6,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::bytes::source::InMemory;
 
-#[test]
-fn overlaps_leave_each_byte_in_one_place() {
-    let e = |start, len, offset| Extent { start, len, offset };
-    let got = disjoint(vec![
-        e(0x3000, 0x2000, 0x9000),
-        e(0x1000, 0x1000, 0x100),
-        e(0x1000, 0x3000, 0x4000),
-        e(0x2000, 0x800, 0x5000),
-    ]);
-    // The longer of the two at 0x1000 wins; the one at 0x3000 keeps only its second page.
-    assert_eq!(got, [e(0x1000, 0x3000, 0x4000), e(0x4000, 0x1000, 0xa000)]);
-    // What joins in memory and in the file is one.
-    assert_eq!(
-        disjoint(vec![e(0x2000, 0x1000, 0x6000), e(0x1000, 0x1000, 0x5000)]),
-        [e(0x1000, 0x2000, 0x5000)]
-    );
-    assert_eq!(disjoint(vec![e(0x2000, 0x1000, 0x7000), e(0x1000, 0x1000, 0x5000)]).len(), 2);
-    assert_eq!(union(vec![(5, 5), (0, 5), (20, 1), (21, 4), (6, 1)]), [(0, 10), (20, 5)]);
-}
-
 /// `(type, offset, vaddr, paddr, filesz, memsz)`
 type Phdr = (u32, u64, u64, u64, u64, u64);
 
@@ -104,8 +84,8 @@ fn what_is_not_in_the_file_is_never_zero() {
     assert_eq!(dump.read_phys(PhysAddr(0x1234), &mut page), Ok(0xdcc));
     assert_eq!(dump.read_phys(PhysAddr(0x2000), &mut page), Ok(0x800));
     assert_eq!(dump.read_phys(PhysAddr(0x8000), &mut page), Ok(0x100));
-    assert_eq!(dump.notes().vmcoreinfo.as_deref(), Some(&b"OSRELEASE=6.1\n"[..]));
-    assert_eq!(dump.format(), "ELF (makedumpfile)");
+    assert_eq!(dump.notes.vmcoreinfo.as_deref(), Some(&b"OSRELEASE=6.1\n"[..]));
+    assert_eq!(dump.name(), "ELF (makedumpfile)");
 }
 
 #[test]
@@ -218,7 +198,7 @@ proptest! {
                 for phys in [0, 8, 15, 16, 0x100f, 0x1010, value, value.wrapping_add(7)] {
                     let _ = read(&dump, phys);
                 }
-                let _ = (dump.incomplete(), dump.physical_ranges(2), dump.format());
+                let _ = (dump.incomplete(), dump.physical_ranges(2), dump.name());
             }
         }
     }

@@ -21,6 +21,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Form;
 use super::bitmap::Bitmap;
 use super::codec::{Codec, Decoders};
 use super::kdump_header::{DESCRIPTOR_BYTES, Header};
@@ -81,100 +82,10 @@ impl Kdump {
         })
     }
 
-    /// The header of the first piece.
-    pub(super) fn header(&self) -> Option<&Header> {
-        self.pieces.first().map(|p| &p.header)
-    }
-
-    /// The notes; every piece repeats them.
-    pub(super) fn notes(&self) -> Notes {
-        self.pieces.first().map(|p| p.header.notes(&*p.source)).unwrap_or_default()
-    }
-
-    /// `kdump-compressed v6 (zstd)`. The header does not name the codec: the first
-    /// compressed page in the file does.
-    pub(super) fn format(&self) -> String {
-        let Some(piece) = self.pieces.first() else { return String::new() };
-        let header = &piece.header;
-        let magic = if header.diskdump { "diskdump" } else { "kdump-compressed" };
-        let split = match self.pieces.len() {
-            1 if !header.split => String::new(),
-            n => format!(", {n} piece{} of a split dump", if n == 1 { "" } else { "s" }),
-        };
-        format!("{magic} v{} ({}{split})", header.version, piece.codec().name())
-    }
-
-    /// What is missing, if something is.
-    pub(super) fn incomplete(&self) -> Option<String> {
-        let mut lacks: Vec<String> = self.pieces.iter().filter_map(Piece::incomplete).collect();
-        // Split pieces cover the frames without gaps.
-        let mut next = 0;
-        for piece in self.pieces.iter().filter(|p| p.header.split) {
-            if piece.pfns.start > next {
-                lacks.push(format!(
-                    "the piece of page frames {next:#x}..{:#x} was not given",
-                    piece.pfns.start
-                ));
-            }
-            next = piece.pfns.end;
-        }
-        if next > 0 && next < self.max_pfn {
-            lacks.push(format!("the piece of page frames {next:#x}..{:#x} was not given", self.max_pfn));
-        }
-        (!lacks.is_empty()).then(|| lacks.join("; "))
-    }
-
-    /// What happened to each file since it was opened.
-    pub(super) fn trouble(&self) -> Vec<String> {
-        self.pieces.iter().filter_map(|p| p.source.trouble()).collect()
-    }
-
-    /// The machine's memory in coarse ranges of bytes.
-    pub(super) fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
-        self.runs(max, |piece| &piece.present)
-    }
-
-    /// The pages in the dump, in coarse ranges of bytes.
-    pub(super) fn stored_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
-        self.runs(max, |piece| &piece.dumped)
-    }
-
     fn runs(&self, max: usize, which: impl Fn(&Piece) -> &Bitmap) -> Vec<(PhysAddr, u64)> {
         let Some(piece) = self.pieces.first() else { return Vec::new() };
         let runs = which(piece).runs(&*piece.source, max);
         runs.into_iter().map(|(pfn, n)| (PhysAddr(pfn * PAGE_SIZE), n * PAGE_SIZE)).collect()
-    }
-
-    /// See [`super::PhysicalMemory::read_phys`].
-    pub(super) fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        let within = usize::try_from(addr.page_offset()).unwrap_or(0);
-        let n = buf.len().min(PAGE_BYTES - within);
-        let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
-        let pfn = addr.pfn().0;
-        let stored = match self.places.find(pfn) {
-            Some(stored) => stored,
-            None => {
-                let stored = self.find(addr)?;
-                self.places.insert(pfn, stored);
-                stored
-            }
-        };
-        let (truncated, corrupt) =
-            (ReadFault::Truncated { addr: addr.0 }, ReadFault::Corrupt { phys: addr.0 });
-        let source = &*self.pieces.get(stored.piece).ok_or(truncated)?.source;
-        if stored.codec == Codec::Raw {
-            let at = stored.offset.checked_add(within as u64).ok_or(truncated)?;
-            source.read_exact_at(at, buf).map_err(|e| super::unread(addr, &e))?;
-            return Ok(n);
-        }
-        let page = self.cache.page((stored.piece, stored.offset), |page| {
-            let mut data = [0; PAGE_BYTES];
-            let data = data.get_mut(..stored.size).ok_or(corrupt)?;
-            source.read_exact_at(stored.offset, data).map_err(|e| super::unread(addr, &e))?;
-            self.decoders.decode(stored.codec, data, page).ok_or(corrupt)
-        })?;
-        buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
-        Ok(n)
     }
 
     fn find(&self, addr: PhysAddr) -> Result<Stored, ReadFault> {
@@ -208,6 +119,97 @@ impl Kdump {
             return Err(corrupt);
         }
         Ok(Stored { piece: index, offset, size, codec })
+    }
+}
+
+impl Form for Kdump {
+    /// The header of the first piece.
+    fn phys_base(&self) -> Option<i64> {
+        self.header()?.phys_base
+    }
+
+    fn header(&self) -> Option<&Header> {
+        self.pieces.first().map(|p| &p.header)
+    }
+
+    /// The notes; every piece repeats them.
+    fn notes(&self) -> Notes {
+        self.pieces.first().map(|p| p.header.notes(&*p.source)).unwrap_or_default()
+    }
+
+    /// `kdump-compressed v6 (zstd)`. The header does not name the codec: the first
+    /// compressed page in the file does.
+    fn name(&self) -> String {
+        let Some(piece) = self.pieces.first() else { return String::new() };
+        let header = &piece.header;
+        let magic = if header.diskdump { "diskdump" } else { "kdump-compressed" };
+        let split = match self.pieces.len() {
+            1 if !header.split => String::new(),
+            n => format!(", {n} piece{} of a split dump", if n == 1 { "" } else { "s" }),
+        };
+        format!("{magic} v{} ({}{split})", header.version, piece.codec().name())
+    }
+
+    fn incomplete(&self) -> Option<String> {
+        let mut lacks: Vec<String> = self.pieces.iter().filter_map(Piece::incomplete).collect();
+        // Split pieces cover the frames without gaps.
+        let mut next = 0;
+        for piece in self.pieces.iter().filter(|p| p.header.split) {
+            if piece.pfns.start > next {
+                lacks.push(format!(
+                    "the piece of page frames {next:#x}..{:#x} was not given",
+                    piece.pfns.start
+                ));
+            }
+            next = piece.pfns.end;
+        }
+        if next > 0 && next < self.max_pfn {
+            lacks.push(format!("the piece of page frames {next:#x}..{:#x} was not given", self.max_pfn));
+        }
+        (!lacks.is_empty()).then(|| lacks.join("; "))
+    }
+
+    fn trouble(&self) -> Vec<String> {
+        self.pieces.iter().filter_map(|p| p.source.trouble()).collect()
+    }
+
+    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
+        self.runs(max, |piece| &piece.present)
+    }
+
+    fn stored_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
+        self.runs(max, |piece| &piece.dumped)
+    }
+
+    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let within = usize::try_from(addr.page_offset()).unwrap_or(0);
+        let n = buf.len().min(PAGE_BYTES - within);
+        let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
+        let pfn = addr.pfn().0;
+        let stored = match self.places.find(pfn) {
+            Some(stored) => stored,
+            None => {
+                let stored = self.find(addr)?;
+                self.places.insert(pfn, stored);
+                stored
+            }
+        };
+        let (truncated, corrupt) =
+            (ReadFault::Truncated { addr: addr.0 }, ReadFault::Corrupt { phys: addr.0 });
+        let source = &*self.pieces.get(stored.piece).ok_or(truncated)?.source;
+        if stored.codec == Codec::Raw {
+            let at = stored.offset.checked_add(within as u64).ok_or(truncated)?;
+            source.read_exact_at(at, buf).map_err(|e| super::unread(addr, &e))?;
+            return Ok(n);
+        }
+        let page = self.cache.page((stored.piece, stored.offset), |page| {
+            let mut data = [0; PAGE_BYTES];
+            let data = data.get_mut(..stored.size).ok_or(corrupt)?;
+            source.read_exact_at(stored.offset, data).map_err(|e| super::unread(addr, &e))?;
+            self.decoders.decode(stored.codec, data, page).ok_or(corrupt)
+        })?;
+        buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
+        Ok(n)
     }
 }
 

@@ -142,7 +142,7 @@ impl Writer {
 
 fn open(files: Vec<Vec<u8>>) -> Result<Vmcore> {
     let source = |(i, bytes)| Arc::new(InMemory::new(format!("piece{i}"), bytes)) as Arc<dyn Source>;
-    Vmcore::from_sources(files.into_iter().enumerate().map(source).collect())
+    open::vmcore(files.into_iter().enumerate().map(source).collect(), &Options::default())
 }
 
 fn refused(bytes: Vec<u8>) -> String {
@@ -300,7 +300,7 @@ fn headers_that_cannot_be_served_say_what_and_where() {
         (with(436, &0u32.to_le_bytes()), "at least 1"),
         (with(432, &u32::MAX.to_le_bytes()), "sub_hdr_size"),
         (with(0, b"KDUMPED!"), "found `KDUMPED!`"),
-        (with(0, b"\x28\xb5\x2f\xfd1234"), "zstd -d"),
+        (with(0, b"PAGEDU64"), "a Windows crash dump"),
         (refused(good[..300].to_vec()), "464 bytes"),
         (refused(good[..5000].to_vec()), "sub-header"),
         (refused(vec![b'K']), "found `K`"),

@@ -5,8 +5,12 @@
 //!     v                                                  ^
 //!   flattened   a stream put in order again              |
 //!     v                                                  |
-//!   elf, kdump  headers, where each page is  ------------+
+//!   open        which format it is; foreign: what it is instead
+//!     v                                                  |
+//!   elf, kdump, lime, vmware, raw                        |
+//!               headers, where each page is  ------------+
 //!     v
+//!   extents     memory in runs of the file
 //!   codec, page_cache   pages decoded and kept
 //! ```
 //!
@@ -21,27 +25,30 @@ use std::sync::Arc;
 mod bitmap;
 mod codec;
 mod elf;
+mod extents;
 mod flattened;
+mod foreign;
 mod kdump;
 mod kdump_header;
+mod lime;
 pub mod notes;
+mod open;
 mod page_cache;
+mod raw;
 pub mod vmcoreinfo;
+mod vmware;
 
-use crate::bytes::served;
-use crate::bytes::source::{self, Source};
+use crate::bytes::source::Source;
 #[cfg(test)]
 pub(crate) use elf::tests::core as elf_core;
-use elf::{CoreHeaders, ElfDump};
-use flattened::Flattened;
-use kdump::Kdump;
 use kdump_header::Header;
 pub use kdump_header::Utsname;
 use notes::Notes;
+pub use open::{Kind, Opened, Options, is_piece, open, sniff};
 use vmcoreinfo::VmcoreInfo;
 
 use crate::addr::{PAGE_SIZE, PhysAddr};
-use crate::error::{Error, ReadFault, Result};
+use crate::error::{ReadFault, Result};
 
 /// Physical memory of the dumped machine.
 pub trait PhysicalMemory: Send + Sync {
@@ -50,106 +57,38 @@ pub trait PhysicalMemory: Send + Sync {
     fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault>;
 }
 
-/// What a dump file is a dump of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A machine: its physical memory.
-    Vmcore,
-    /// A process: its mappings.
-    Core,
-}
+/// What every format of a machine's dump tells.
+trait Form: Send + Sync {
+    /// The format, for people.
+    fn name(&self) -> String;
 
-/// Tells what the file at `path` is, by its first bytes and its notes.
-pub fn sniff(path: &Path) -> Result<Kind> {
-    sniff_source(&*open_source(path)?)
-}
+    /// What it says beside the memory.
+    fn notes(&self) -> Notes;
 
-fn sniff_source(source: &dyn Source) -> Result<Kind> {
-    match magic(source)? {
-        Magic::Kdump => Ok(Kind::Vmcore),
-        Magic::Elf => {
-            let machine = CoreHeaders::read(source)?.is_machine(source);
-            Ok(if machine { Kind::Vmcore } else { Kind::Core })
-        }
+    /// What was lost when the dump was written or copied, in words.
+    fn incomplete(&self) -> Option<String>;
+
+    /// The machine's memory, in at most `max` ranges.
+    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)>;
+
+    /// What of it the file has bytes for, in `max` ranges or as many as the file is made of.
+    fn stored_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)>;
+
+    /// See [`PhysicalMemory::read_phys`].
+    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault>;
+
+    /// What happened to each file since it was opened.
+    fn trouble(&self) -> Vec<String>;
+
+    /// See [`Vmcore::phys_base_hint`].
+    fn phys_base(&self) -> Option<i64> {
+        None
     }
-}
 
-enum Magic {
-    Elf,
-    Kdump,
-}
-
-/// Beginnings of files that people offer by mistake, and what to do with them.
-const NO_DUMPS: [(&[u8], &str, &str); 4] = [
-    (b"EMiL", "a LiME memory image", "corestub reads ELF and kdump files"),
-    (b"PAGEDU64", "a Windows crash dump", "corestub reads Linux dumps"),
-    (b"MDMP", "a minidump", "corestub reads Linux vmcores and ELF cores"),
-    (b"QEVM", "a QEMU migration stream (virsh save)", "dump with: virsh dump --memory-only"),
-];
-
-/// Beginnings of compressed files, what they are, and what unpacks them.
-const PACKED: [(&[u8], &str, &str); 5] = [
-    (b"\x1f\x8b", "a gzip file", "gzip -dk"),
-    (b"\xfd7zXZ", "an xz file", "xz -dk"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", "zstd -d"),
-    (b"BZh", "a bzip2 file", "bzip2 -dk"),
-    (b"\x04\x22\x4d\x18", "an lz4 file", "lz4 -d"),
-];
-
-/// What a file that begins so is, and what unpacks it, if it is a compressed one.
-#[must_use]
-pub fn packed(head: &[u8]) -> Option<(&'static str, &'static str)> {
-    let (_, what, program) = PACKED.iter().find(|(magic, ..)| head.starts_with(magic))?;
-    Some((what, program))
-}
-
-/// Whether a file is the dump of a machine, by its beginning alone, as much of it
-/// as there is: what is in a compressed file.
-#[must_use]
-pub fn begins_as_vmcore(head: Vec<u8>) -> bool {
-    head.starts_with(flattened::SIGNATURE)
-        || matches!(sniff_source(&source::InMemory::new(Path::new(""), head)), Ok(Kind::Vmcore))
-}
-
-/// Whether the file at `path` is a piece of a split kdump.
-#[must_use]
-pub fn is_piece(path: &Path) -> bool {
-    let is_piece = |source: Arc<dyn Source>| Ok(Header::read(&*source)?.split);
-    open_source(path).and_then(is_piece).unwrap_or(false)
-}
-
-fn magic(source: &dyn Source) -> Result<Magic> {
-    let path = || source.path().to_owned();
-    let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", source.path(), e))?;
-    if crate::elf::Header::is_elf(&head) {
-        return Ok(Magic::Elf);
+    /// The header of a kdump file.
+    fn header(&self) -> Option<&Header> {
+        None
     }
-    if Header::is_kdump(&head) {
-        return Ok(Magic::Kdump);
-    }
-    if let Some((what, program)) = packed(&head) {
-        return Err(Error::Packed { path: path(), what, program });
-    }
-    if let Some((_, what, hint)) = NO_DUMPS.iter().find(|(magic, ..)| head.starts_with(magic)) {
-        return Err(Error::Unsupported { path: path(), what: (*what).to_owned(), hint });
-    }
-    Err(Error::Malformed {
-        path: path(),
-        format: "dump",
-        offset: 0,
-        wanted: "an ELF core, a vmcore, or a kdump file (`KDUMP   `)",
-        found: format!("`{}`", head.get(..8).unwrap_or(&head).escape_ascii()),
-    })
-}
-
-/// The file at `path`, put in order again if it is a flattened one.
-fn open_source(path: &Path) -> Result<Arc<dyn Source>> {
-    let source = served::open_dump(path)?;
-    let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", path, e))?;
-    if head.starts_with(flattened::SIGNATURE) {
-        return Ok(Arc::new(Flattened::open(source)?));
-    }
-    Ok(source)
 }
 
 /// The dump of a machine.
@@ -158,58 +97,24 @@ pub struct Vmcore {
     flattened: bool,
     /// What was lost before the format's own eyes.
     damage: Option<String>,
-    format: Format,
+    form: Box<dyn Form>,
     notes: Notes,
     vmcoreinfo: Option<VmcoreInfo>,
-}
-
-enum Format {
-    Elf(ElfDump),
-    Kdump(Kdump),
 }
 
 impl Vmcore {
     /// More ranges than this say nothing to anybody.
     const RANGES_MAX: usize = 4096;
 
-    /// Opens one dump: a file, or any of the pieces of a split kdump.
-    pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let sources = paths.iter().map(|p| open_source(p)).collect::<Result<Vec<_>>>()?;
-        Self::from_sources(sources)
-    }
-
-    fn from_sources(sources: Vec<Arc<dyn Source>>) -> Result<Self> {
+    /// The dump that `form` read in `sources`.
+    fn new(sources: &[Arc<dyn Source>], form: Box<dyn Form>) -> Self {
         let paths = sources.iter().map(|s| s.path().to_owned()).collect();
         let flattened = sources.iter().any(|s| s.is_flattened());
         let damage: Vec<String> = sources.iter().filter_map(|s| s.damage()).collect();
         let damage = (!damage.is_empty()).then(|| damage.join("; "));
-        let mut elf = None;
-        for source in &sources {
-            if matches!(magic(&**source)?, Magic::Elf) {
-                elf = Some(source);
-            }
-        }
-        let (format, notes) = match elf {
-            Some(source) if sources.len() == 1 => {
-                let elf = ElfDump::open(Arc::clone(source))?;
-                let notes = elf.notes().clone();
-                (Format::Elf(elf), notes)
-            }
-            Some(source) => {
-                return Err(Error::Unsupported {
-                    path: source.path().to_owned(),
-                    what: "an ELF file among the pieces of a dump".to_owned(),
-                    hint: "only kdump files can be split; give ELF dumps alone",
-                });
-            }
-            None => {
-                let kdump = Kdump::open(sources)?;
-                let notes = kdump.notes();
-                (Format::Kdump(kdump), notes)
-            }
-        };
+        let notes = form.notes();
         let vmcoreinfo = notes.vmcoreinfo.as_deref().map(VmcoreInfo::parse);
-        Ok(Self { paths, flattened, damage, format, notes, vmcoreinfo })
+        Self { paths, flattened, damage, form, notes, vmcoreinfo }
     }
 
     /// The first file.
@@ -240,10 +145,7 @@ impl Vmcore {
     /// hint, since QEMU writes 0 there when it does not know it.
     #[must_use]
     pub fn phys_base_hint(&self) -> Option<i64> {
-        match &self.format {
-            Format::Elf(elf) => elf.phys_base(),
-            Format::Kdump(kdump) => kdump.header()?.phys_base,
-        }
+        self.form.phys_base()
     }
 
     /// The `uname` of the dumped machine, if the format has it and its writer knew it.
@@ -268,10 +170,7 @@ impl Vmcore {
     /// The format, for people: `kdump-compressed v6 (zstd)`. Counts the bitmap of a kdump.
     #[must_use]
     pub fn format(&self) -> String {
-        let format = match &self.format {
-            Format::Elf(elf) => elf.format(),
-            Format::Kdump(kdump) => kdump.format(),
-        };
+        let format = self.form.name();
         if self.flattened { format!("{format}, flattened") } else { format }
     }
 
@@ -286,10 +185,7 @@ impl Vmcore {
     /// was. Counts the bitmap of a kdump, so it is not quite free.
     #[must_use]
     pub fn incomplete(&self) -> Option<String> {
-        let own = match &self.format {
-            Format::Elf(elf) => elf.incomplete(),
-            Format::Kdump(kdump) => kdump.incomplete(),
-        };
+        let own = self.form.incomplete();
         match (&self.damage, own) {
             (Some(damage), Some(own)) => Some(format!("{damage}; {own}")),
             (Some(damage), None) => Some(damage.clone()),
@@ -302,29 +198,20 @@ impl Vmcore {
     /// bitmap of a kdump.
     #[must_use]
     pub fn physical_ranges(&self) -> Vec<(PhysAddr, u64)> {
-        match &self.format {
-            Format::Elf(elf) => elf.physical_ranges(Self::RANGES_MAX),
-            Format::Kdump(kdump) => kdump.physical_ranges(Self::RANGES_MAX),
-        }
+        self.form.physical_ranges(Self::RANGES_MAX)
     }
 
     /// The part of [`Self::physical_ranges`] that the file has bytes for: headers can
     /// claim any amount of memory, so this is what a search goes through.
     #[must_use]
     pub fn stored_ranges(&self) -> Vec<(PhysAddr, u64)> {
-        match &self.format {
-            Format::Elf(elf) => elf.stored_ranges(),
-            Format::Kdump(kdump) => kdump.stored_ranges(Self::RANGES_MAX),
-        }
+        self.form.stored_ranges(Self::RANGES_MAX)
     }
 
     /// What happened to the files since they were opened, in words.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let all: Vec<String> = match &self.format {
-            Format::Elf(elf) => elf.trouble().into_iter().collect(),
-            Format::Kdump(kdump) => kdump.trouble(),
-        };
+        let all = self.form.trouble();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
@@ -335,19 +222,13 @@ impl Vmcore {
     }
 
     fn header(&self) -> Option<&Header> {
-        match &self.format {
-            Format::Elf(_) => None,
-            Format::Kdump(kdump) => kdump.header(),
-        }
+        self.form.header()
     }
 }
 
 impl PhysicalMemory for Vmcore {
     fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        match &self.format {
-            Format::Elf(elf) => elf.read_phys(addr, buf),
-            Format::Kdump(kdump) => kdump.read_phys(addr, buf),
-        }
+        self.form.read_phys(addr, buf)
     }
 }
 

@@ -59,8 +59,9 @@ pub struct Segment {
     pub base: u64,
 }
 
-/// `QEMUCPUState`: the whole system state of one virtual CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `QEMUCPUState`: the whole system state of one virtual CPU. Other hypervisors' files
+/// tell less of it: what they do not have is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(missing_docs, reason = "the registers' own names")]
 pub struct QemuCpu {
     /// The structure's version, 1 so far.

@@ -40,6 +40,8 @@ pub struct Options {
     pub kaslr_offset: Option<u64>,
     /// `phys_base`.
     pub phys_base: Option<i64>,
+    /// Where the kernel's page tables are.
+    pub cr3: Option<u64>,
 }
 
 /// What was found at opening.

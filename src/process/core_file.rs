@@ -2,14 +2,14 @@
 //!
 //! Written by the kernel (`fs/binfmt_elf.c`, `elf_core_dump`), by gdb's `gcore`
 //! (`gdb/linux-tdep.c`), or kept compressed by systemd-coredump (see
-//! [`super::compressed`]). What truncation has cost is told, not refused.
+//! [`crate::bytes::packed`]). What truncation has cost is told, not refused.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::compressed;
 use super::notes::{self, FileNote, PsInfo};
+use crate::bytes::packed::{self, Unpack};
 use crate::bytes::source::Source;
 use crate::dump::notes::{NT_PRSTATUS, PrStatus};
 use crate::elf::{self, Header, PT_LOAD, PT_NOTE, ProgramHeader};
@@ -63,13 +63,13 @@ pub struct CoreFile {
 impl CoreFile {
     /// Opens the core at `path`.
     pub fn open(path: &Path) -> Result<Self> {
-        let source = compressed::open(path)?;
+        let source = packed::open(path, &Unpack::default())?;
         Self::parse(path, source)
     }
 
     /// Parses an opened core.
     pub fn parse(path: &Path, source: Arc<dyn Source>) -> Result<Self> {
-        let mut complaints = Vec::new();
+        let mut complaints: Vec<String> = source.damage().into_iter().collect();
         let header = Header::read(&*source)?;
         header.expect_core(path)?;
         let headers = header.program_headers(&*source)?;

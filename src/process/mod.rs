@@ -1,8 +1,8 @@
 //! One user process, as a userspace core shows it.
 //!
 //! ```text
-//!  core_file   ELF header, segments, notes      compressed  systemd's .zst and .lz4
-//!  notes       what the notes hold              rules       .eh_frame of one image
+//!  core_file   ELF header, segments, notes      rules       .eh_frame of one image
+//!  notes       what the notes hold
 //!  files       mapped files: found, proven      link_map    the dynamic linker's list, TLS
 //!  image       programs and libraries in memory signal      siginfo in words
 //!  procfs      /proc/PID as gdb wants it        verify      the core against its files
@@ -24,7 +24,6 @@ use crate::error::{ReadFault, Result};
 use crate::memory::AddressSpace;
 use crate::memory::segments::{Backing, FileRange, Segments, Stored};
 
-pub mod compressed;
 pub mod core_file;
 pub mod disasm;
 pub mod files;
