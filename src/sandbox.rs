@@ -156,6 +156,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_fadvise64,
     libc::SYS_dup,
     libc::SYS_ftruncate,
+    // large parts of a compressed dump, into a file that is open
+    libc::SYS_pwrite64,
     libc::SYS_copy_file_range,
     libc::SYS_sendfile,
     libc::SYS_splice,

@@ -52,9 +52,9 @@ impl Snapshot {
         kernel: fn(Vmcore, linux::Options) -> Result<Kernel>,
     ) -> Result<Self> {
         match dump::open(paths, &options.dump)? {
-            Opened::Vmcore(vmcore) => kernel(vmcore, options.kernel).map(Arc::new).map(Self::Kernel),
+            Opened::Vmcore(vmcore) => kernel(*vmcore, options.kernel).map(Arc::new).map(Self::Kernel),
             Opened::Core(source) => {
-                let core = CoreFile::parse(&source.path().to_owned(), source)?;
+                let core = CoreFile::parse(Arc::clone(&source).path(), source)?;
                 Ok(Self::Process(Arc::new(Process::new(core, &options.process))))
             }
         }

@@ -1,4 +1,5 @@
 //! Images made by a writer that shares nothing with the reader.
+#![allow(clippy::cast_possible_truncation, reason = "a pattern")]
 
 use std::io::Write;
 

@@ -39,7 +39,7 @@ pub struct Options {
 /// An opened dump.
 pub enum Opened {
     /// Of a machine.
-    Vmcore(Vmcore),
+    Vmcore(Box<Vmcore>),
     /// Of a process: the file, unpacked.
     Core(Arc<dyn Source>),
 }
@@ -67,12 +67,13 @@ pub fn open(paths: &[PathBuf], options: &Options) -> Result<Opened> {
         });
     };
     if let (Some(base), [_]) = (options.raw, &sources[..]) {
-        return Ok(Opened::Vmcore(Vmcore::new(&sources, Box::new(Raw::open(Arc::clone(first), base)?))));
+        let raw = Raw::open(Arc::clone(first), base)?;
+        return Ok(Opened::Vmcore(Box::new(Vmcore::new(&sources, Box::new(raw)))));
     }
     if sources.len() == 1 && kind_of(&**first)? == Kind::Core {
         return Ok(Opened::Core(Arc::clone(first)));
     }
-    vmcore(sources, options).map(Opened::Vmcore)
+    Ok(Opened::Vmcore(Box::new(vmcore(sources, options)?)))
 }
 
 /// Tells what the file at `path` is, by its first bytes and its notes.

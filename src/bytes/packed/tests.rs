@@ -209,9 +209,9 @@ fn indexed_files_are_read_in_parts() {
         [xz(&content[..150_000], Some(40_000)), vec![0; 8], xz(&content[150_000..], Some(1 << 16))];
     for packed in [
         bgzf(content),
-        seekable(&content, 100_000, false),
-        seekable(&content, 70_000, true),
-        xz(&content, Some(1 << 16)),
+        seekable(content, 50_000, false),
+        seekable(content, 70_000, true),
+        xz(content, Some(1 << 15)),
         two_streams.concat(),
     ] {
         let bench = Bench::new();
@@ -234,7 +234,7 @@ fn indexed_files_are_read_in_parts() {
         }
         // Without its end there is no index: the stream is unpacked.
         let cut = bench.open(&packed[..packed.len() - 40]).unwrap();
-        assert!(!bench.cached().is_empty() && cut.len() > 0);
+        assert!(!bench.cached().is_empty() && !cut.is_empty());
     }
 }
 
