@@ -146,7 +146,7 @@ impl<'d> Serialize for Stacks<'d> {
 
 #[derive(Serialize)]
 struct JsonStack<'a> {
-    pid: u32,
+    pid: Option<u32>,
     task: VirtAddr,
     cpu: u32,
     comm: &'a str,
@@ -165,6 +165,8 @@ struct JsonFrame<'a> {
     offset: Option<u64>,
     module: Option<&'a str>,
     kind: &'static str,
+    /// What told of the frame.
+    by: &'static str,
 }
 
 /// A symbol for a pc: name, offset of the pc, module.
@@ -193,6 +195,7 @@ impl<'a> Places<'a> {
                 offset: place.map(|p| p.offset),
                 module: place.and_then(|p| p.module),
                 kind: frame.kind.word(),
+                by: frame.by.word(),
             }
         };
         frames.iter().map(json).collect()
@@ -219,7 +222,7 @@ pub(super) fn place(kernel: &Kernel, addr: u64) -> Option<Place<'_>> {
 
 fn stack<'a>(kernel: &'a Kernel, task: &'a Task, trace: &Trace, places: &mut Places<'a>) -> JsonStack<'a> {
     JsonStack {
-        pid: task.pid,
+        pid: task.known_pid(),
         task: task.addr,
         cpu: task.cpu,
         comm: &task.comm,

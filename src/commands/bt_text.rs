@@ -21,7 +21,7 @@ pub(in crate::commands) fn heading(task: &Task, screen: &mut Screen<'_>) -> io::
     row!(
         screen,
         "PID: {:<7}  TASK: {:016x}  CPU: {:<3}  COMMAND: \"{}\"",
-        task.pid,
+        task.pid_text(),
         task.addr.0,
         task.cpu,
         task.comm

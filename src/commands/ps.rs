@@ -77,8 +77,8 @@ struct Form {
 #[derive(Serialize)]
 struct Row<'a> {
     task: VirtAddr,
-    pid: u32,
-    tgid: u32,
+    pid: Option<u32>,
+    tgid: Option<u32>,
     ppid: Option<u32>,
     comm: &'a str,
     state: char,
@@ -151,7 +151,7 @@ impl Text for List<'_> {
             row!(
                 screen,
                 "{mark} {:>7} {:>7} {:>3}  {:016x}  {} {percent:>5} {vsz:>8} {rss:>8}  {}",
-                t.pid,
+                t.pid_text(),
                 // As crash: that an idle task was forked by pid 1 is of no interest.
                 if t.idle_of.is_some() { "0".to_owned() } else { parent(t) },
                 t.cpu,
@@ -177,8 +177,8 @@ fn name(t: &Task) -> String {
 fn row(t: &Task, used: Option<usage::Usage>) -> Row<'_> {
     Row {
         task: t.addr,
-        pid: t.pid,
-        tgid: t.tgid,
+        pid: t.known_pid(),
+        tgid: t.known_pid().map(|_| t.tgid),
         ppid: t.ppid,
         comm: &t.comm,
         state: t.state,
@@ -240,14 +240,14 @@ struct Person<'d> {
     #[serde(skip)]
     of: &'d Task,
     task: VirtAddr,
-    pid: u32,
+    pid: Option<u32>,
     comm: &'d str,
     cpu: u32,
 }
 
 impl<'d> From<&'d Task> for Person<'d> {
     fn from(of: &'d Task) -> Self {
-        Self { of, task: of.addr, pid: of.pid, comm: &of.comm, cpu: of.cpu }
+        Self { of, task: of.addr, pid: of.known_pid(), comm: &of.comm, cpu: of.cpu }
     }
 }
 

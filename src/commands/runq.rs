@@ -49,7 +49,9 @@ struct Queue<'a> {
 #[derive(Serialize)]
 struct Waiting<'a> {
     prio: Option<u64>,
-    pid: u32,
+    #[serde(skip)]
+    of: &'a Task,
+    pid: Option<u32>,
     task: VirtAddr,
     comm: &'a str,
 }
@@ -97,7 +99,13 @@ impl Text for Queue<'_> {
         row!(screen, "CPU {} RUNQUEUE: {:x}", self.cpu, self.runqueue.0)?;
         match &self.current {
             Some(t) => {
-                row!(screen, "  CURRENT: PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"", t.pid, t.task.0, t.comm)?;
+                row!(
+                    screen,
+                    "  CURRENT: PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"",
+                    t.of.pid_text(),
+                    t.task.0,
+                    t.comm
+                )?;
             }
             None => row!(screen, "  CURRENT: (not a task)")?,
         }
@@ -109,7 +117,7 @@ impl Text for Queue<'_> {
                 row!(
                     screen,
                     "     [{prio:>3}] PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"",
-                    w.pid,
+                    w.of.pid_text(),
                     w.task.0,
                     w.comm
                 )?;
@@ -125,7 +133,8 @@ impl Text for Queue<'_> {
 fn waiting<'a>(kernel: &'a Kernel, task: &'a Task) -> Waiting<'a> {
     Waiting {
         prio: Object::new(kernel, "task_struct", task.addr).number("prio"),
-        pid: task.pid,
+        of: task,
+        pid: task.known_pid(),
         task: task.addr,
         comm: &task.comm,
     }

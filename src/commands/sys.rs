@@ -123,7 +123,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         kaslr_offset: format!("{:#x}", kernel.kaslr_offset()),
         phys_base: format!("{:#x}", kernel.phys_base()),
         panic: log::panic_message(kernel.log()).map(str::to_owned),
-        pid: task.map(|t| t.pid),
+        pid: task.and_then(Task::known_pid),
         comm: task.map(|t| t.comm.as_str()),
         cpu: task.map(|t| t.cpu),
         task: task.map(|t| t.addr.to_string()),
@@ -173,7 +173,7 @@ impl Text for Sys<'_> {
         let oops = if panic.contains("Oops: ") { " (check log for details)" } else { "" };
         line("PANIC", &format!("\"{panic}\"{oops}"))?;
         if let (Some(t), Some(state)) = (self.shown, &self.state) {
-            line("PID", &t.pid.to_string())?;
+            line("PID", &t.pid_text())?;
             line("COMMAND", &format!("\"{}\"", t.comm))?;
             // Since 4.9 thread_info is a member of the task (CONFIG_THREAD_INFO_IN_TASK).
             let info = self
@@ -212,6 +212,9 @@ impl Text for Sys<'_> {
 
 /// `TASK_RUNNING (PANIC)`.
 pub(super) fn state_text(kernel: &Kernel, task: &Task) -> String {
+    if task.unread {
+        return "(not known)".to_owned();
+    }
     let state = kernel.layout().version.state_names(task.raw_state, task.exit_state);
     let panicked = kernel.panic_task().is_some_and(|t| t.addr == task.addr);
     match (panicked, task.on_cpu) {

@@ -144,7 +144,7 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
     let triage = Triage {
         panic: log::panic_message(log).map(str::to_owned),
         release: kernel.utsname().release,
-        pid: crashed.map(|t| t.pid),
+        pid: crashed.and_then(Task::known_pid),
         comm: crashed.map(|t| t.comm.as_str()),
         cpu: crashed.map(|t| t.cpu),
         fault_address: crashed.and_then(|_| fault_address(log, exception.as_deref())).map(VirtAddr),
@@ -197,6 +197,9 @@ impl Triage<'_> {
         };
         let who = match panicked {
             Panicked::Unreadable(why) => Some(format!("WHO PANICKED IS NOT KNOWN: {why}")),
+            Panicked::Task(task) if task.unread => {
+                Some(format!("WHO PANICKED IS NOT KNOWN: the task_struct at {} cannot be read", task.addr))
+            }
             _ => None,
         };
         what.map(str::to_owned).into_iter().chain(who).collect()

@@ -71,7 +71,7 @@ impl Triage<'_> {
             row!(screen, "by {by}")?;
         }
         if let Some(t) = crashed {
-            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid, t.comm, t.cpu)?;
+            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid_text(), t.comm, t.cpu)?;
         }
         if taints != 0 {
             let why: Vec<&str> = taint::set(taints).map(|(_, why)| why).collect();
@@ -91,7 +91,7 @@ impl Triage<'_> {
     fn short_stack<'a>(&'a self, places: &mut Places<'a>, screen: &mut Screen<'_>) -> io::Result<()> {
         let More { kernel, shown: Some((task, trace)), .. } = &self.more else { return Ok(()) };
         row!(screen)?;
-        row!(screen, "STACK of pid {} \"{}\"", task.pid, task.comm)?;
+        row!(screen, "STACK of pid {} \"{}\"", task.pid_text(), task.comm)?;
         let first = self.culprit.as_ref().map_or(0, |Culprit { frame, .. }| *frame);
         let frames: Vec<&Frame> = trace.frames.iter().skip(first).collect();
         for frame in frames.iter().take(FRAMES) {
@@ -128,7 +128,7 @@ impl Triage<'_> {
 
     fn others_at_a_glance<'a>(&'a self, places: &mut Places<'a>, screen: &mut Screen<'_>) -> io::Result<()> {
         let kernel = self.more.kernel;
-        let (idle, busy): (Vec<_>, Vec<_>) = self.others().partition(|task| task.pid == 0);
+        let (idle, busy): (Vec<_>, Vec<_>) = self.others().partition(|task| task.known_pid() == Some(0));
         if idle.is_empty() && busy.is_empty() {
             return Ok(());
         }
@@ -150,7 +150,7 @@ impl Triage<'_> {
                 .collect();
             let doing =
                 if names.is_empty() { trace.end.sentence().unwrap_or_default() } else { names.join(" < ") };
-            row!(screen, "    CPU {:<3} pid {:<7} {:<15} {doing}", task.cpu, task.pid, task.comm)?;
+            row!(screen, "    CPU {:<3} pid {:<7} {:<15} {doing}", task.cpu, task.pid_text(), task.comm)?;
         }
         match busy.len().saturating_sub(CPUS) {
             0 => Ok(()),

@@ -4,6 +4,7 @@
 //! vmlinux, DWARF of vmlinux, in that order. Each source may be absent.
 
 pub mod btf;
+pub mod cfi;
 pub mod dwarf;
 pub mod elf;
 pub mod kallsyms;

@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::open::{Opened, open};
 use super::tasks::Scanned;
 use super::{Module, Options, Panicked, Task, TaskList, Utsname, View};
-use super::{debug_files, entry_text, log, modules, orc, stacks, task_scan, tasks, utsname};
+use super::{cfi, debug_files, entry_text, log, modules, orc, stacks, task_scan, tasks, utsname};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::map;
 use crate::arch::stub::Stub;
@@ -39,6 +39,7 @@ struct Kept {
     log: OnceLock<Log>,
     stacks: OnceLock<stacks::Stacks>,
     orc: OnceLock<orc::OrcTables>,
+    cfi: cfi::Rules,
     stubs: OnceLock<Vec<(std::ops::Range<u64>, Stub)>>,
     debug_files: OnceLock<debug_files::DebugFiles>,
     text: OnceLock<std::ops::Range<u64>>,
@@ -72,8 +73,9 @@ impl Kernel {
 
     /// A kernel that is read through `view` alone.
     #[cfg(test)]
-    pub(super) fn made_up(view: View) -> Self {
-        Self { opened: Opened::made_up(view), kept: Kept::default() }
+    pub(super) fn made_up(view: View, vmlinux: Option<Vmlinux>) -> Self {
+        let opened = Opened { vmlinux: vmlinux.map(Arc::new), ..Opened::made_up(view) };
+        Self { opened, kept: Kept::default() }
     }
 
     /// What is missing for anything more than memory, symbols and the log.
@@ -215,6 +217,10 @@ impl Kernel {
     #[must_use]
     pub fn orc(&self) -> &orc::OrcTables {
         self.kept.orc.get_or_init(|| orc::OrcTables::read(self))
+    }
+
+    pub(super) fn cfi(&self) -> &cfi::Rules {
+        &self.kept.cfi
     }
 
     /// The entry code of a kernel before 4.9, by address. Looked for at first use.

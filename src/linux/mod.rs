@@ -6,6 +6,7 @@
 //! [`Kernel`] is an opened dump above it, which keeps what was read once.
 //! [`layout`] alone knows what differs between versions.
 
+mod cfi;
 pub(crate) mod clock;
 pub(crate) mod debug_files;
 mod derived;
@@ -29,6 +30,7 @@ mod syscall_entry;
 pub(crate) mod taint;
 mod task_scan;
 pub mod tasks;
+pub(crate) mod unread;
 pub(crate) mod usage;
 pub(crate) mod utsname;
 mod view;

@@ -69,7 +69,7 @@ pub fn of(kernel: &Kernel, task: &Task) -> TaskRegisters {
         let control = [Register::Cr0, Register::Cr2, Register::Cr3, Register::Cr4];
         regs.values.extend(control.into_iter().zip([q.cr0, q.cr2, q.cr3, q.cr4]));
     }
-    if regs.get(Register::Cr3).is_none() {
+    if regs.get(Register::Cr3).is_none() && !task.unread {
         // What the CPU would load: the task's own tables, or the kernel's.
         let root = match task.mm {
             Some(_) => kernel.task_space(task).map(|s| s.root().0),

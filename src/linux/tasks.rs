@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::list::{self, Broken, List};
 use super::xarray::XArray;
-use super::{View, object, pid_hash};
+use super::{View, object, pid_hash, unread};
 use crate::addr::VirtAddr;
 use crate::bytes::cstr;
 use crate::debuginfo::Field;
@@ -71,6 +71,22 @@ pub struct Task {
     pub idle_of: Option<u32>,
     /// By what it was found first.
     pub found_by: FoundBy,
+    /// Whether it is known by its CPU alone ([`super::unread`]): pid and the rest are not.
+    pub unread: bool,
+}
+
+impl Task {
+    /// Its pid, if that is known.
+    #[must_use]
+    pub fn known_pid(&self) -> Option<u32> {
+        (!self.unread).then_some(self.pid)
+    }
+
+    /// Its pid for people, `?` if it is not known.
+    #[must_use]
+    pub fn pid_text(&self) -> String {
+        self.known_pid().map_or_else(|| "?".to_owned(), |pid| pid.to_string())
+    }
 }
 
 /// What tells of a task.
@@ -135,7 +151,7 @@ impl TaskList {
 
     /// The tasks with this pid: one, unless memory is damaged or it is 0.
     pub fn by_pid(&self, pid: u32) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.iter().filter(move |t| t.pid == pid)
+        self.tasks.iter().filter(move |t| t.pid == pid && !t.unread)
     }
 }
 
@@ -211,13 +227,7 @@ pub(super) fn panicked(view: &View) -> Panicked {
             task.found_by = found_by;
             Panicked::Task(Arc::new(task))
         }
-        None => {
-            let fault = view.space().read_exact(at, &mut [0; 64]).err();
-            let why =
-                fault.or_else(|| view.space().read_u64(at.checked_add(view.layout().task.pid.offset)?).err());
-            let why = why.map_or_else(|| "it is no task".to_owned(), |fault| fault.to_string());
-            Panicked::Unreadable(format!("the task on CPU {cpu}, which panicked, is at {at}: {why}"))
-        }
+        None => Panicked::Task(Arc::new(unread::on_cpu(view, cpu, at, found_by))),
     }
 }
 
@@ -285,6 +295,7 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
         usersp: l.usersp.and_then(number),
         idle_of: None,
         found_by: FoundBy::Scan,
+        unread: false,
     })
 }
 
@@ -306,6 +317,7 @@ pub fn listed(view: &View) -> TaskList {
 pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList {
     let mut found = Found::default();
     let mut idle_of = HashMap::new();
+    let mut on_cpus = Vec::new();
     for &cpu in view.percpu().present() {
         let (idle, current) = (idle(view, cpu), running(view, cpu));
         if let Some((addr, by)) = idle {
@@ -314,6 +326,7 @@ pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList 
         }
         if let Some((addr, by)) = current {
             found.add(addr, by);
+            on_cpus.push((cpu, addr, by));
         }
         match (idle, current) {
             (Some(_), Some((_, FoundBy::RunQueue))) => {}
@@ -344,8 +357,16 @@ pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList 
         }
     }
 
+    let read: HashSet<VirtAddr> = tasks.iter().map(|t| t.addr).collect();
+    for &(cpu, at, by) in on_cpus.iter().filter(|(_, at, _)| !read.contains(at)) {
+        found.remark(format!("the task on CPU {cpu} is at {at}: {}", unread::why(view, at)));
+        tasks.push(unread::on_cpu(view, cpu, at, by));
+    }
+    let lost = found.addrs.iter().map(|(at, _)| *at).filter(|at| !read.contains(at));
+    found.remarks.extend(unread::remark(view, lost));
+
     let mut list = TaskList { remarks: found.remarks, ..TaskList::default() };
-    list.skipped = found.addrs.len() - tasks.len() + found.stray;
+    list.skipped = found.addrs.len() - read.len() + found.stray;
     list.tasks = tasks
         .into_iter()
         .map(|mut t| {

@@ -1,18 +1,17 @@
 //! The unwind rules of one image: `.eh_frame`, found by `.eh_frame_hdr` in memory,
 //! which the mapped files supply as far as they are proven.
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, UnwindSection};
+use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, UnwindSection};
 
 use super::Process;
 use super::files::MappedFile;
 use crate::addr::VirtAddr;
+use crate::debuginfo::cfi::Slice;
 use crate::elf::{PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader};
 use crate::memory::AddressSpace;
 
 /// No program's unwind rules are larger.
 const RULES_MAX: u64 = 64 << 20;
-
-pub(super) type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
 /// The unwind rules of one image.
 #[derive(Debug, Default)]

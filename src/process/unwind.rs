@@ -3,22 +3,18 @@
 //!
 //! The rules are [`super::rules`]'.
 
-use gimli::{
-    CfaRule, EhFrame, Evaluation, EvaluationResult, Expression, LittleEndian, RegisterRule, UnwindContext,
-    Value,
-};
+use gimli::{EhFrame, LittleEndian, UnwindContext};
 use serde::Serialize;
 
-use super::rules::Slice;
 use super::{Process, ThreadNotes};
 use crate::addr::VirtAddr;
-use crate::arch::Register::{self, R12, R13, R14, R15, Rbp, Rbx, Rip, Rsp};
+use crate::arch::Register::{Rbp, Rip, Rsp};
 use crate::arch::Registers;
+use crate::debuginfo::cfi::{self, Step};
 use crate::memory::AddressSpace;
 
 /// Deeper stacks are cut: endless recursion is a common cause of death.
 pub const FRAMES_MAX: usize = 4096;
-const STEPS_MAX: u32 = 4096;
 
 /// How a frame was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -68,7 +64,7 @@ pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> (Vec<Frame>
         let exact = matches!(kind, Kind::Regs | Kind::Signal);
         let lookup = if exact { pc } else { pc.wrapping_sub(1) };
         let next = match by_rules(process, &mut context, &regs, lookup) {
-            Step::To(next, kind) => Some((next, kind)),
+            Step::To(next, signal) => Some((next, if signal { Kind::Signal } else { Kind::Call })),
             Step::End => None,
             Step::NoRules => guess(process, &regs, pc, kind),
         };
@@ -82,102 +78,12 @@ pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> (Vec<Frame>
     (frames, false)
 }
 
-#[allow(clippy::large_enum_variant, reason = "one at a time, on the stack")]
-enum Step {
-    To(Registers, Kind),
-    /// The rules say that this is the outermost frame.
-    End,
-    NoRules,
-}
-
-fn by_rules<'a>(process: &'a Process, context: &mut UnwindContext<usize>, regs: &Registers, pc: u64) -> Step {
+fn by_rules(process: &Process, context: &mut UnwindContext<usize>, regs: &Registers, pc: u64) -> Step {
     let Some(rules) = process.image_at(pc).map(|image| image.rules(process)) else { return Step::NoRules };
-    let Some(fde) = rules.entry(pc) else { return Step::NoRules };
-    if !fde.contains(pc) {
-        return Step::NoRules;
-    }
-    let section: EhFrame<Slice<'a>> = EhFrame::new(&rules.frames, LittleEndian);
-    let bases = rules.bases();
-    let Ok(row) = fde.unwind_info_for_address(&section, &bases, context, pc) else { return Step::NoRules };
-    let expression = |e: gimli::UnwindExpression<usize>, initial: Option<u64>| {
-        evaluate(process, regs, e.get(&section).ok()?, fde.cie().encoding(), initial)
-    };
-    let cfa = match row.cfa() {
-        CfaRule::RegisterAndOffset { register, offset } => {
-            by_number(regs, *register).map(|v| v.wrapping_add_signed(*offset))
-        }
-        CfaRule::Expression(e) => expression(*e, None),
-    };
-    let Some(cfa) = cfa else { return Step::End };
-    let mut next = *regs;
-    let word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
-    for &register in Register::of_frame() {
-        let rule = register.dwarf().and_then(|n| row.register(gimli::Register(n.into())));
-        let Some(rule) = rule else {
-            // No rule: the psABI's callee-saved registers are unchanged.
-            let value = match register {
-                Rsp => Some(cfa),
-                Rbx | Rbp | R12 | R13 | R14 | R15 => regs.get(register),
-                _ => None,
-            };
-            next.set(register, value);
-            continue;
-        };
-        let value = match rule {
-            RegisterRule::Undefined if register == Rip => return Step::End,
-            RegisterRule::SameValue => regs.get(register),
-            RegisterRule::Offset(n) => word(cfa.wrapping_add_signed(n)),
-            RegisterRule::ValOffset(n) => Some(cfa.wrapping_add_signed(n)),
-            RegisterRule::Register(r) => by_number(regs, r),
-            RegisterRule::Expression(e) => expression(e, Some(cfa)).and_then(word),
-            RegisterRule::ValExpression(e) => expression(e, Some(cfa)),
-            RegisterRule::Constant(v) => Some(v),
-            _ => None,
-        };
-        next.set(register, value);
-    }
-    if next.get(Rip).is_none() {
-        return Step::End;
-    }
-    Step::To(next, if fde.is_signal_trampoline() { Kind::Signal } else { Kind::Call })
-}
-
-fn by_number(regs: &Registers, number: gimli::Register) -> Option<u64> {
-    regs.get(Register::from_dwarf(number.0)?)
-}
-
-fn evaluate(
-    process: &Process,
-    regs: &Registers,
-    expression: Expression<Slice<'_>>,
-    encoding: gimli::Encoding,
-    initial: Option<u64>,
-) -> Option<u64> {
-    let mut evaluation: Evaluation<_> = expression.evaluation(encoding);
-    evaluation.set_max_iterations(STEPS_MAX);
-    if let Some(initial) = initial {
-        evaluation.set_initial_value(initial);
-    }
-    let mut state = evaluation.evaluate().ok()?;
-    for _ in 0..STEPS_MAX {
-        state = match state {
-            EvaluationResult::Complete => break,
-            EvaluationResult::RequiresMemory { address, size, .. } => {
-                let raw = process.memory().read_vec(VirtAddr(address), size.min(8).into()).ok()?;
-                let value = raw.iter().rev().fold(0, |v: u64, &b| v << 8 | u64::from(b));
-                evaluation.resume_with_memory(Value::Generic(value)).ok()?
-            }
-            EvaluationResult::RequiresRegister { register, .. } => {
-                let value = by_number(regs, register)?;
-                evaluation.resume_with_register(Value::Generic(value)).ok()?
-            }
-            _ => return None,
-        };
-    }
-    match evaluation.as_result().last()?.location {
-        gimli::Location::Address { address } => Some(address),
-        _ => None,
-    }
+    let Some(fde) = rules.entry(pc).filter(|fde| fde.contains(pc)) else { return Step::NoRules };
+    let section: EhFrame<cfi::Slice<'_>> = EhFrame::new(&rules.frames, LittleEndian);
+    let mut word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
+    cfi::step(&section, &rules.bases(), &fde, context, regs, pc, &mut word)
 }
 
 /// Without rules: a jump to where nothing is mapped has left the return address on

@@ -2,7 +2,8 @@
 //!
 //! gdb's threads 1..N are what CPUs 0..N-1 were running, so that the kernel's
 //! own scripts (`$lx_current()`) and habit hold; then all other tasks by pid.
-//! The thread id is the pid. Idle tasks, which share pid 0, get 2^22 + 1 + cpu;
+//! The thread id is the pid. Idle tasks, which share pid 0, get 2^22 + 1 + cpu, and
+//! tasks that cannot be read 2^22 + 2^21 + 1 + cpu;
 //! a pid met a second time (damaged memory) gets an id above 2^23.
 
 use std::collections::{HashMap, HashSet};
@@ -14,11 +15,14 @@ use crate::linux::registers::{self, Source};
 use crate::linux::{Kernel, Task, tasks};
 
 const IDLE: Tid = (1 << 22) + 1;
+/// Tasks that are known by their CPU alone.
+const UNREAD: Tid = (3 << 21) + 1;
 const DUPLICATE: Tid = 1 << 23;
 
 /// The id of a task that no other task shares.
 pub(crate) fn id(task: &Task) -> Tid {
     match (task.pid, task.idle_of) {
+        _ if task.unread => UNREAD.saturating_add(task.cpu),
         (0, cpu) => IDLE.saturating_add(cpu.unwrap_or(task.cpu)),
         (pid, _) => pid,
     }
@@ -71,6 +75,9 @@ impl Threads {
 
 /// `S pid 31 tgid 31 cpu 3`, with what is special.
 fn extra(kernel: &Kernel, task: &Task, panicked: bool) -> String {
+    if task.unread {
+        return format!("? cpu {} (its task_struct at {} cannot be read)", task.cpu, task.addr);
+    }
     let mut text = format!("{} pid {} tgid {} cpu {}", task.state, task.pid, task.tgid, task.cpu);
     if task.kthread {
         text.push_str(" kernel");

@@ -6,12 +6,12 @@
 //! (`ENCODE_FRAME_POINTER`, commit 946c191161ce); what older kernels leave,
 //! [`entries`](super::entries) knows. Where an instruction was interrupted at which
 //! its function has no frame yet, or none any more, its bytes tell
-//! ([`prologue`]), and where it keeps none, the call that led there does
-//! ([`scan`]).
+//! ([`prologue`]), and where it keeps none, the compiler's rules ([`cfi`]) or the call that
+//! led there ([`scan`]) do.
 
 use super::entries::Entries;
 use super::memory::StackMemory;
-use super::{End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace, scan};
+use super::{By, End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace, cfi, scan};
 use crate::addr::VirtAddr;
 use crate::arch::Register::{self, Cs, Rbp, Rip, Rsp};
 use crate::arch::{prologue, pt_regs};
@@ -21,8 +21,7 @@ use crate::linux::{Kernel, Task, registers};
 const FRAMELESS: u64 = 64;
 
 pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut StackMemory<'_>) -> Trace {
-    let kind = if start.exact { FrameKind::Regs } else { FrameKind::Call };
-    let mut frames = vec![Frame { pc: start.pc, sp: start.sp, kind, pt_regs: None, partial: false }];
+    let mut frames = vec![Frame::first(start)];
     let mut progress = Progress::new(kernel, task, start.sp);
     let entries = Entries::of(kernel);
     let mut bp = start.regs.get(Rbp).unwrap_or(0);
@@ -65,7 +64,7 @@ fn step(
     bp: u64,
     memory: &mut StackMemory<'_>,
 ) -> Option<(Frame, u64)> {
-    let call = |pc, sp| Frame { pc, sp, kind: FrameKind::Call, pt_regs: None, partial: false };
+    let call = |pc, sp| Frame::call(pc, sp, By::FramePointer);
     if let Some(regs) = entries.saved_by(kernel, last, memory) {
         return interrupted(regs, memory);
     }
@@ -78,9 +77,13 @@ fn step(
                 return Some((call(pc, sp.checked_add(16)?), memory.word(sp)?));
             }
             prologue::Frame::Unknown => {
+                let regs = [(Rbp, bp)].into_iter().collect();
+                if let Some((pc, sp, regs)) = cfi::leave(kernel, last.pc, sp, &regs, memory) {
+                    return Some((Frame::call(pc, sp, By::Cfi), regs.get(Rbp)?));
+                }
                 let left = scan::leave(kernel, last.pc, sp, FRAMELESS, Some(bp), memory);
                 if let Some(caller) = left {
-                    return Some((call(caller.pc, caller.sp), bp));
+                    return Some((Frame::call(caller.pc, caller.sp, By::Call), bp));
                 }
             }
             prologue::Frame::ByBp => {}
@@ -98,7 +101,7 @@ fn interrupted(regs: u64, memory: &mut StackMemory<'_>) -> Option<(Frame, u64)> 
     let mut saved = |r: Register| memory.word(regs.checked_add(pt_regs::offset(r))?);
     let (pc, cs, sp, bp) = (saved(Rip)?, saved(Cs)?, saved(Rsp)?, saved(Rbp)?);
     let kind = if cs & 3 == 3 { FrameKind::User } else { FrameKind::Regs };
-    Some((Frame { pc, sp, kind, pt_regs: Some(VirtAddr(regs)), partial: false }, bp))
+    Some((Frame { kind, pt_regs: Some(VirtAddr(regs)), ..Frame::call(pc, sp, By::Entry) }, bp))
 }
 
 /// How the function around `pc` keeps its return address there. Where no code is, a
@@ -131,6 +134,6 @@ fn finish(kernel: &Kernel, task: &Task, entries: &Entries<'_>, frames: &mut Vec<
     let Some(at) = registers::user_pt_regs(kernel, task) else { return end };
     let regs = registers::of_entry(kernel, task, at).filter(registers::TaskRegisters::in_user_mode);
     let Some((pc, sp)) = regs.and_then(|regs| regs.get(Rip).zip(regs.get(Rsp))) else { return end };
-    frames.push(Frame { pc, sp, kind: FrameKind::User, pt_regs: Some(at), partial: false });
+    frames.push(Frame { kind: FrameKind::User, pt_regs: Some(at), ..Frame::call(pc, sp, By::Entry) });
     End::Complete
 }

@@ -17,6 +17,7 @@ use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks;
 use crate::linux::{Kernel, Task};
 
+mod cfi;
 mod crash_path;
 mod entries;
 mod frame_pointers;
@@ -24,6 +25,8 @@ mod memory;
 mod orc;
 mod scan;
 
+#[cfg(test)]
+mod cfi_tests;
 #[cfg(test)]
 mod old_tests;
 #[cfg(test)]
@@ -58,6 +61,41 @@ impl FrameKind {
     }
 }
 
+/// What told of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// The registers that the walk began with.
+    Registers,
+    /// ORC.
+    Orc,
+    /// rbp, and what it points to.
+    FramePointer,
+    /// What an entry into the kernel saved.
+    Entry,
+    /// The compiler's unwind rules, in vmlinux or a module's file.
+    Cfi,
+    /// A call of the function itself, in front of a return address above it.
+    Call,
+    /// The next return address on the stack: a guess, the rules being lost.
+    Guess,
+}
+
+impl By {
+    /// The word in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Registers => "registers",
+            Self::Orc => "orc",
+            Self::FramePointer => "frame_pointer",
+            Self::Entry => "entry",
+            Self::Cfi => "cfi",
+            Self::Call => "call_found",
+            Self::Guess => "guess",
+        }
+    }
+}
+
 /// One frame, innermost first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
@@ -71,9 +109,22 @@ pub struct Frame {
     pub pt_regs: Option<VirtAddr>,
     /// Whether of these only the hardware's five words were.
     pub partial: bool,
+    /// What told of it.
+    pub by: By,
 }
 
 impl Frame {
+    /// A frame at a return address.
+    fn call(pc: u64, sp: u64, by: By) -> Self {
+        Self { pc, sp, kind: FrameKind::Call, pt_regs: None, partial: false, by }
+    }
+
+    /// The frame that a walk begins with.
+    fn first(start: &Start) -> Self {
+        let kind = if start.exact { FrameKind::Regs } else { FrameKind::Call };
+        Self { kind, ..Self::call(start.pc, start.sp, By::Registers) }
+    }
+
     /// The address whose rule and symbol belong to the frame: that of the call
     /// for a return address.
     #[must_use]
@@ -174,8 +225,7 @@ pub fn task(kernel: &Kernel, task: &Task) -> Trace {
     let regs = registers::of(kernel, task);
     match start_of(&regs) {
         Ok(start) if regs.in_user_mode() => {
-            let frame =
-                Frame { pc: start.pc, sp: start.sp, kind: FrameKind::User, pt_regs: None, partial: false };
+            let frame = Frame { kind: FrameKind::User, ..Frame::first(&start) };
             Trace { frames: vec![frame], end: End::Complete, guessed: None }
         }
         Ok(start) => walk(kernel, task, &start),

@@ -1,11 +1,11 @@
 //! The walk by ORC rules.
 //!
 //! What `unwind_next_frame()` of `arch/x86/kernel/unwind_orc.c` does, with two
-//! additions for post-mortem use: functions without ORC are left by [`scan`],
+//! additions for post-mortem use: functions without ORC are left by [`cfi`] or [`scan`],
 //! and the stack ends with the first frame of user mode, which is shown.
 
 use super::memory::StackMemory;
-use super::{End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace, scan};
+use super::{By, End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace, cfi, scan};
 use crate::addr::VirtAddr;
 use crate::arch::Register::{self, Cs, R10, R13, Rax, Rbp, Rdi, Rdx, Rip, Rsp};
 use crate::arch::{Registers, pt_regs};
@@ -44,10 +44,8 @@ struct State {
 
 pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut StackMemory<'_>) -> Trace {
     let mut state = State { pc: start.pc, sp: start.sp, regs: start.regs, exact: start.exact, lost: false };
-    let kind = if start.exact { FrameKind::Regs } else { FrameKind::Call };
-    let first = Frame { pc: state.pc, sp: state.sp, kind, pt_regs: None, partial: false };
     let mut frames = Vec::with_capacity(16);
-    frames.push(first);
+    frames.push(Frame::first(start));
     let mut progress = Progress::new(kernel, task, state.sp);
     let mut guessed = None;
     let end = loop {
@@ -87,12 +85,18 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
             let reach = if ends { u64::from(state.exact) * 8 } else { scan::REACH };
             state.lost = !ends && kernel.orc().is_lost(kernel, at);
             let bp = state.regs.get(Rbp);
-            let caller = scan::leave(kernel, at, state.sp, reach, bp, memory)
-                .or_else(|| scan::guess(kernel, state.sp, bp, memory).filter(|_| state.lost));
-            if let Some(caller) = caller {
+            let known = cfi::leave(kernel, at, state.sp, &state.regs, memory).filter(|_| !ends);
+            if let Some((pc, sp, regs)) = known {
+                *state = State { pc, sp, regs, exact: false, lost: false };
+                return Ok(Some(Frame::call(pc, sp, By::Cfi)));
+            }
+            let found = scan::leave(kernel, at, state.sp, reach, bp, memory).map(|caller| (caller, By::Call));
+            let guess =
+                || Some((scan::guess(kernel, state.sp, bp, memory).filter(|_| state.lost)?, By::Guess));
+            if let Some((caller, by)) = found.or_else(guess) {
                 let regs = caller.bp.map(|bp| (Rbp, bp)).into_iter().collect();
                 *state = State { pc: caller.pc, sp: caller.sp, regs, exact: false, lost: state.lost };
-                return Ok(Some(call(state)));
+                return Ok(Some(Frame::call(caller.pc, caller.sp, by)));
             }
             if ends {
                 return Ok(None);
@@ -119,20 +123,22 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
         Base::Ax => register(Rax)?,
         Base::Undefined | Base::PrevSp => return Err(End::NoRule),
     };
+    let by = if guessed { By::FramePointer } else { By::Orc };
     let mut frame = match rule.kind {
         Kind::Call => {
             let pc = word(cfa.wrapping_sub(8)).map_err(|end| if guessed { End::NoRule } else { end })?;
-            Frame { pc, sp: cfa, kind: FrameKind::Call, pt_regs: None, partial: false }
+            Frame::call(pc, cfa, by)
         }
         Kind::Regs => {
             let (pc, sp) = (word(saved(cfa, Rip))?, word(saved(cfa, Rsp))?);
-            Frame { pc, sp, kind: FrameKind::Regs, pt_regs: Some(VirtAddr(cfa)), partial: false }
+            Frame { kind: FrameKind::Regs, pt_regs: Some(VirtAddr(cfa)), ..Frame::call(pc, sp, by) }
         }
         Kind::RegsPartial => {
             // Only ip, cs, flags, sp and ss are there: as the tail of a pt_regs.
             let regs = cfa.wrapping_sub(pt_regs::offset(Rip));
             let (pc, sp) = (word(cfa)?, word(saved(regs, Rsp))?);
-            Frame { pc, sp, kind: FrameKind::Regs, pt_regs: Some(VirtAddr(regs)), partial: true }
+            let pt_regs = Some(VirtAddr(regs));
+            Frame { kind: FrameKind::Regs, pt_regs, partial: true, ..Frame::call(pc, sp, by) }
         }
         Kind::Undefined | Kind::End => return Err(End::NoRule),
     };
@@ -175,10 +181,6 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
 /// Where a `struct pt_regs` at `regs` holds `register`.
 fn saved(regs: u64, register: Register) -> u64 {
     regs.wrapping_add(pt_regs::offset(register))
-}
-
-fn call(state: &State) -> Frame {
-    Frame { pc: state.pc, sp: state.sp, kind: FrameKind::Call, pt_regs: None, partial: false }
 }
 
 /// Whether `pc` lies in the code of the kernel or of a module.

@@ -70,6 +70,13 @@ impl KernelVersion {
         !self.before(4, 3)
     }
 
+    /// Whether what lies in the tail pages of compound pages, most of each slab, is there
+    /// only if who filtered the dump knew how 7.1 marks them.
+    #[must_use]
+    pub fn needs_tails_of_compound_pages(&self) -> bool {
+        !self.before(7, 1)
+    }
+
     /// Where all of RAM is mapped if KASLR does not move it
     /// (`Documentation/arch/x86/x86_64/mm.rst`; until 4.20 it began lower).
     #[must_use]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::addr::VirtAddr;
+use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::symbols::Builder;
 use crate::debuginfo::{Field, Types};
 use crate::error::ReadFault;
@@ -218,7 +219,12 @@ impl Machine {
 
     /// The same as an opened dump. Its file holds nothing: all is read through the view.
     pub(crate) fn kernel(self) -> Kernel {
-        Kernel::made_up(self.view())
+        Kernel::made_up(self.view(), None)
+    }
+
+    /// The same with a vmlinux beside it.
+    pub(crate) fn kernel_with(self, vmlinux: Vmlinux) -> Kernel {
+        Kernel::made_up(self.view(), Some(vmlinux))
     }
 }
 

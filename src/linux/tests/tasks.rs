@@ -1,5 +1,7 @@
 //! All tasks of a made-up machine, from sources of which one or the other is damaged.
 
+use std::collections::HashSet;
+
 use super::machine::Machine;
 use crate::addr::VirtAddr;
 use crate::arch::Register;
@@ -126,10 +128,32 @@ fn a_panicked_task_that_is_lost_is_said_to_be() {
     assert_eq!(named(panicked(&|_| ())), Some((2, FoundBy::RunQueue)));
     assert_eq!(named(panicked(&|m| m.forget(RUNQUEUES, 0x1000))), Some((2, FoundBy::PerCpu)));
     assert_eq!(panicked(&|m| m.write(NAMESPACE + 0x8000, &[0xff; 4])), Panicked::Nobody);
-    let lost = why(panicked(&|m| m.forget(task_at(2), 0x1000)));
-    assert!(lost.contains("on CPU 0, which panicked, is at 0xffff888001002000: "), "{lost}");
+    let Panicked::Task(lost) = panicked(&|m| m.forget(task_at(2), 0x1000)) else { panic!() };
+    assert_eq!((lost.known_pid(), lost.cpu, lost.addr), (None, 0, VirtAddr(task_at(2))));
     let lost = why(panicked(&|m| m.forget(NAMESPACE + 0x8000, 4)));
     assert!(lost.starts_with("panic_cpu cannot be read: "), "{lost}");
+}
+
+/// makedumpfile 1.7.8 does so to a third of the tasks of 7.1 and later.
+#[test]
+fn a_cpu_whose_task_is_lost_still_has_a_thread() {
+    let list = collect(|m| {
+        m.symbol("cpu_current_top_of_stack", NAMESPACE + 0x9000);
+        m.word(NAMESPACE + 0x9000, task_at(2) + 0x10_4000 - 16);
+        m.forget(task_at(2), 0x1000);
+    });
+    let lost = list.by_address(VirtAddr(task_at(2))).unwrap();
+    assert_eq!((lost.cpu, lost.on_cpu, lost.unread, lost.state), (0, true, true, '?'));
+    assert_eq!((lost.known_pid(), &lost.pid_text()[..], &lost.comm[..]), (None, "?", "(task not readable)"));
+    assert_eq!(lost.stack, VirtAddr(task_at(2) + 0x10_0000));
+    // It is none of the tasks with pid 0, and is told apart from the CPU's idle task.
+    assert_eq!((list.by_pid(0).count(), list.skipped), (1, 1));
+    assert!(list.remarks.iter().any(|r| r.starts_with("the task on CPU 0 is at 0xffff888001002000: ")));
+    let ids: HashSet<_> = list.all().iter().map(|t| crate::session::threads::id(t)).collect();
+    assert_eq!(ids.len(), list.all().len());
+    // Where nothing tells its stack it has none.
+    let list = collect(|m| m.forget(task_at(2), 0x1000));
+    assert_eq!(list.by_address(VirtAddr(task_at(2))).unwrap().stack, VirtAddr(0));
 }
 
 #[test]
