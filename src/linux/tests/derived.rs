@@ -183,3 +183,101 @@ fn what_proves_nothing_is_not_found() {
     let other = |m: &mut Machine| m.word(TABLES + 300 * 8, 0x63);
     assert_eq!(why(&other), "no member mm is told by content");
 }
+
+/// A machine as from 4.9 on: thread_info in the task, its stack guarded by a mark.
+fn newer(m: &mut Machine) {
+    const STACKS: u64 = TASKS + 0x100_0000;
+    m.function("__schedule", 0xffff_ffff_8100_1000, &[0x90; 0x100]);
+    m.function("ret_from_fork", 0xffff_ffff_8100_2000, &[0x90; 0x20]);
+    for (n, at) in (0u64..).zip([INIT, place(1), place(2), place(3), place(4), place(5), place(6)]) {
+        let (stack, sp) = (STACKS + n * 0x4000, STACKS + n * 0x4000 + 0x3e00);
+        m.write(stack, &[0; 0x4000]);
+        m.word(stack, 0x57ac_6e9d);
+        m.word(at + STACK, stack);
+        m.word(at + SP, sp);
+        m.word(sp + 6 * 8, if n == 3 { 0xffff_ffff_8100_2000 } else { 0xffff_ffff_8100_1080 });
+    }
+    // on_cpu and cpu, of what runs and of the idle tasks.
+    for (at, on_cpu, cpu) in [(INIT, 0u32, 0u32), (place(4), 1, 0), (place(6), 1, 1)] {
+        m.write(at + 0x168, &[on_cpu.to_le_bytes(), cpu.to_le_bytes()].concat());
+    }
+    // The module says it in other words: size, text, read-only, read-only after init.
+    let sizes = [0x4000u32, 0x1000, 0x2000, 0x3000];
+    m.write(MODULE, &[0; 0x300]);
+    m.circle(TABLES + 0x3200, &[MODULE + 8]);
+    m.write(MODULE + 24, b"loop");
+    m.word(MODULE + 0x140, MODULE & !0xfff);
+    m.write(MODULE + 0x148, &sizes.map(u32::to_le_bytes).concat());
+    m.word(MODULE + 0x1c0, MODULE + 0x1c8);
+    for (at, value) in [(0x1c8, 0x500), (0x1d8, 0x900)] {
+        m.word(MODULE + at, MODULE + value);
+    }
+    m.write(MODULE + 0x1d0, &9u32.to_le_bytes());
+    m.write(MODULE + 0x1a0, &2u32.to_le_bytes());
+    m.word(MODULE + 0x1a8, (MODULE & !0xfff) + 0x1800);
+    m.word(MODULE + 0x1b0, (MODULE & !0xfff) + 0x1900);
+    m.write((MODULE & !0xfff) + 0x1800, &(-0x1400i32).to_le_bytes());
+}
+
+#[test]
+fn a_kernel_with_thread_info_in_the_task_is_derived_too() {
+    let found = derived(newer).unwrap();
+    let at = |ty: &str, path: &str| found.field(ty, path).map(|f| f.offset);
+    for (path, offset) in
+        [("stack", STACK), ("state", STACK - 8), ("cpu", 0x16c), ("on_cpu", 0x168), ("pid", PID)]
+    {
+        assert_eq!(at("task_struct", path), Some(offset), "{path}");
+    }
+    assert_eq!((at("rq", "curr"), at("rq", "idle")), (Some(0x70), Some(0x78)));
+    let frame = (found.size_of("inactive_task_frame"), at("inactive_task_frame", "ret_addr"));
+    assert_eq!((frame, at("inactive_task_frame", "bp")), ((Some(0x38), Some(0x30)), Some(0x28)));
+    assert_eq!(
+        (at("module", "core_layout.base"), at("module", "core_layout.size")),
+        (Some(0x140), Some(0x148))
+    );
+    assert_eq!((at("module", "kallsyms"), at("mod_kallsyms", "strtab")), (Some(0x1c0), Some(16)));
+    assert_eq!((at("module", "arch.num_orcs"), at("mod_kallsyms", "typetab")), (Some(0x1a0), None));
+    assert_eq!((at("thread_info", "cpu"), at("module", "module_core")), (None, None));
+}
+
+/// 5.1 to 5.7 save the flags as well, below the registers.
+#[test]
+fn the_switch_frame_is_told_by_its_return_addresses() {
+    let found = derived(|m| {
+        newer(m);
+        for n in 0..7 {
+            let frame = TASKS + 0x100_0000 + n * 0x4000 + 0x3e00;
+            m.word(frame + 7 * 8, 0xffff_ffff_8100_1080);
+            m.word(frame + 6 * 8, 0x246);
+        }
+    });
+    let found = found.unwrap();
+    let at = |path| found.field("inactive_task_frame", path).map(|f| f.offset);
+    assert_eq!(
+        (found.size_of("inactive_task_frame"), at("r15"), at("ret_addr")),
+        (Some(0x40), Some(8), Some(0x38))
+    );
+    // Where nobody returns to the scheduler it is not known.
+    let found = derived(|m| {
+        newer(m);
+        (0..7).for_each(|n| m.word(TASKS + 0x100_0000 + n * 0x4000 + 0x3e00 + 6 * 8, 0x246));
+    });
+    assert_eq!(found.unwrap().size_of("inactive_task_frame"), None);
+}
+
+/// What is derived of real kernels is what their BTF says.
+#[test]
+fn real_kernels_are_derived_as_their_types_say() {
+    for kernel in crate::unwind::tests::kernels() {
+        let found = derived::types(kernel.space(), kernel.symbols(), kernel.vmcoreinfo()).unwrap();
+        let mut same = 0;
+        for (ty, path, offset) in found.offsets() {
+            let name = if path == "state" { "__state" } else { path };
+            if let Some(theirs) = kernel.types().field(ty, name).filter(|_| ty != "printk_log") {
+                assert_eq!(offset, theirs.offset, "{ty}.{path} of {}", kernel.utsname().release);
+                same += 1;
+            }
+        }
+        assert!(same >= 20, "{same} of {}", kernel.utsname().release);
+    }
+}

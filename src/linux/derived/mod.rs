@@ -1,10 +1,10 @@
 //! Layouts derived from the dump itself, for kernels that bring no types.
 //!
 //! Before BTF (5.x in distributions) a dump alone does not say where the members of a
-//! structure lie. But enough of them prove themselves in kernels that keep
-//! `struct thread_info` at the bottom of the stack (before 4.9): the task at `init_task`
+//! structure lie. But enough of them prove themselves: the task at `init_task`
 //! is named `swapper`, all leaders of thread groups hang on one circle through it, each
-//! has a stack whose first word points back, and so on. Each offset below is the first that holds for every
+//! has a stack whose first word points back (before 4.9, `struct thread_info`) or is the
+//! mark that guards its end, and so on. Each offset below is the first that holds for every
 //! task that was looked at, and each step proves the one before; where nothing does,
 //! that member is not known, and whoever needs it says so. Of members beside each other
 //! (`pid` and `tgid`) one proof serves both. Layouts of the log's records are in
@@ -16,23 +16,26 @@ use std::collections::{HashMap, HashSet};
 
 use super::tasks::{PF_KTHREAD, PID_LIMIT};
 use crate::addr::VirtAddr;
-use crate::arch::map;
 use crate::bytes::{cstr, u32_at, u64_at};
 use crate::debuginfo::symbols::SymbolTable;
 use crate::debuginfo::{Field, Types};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::memory::AddressSpace;
 
+mod modules;
+mod switch;
+
 /// No `task_struct` of such kernels is larger.
 const TASK_MAX: usize = 8 << 10;
-/// No `struct module` is.
-const MODULE_MAX: usize = 1024;
 /// Tasks that proofs are held against.
 const SAMPLE: usize = 256;
 /// `THREAD_SIZE` of x86-64: 16 KiB since 3.15 (6538b8ea886e), which distributions took
 /// back, and 8 before.
 const THREAD_SIZES: [u64; 2] = [16 << 10, 8 << 10];
 const SIGCHLD: u32 = 17;
+/// `STACK_END_MAGIC` (`include/uapi/linux/magic.h`): the lowest word of a stack since
+/// `struct thread_info` moved into the task (4.9, c65eacbe290b).
+const STACK_END: u64 = 0x57ac_6e9d;
 
 type Key = (&'static str, &'static str);
 
@@ -43,6 +46,12 @@ pub(super) struct Derived {
 }
 
 impl Derived {
+    /// Type, path and offset of each.
+    #[cfg(test)]
+    pub(super) fn offsets(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+        self.fields.iter().map(|((ty, path), field)| (*ty, *path, field.offset))
+    }
+
     fn put(&mut self, ty: &'static str, path: &'static str, offset: u64, size: u64) {
         self.fields.insert((ty, path), Field { offset, size, bits: None });
     }
@@ -83,7 +92,7 @@ pub(super) fn types(
     // The CPU's own structure (Intel SDM 3A, figure 8-11), the first member of the kernel's.
     out.put("tss_struct", "x86_tss.sp0", 4, 8);
     out.put("tss_struct", "x86_tss.ist", 36, 56);
-    modules(space, symbols, &mut out);
+    modules::find(space, symbols, &mut out);
     // Behind a reference count.
     let name = symbols.address("init_uts_ns").and_then(|at| space.read_vec(VirtAddr(at), 64).ok());
     if let Some(at) = name.and_then(|bytes| memchr::memmem::find(&bytes, b"Linux\0")) {
@@ -132,6 +141,13 @@ impl Sample {
     }
 }
 
+/// What the lowest word of a stack tells.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bottom {
+    ThreadInfo,
+    Mark,
+}
+
 struct Finder<'a> {
     space: &'a dyn AddressSpace,
     symbols: &'a SymbolTable,
@@ -171,14 +187,15 @@ impl Finder<'_> {
                 .find(|&o| holds(o))
                 .ok_or_else(|| format!("no member {what} is told by content"))
         };
-        // thread_info, at the bottom of the stack, begins with a pointer to its task.
         let has_stack =
-            |t: &Sample, o| t.word(o).is_some_and(|s| s % 8192 == 0 && self.word(s) == Some(t.at));
+            |t: &Sample, o| t.word(o).is_some_and(|s| s % 8192 == 0 && self.bottom(s, t.at).is_some());
         // Of those that died it was freed.
         let most = |n: usize| n * 10 >= all.len() * 9;
         let count = |holds: &dyn Fn(&Sample) -> bool| all.iter().filter(|t| holds(t)).count();
         let stack = find("stack", &|o| has_stack(&first, o) && most(count(&|t| has_stack(t, o))))?;
         let alive: Vec<&Sample> = all.iter().filter(|t| has_stack(t, stack)).collect();
+        // Whether thread_info is a member of the task.
+        let inside = first.word(stack).and_then(|s| self.bottom(s, first.at)) == Some(Bottom::Mark);
         let base = |t: &Sample| t.word(stack).unwrap_or(0);
         let size =
             THREAD_SIZES.into_iter().find(|size| alive.iter().all(|t| base(t) % size == 0)).unwrap_or(8192);
@@ -241,8 +258,9 @@ impl Finder<'_> {
             ("exit_state", exit, 4),
             ("real_parent", parent, 8),
             ("signal", signal, 8),
-            // The first member since the first version.
-            ("state", 0, 8),
+            // The first member since the first version; today behind thread_info, and
+            // before the stack.
+            ("state", if inside { stack.saturating_sub(8) } else { 0 }, if inside { 4 } else { 8 }),
         ];
         for &(path, offset, size) in whole {
             out.put("task_struct", path, offset as u64, size);
@@ -255,7 +273,20 @@ impl Finder<'_> {
         if let Some(group) = self.thread_group(&all, pid + 4) {
             out.put("task_struct", "thread_group", group as u64, 16);
         }
-        self.run_queues(comm, stack, out)
+        if inside {
+            switch::find(&alive, sp, &|at| self.word(at), self.symbols, out);
+        }
+        self.run_queues(comm, stack, inside, out)
+    }
+
+    /// What lies at the bottom of `stack`, if that is the stack of `task`.
+    fn bottom(&self, stack: u64, task: u64) -> Option<Bottom> {
+        match self.word(stack).filter(|_| kernel(stack))? {
+            // thread_info begins with a pointer to its task.
+            word if word == task => Some(Bottom::ThreadInfo),
+            STACK_END => Some(Bottom::Mark),
+            _ => None,
+        }
     }
 
     /// The circle of leaders through the first task: its offset, and they.
@@ -344,8 +375,9 @@ impl Finder<'_> {
         })
     }
 
-    /// `rq->curr` and `rq->idle` beside it; then `cpu` in the idle tasks' `thread_info`.
-    fn run_queues(&self, comm: usize, stack: usize, out: &mut Derived) -> Result<(), String> {
+    /// `rq->curr` and `rq->idle` beside it; then the number of a task's CPU, in its
+    /// `thread_info` or in itself.
+    fn run_queues(&self, comm: usize, stack: usize, inside: bool, out: &mut Derived) -> Result<(), String> {
         const RQ_MAX: u64 = 8 << 10;
         let queues = self.symbol("runqueues")?;
         let percpu = super::percpu::PerCpu::read(self.space, self.symbols);
@@ -353,23 +385,33 @@ impl Finder<'_> {
             |cpu: u32, offset: u64| self.word(percpu.address(VirtAddr(queues), cpu)?.0.wrapping_add(offset));
         let is_task = |at: u64| {
             let stack = self.word(at.wrapping_add(stack as u64)).filter(|&s| kernel(s));
-            stack.is_some_and(|s| self.word(s) == Some(at))
+            stack.is_some_and(|s| self.bottom(s, at).is_some())
         };
         let idles = |cpu: u32, at: u64| {
             let name = self.space.read_cstr(VirtAddr(at.wrapping_add(comm as u64)), 16).unwrap_or_default();
             is_task(at) && (name == format!("swapper/{cpu}") || name == "swapper")
         };
-        let idle = (8..RQ_MAX).step_by(8).find(|&o| {
+        let holds = |idle: u64, curr: u64| {
             // One that never ran has none; one that a panic stopped has.
-            percpu.present().iter().all(|&cpu| match on(cpu, o) {
+            percpu.present().iter().all(|&cpu| match on(cpu, idle) {
                 Some(0) => !percpu.online().contains(&cpu),
-                Some(at) => idles(cpu, at) && on(cpu, o - 8).is_some_and(is_task),
+                Some(at) => idles(cpu, at) && on(cpu, curr).is_some_and(is_task),
                 None => false,
             })
-        });
-        let idle = idle.ok_or("no run queue has an idle task")?;
-        out.put("rq", "curr", idle - 8, 8);
+        };
+        // Since 6.8 there is a pointer between them (63ba8422f876).
+        let found = (16..RQ_MAX)
+            .step_by(8)
+            .find_map(|o| Some((o, [8, 16].map(|n| o - n).into_iter().find(|&c| holds(o, c))?)));
+        let (idle, curr) = found.ok_or("no run queue has an idle task")?;
+        out.put("rq", "curr", curr, 8);
         out.put("rq", "idle", idle, 8);
+        if inside {
+            let of = |cpu| Some((cpu, on(cpu, curr)?, on(cpu, idle).filter(|&task| task != 0)?));
+            let tasks: Vec<_> = percpu.present().iter().filter_map(|&cpu| of(cpu)).collect();
+            self.own_cpu(&tasks, stack.saturating_sub(8), out);
+            return Ok(());
+        }
         let numbered = (8..64u64).step_by(4).find(|&o| {
             percpu.present().iter().all(|&cpu| {
                 let Some(task) = on(cpu, idle).filter(|&task| task != 0) else { return true };
@@ -385,47 +427,29 @@ impl Finder<'_> {
         }
         Ok(())
     }
-}
 
-/// Members of `struct module`, which lies in the memory that it describes.
-fn modules(space: &dyn AddressSpace, symbols: &SymbolTable, out: &mut Derived) {
-    // enum state, the list, the name, in this order since the first version.
-    const LIST: u64 = 8;
-    const NAME: usize = 24;
-    let word = |at: u64| space.read_u64(VirtAddr(at)).ok();
-    let Some(head) = symbols.address("modules") else { return };
-    let Some(module) = word(head).filter(|&at| at != head && kernel(at)).map(|link| link - LIST) else {
-        return;
-    };
-    let mut bytes = vec![0; MODULE_MAX];
-    let Ok(read) = space.read(VirtAddr(module), &mut bytes) else { return };
-    bytes.truncate(read);
-    let (half, word) = (|o: usize| u32_at(&bytes, o).map(u64::from), |o: usize| u64_at(&bytes, o));
-    // module_init, module_core, init_size, core_size.
-    let core = (NAME + 56..MODULE_MAX).step_by(8).find_map(|o| {
-        let (base, size) = (word(o + 8)?, half(o + 20)?);
-        let inside = base % 4096 == 0 && base >= map::KERNEL_MAP && module.wrapping_sub(base) < size;
-        let freed = word(o) == Some(0) && half(o + 16) == Some(0);
-        (inside && freed).then_some((o, base, size))
-    });
-    let Some((at, base, size)) = core else { return };
-    out.put("module", "state", 0, 4);
-    out.put("module", "list", LIST, 16);
-    out.put("module", "name", NAME as u64, 56);
-    for (path, offset, size) in
-        [("module_init", 0, 8), ("module_core", 8, 8), ("init_size", 16, 4), ("core_size", 20, 4)]
-    {
-        out.put("module", path, (at + offset) as u64, size);
-    }
-    // symtab, core_symtab, num_symtab, core_num_syms, strtab, core_strtab.
-    let inside = |at: u64| at.wrapping_sub(base) < size;
-    let table = (at..MODULE_MAX).step_by(8).find(|&o| {
-        let twice = |o: usize| word(o).filter(|&at| inside(at)).is_some_and(|at| word(o + 8) == Some(at));
-        twice(o) && twice(o + 24) && half(o + 16).is_some_and(|n| n > 0 && half(o + 20) == Some(n))
-    });
-    if let Some(at) = table {
-        for (path, offset, size) in [("symtab", 0, 8), ("num_symtab", 16, 4), ("strtab", 24, 8)] {
-            out.put("module", path, (at + offset) as u64, size);
+    /// `cpu` of tasks that have it themselves, in `thread_info` (5.16 and later, bcf9033e5449)
+    /// or beside `on_cpu`; `tasks` are for each CPU what it runs, and its idle task.
+    fn own_cpu(&self, tasks: &[(u32, u64, u64)], state: usize, out: &mut Derived) {
+        // One CPU, whose number is 0, would be told by any word.
+        if tasks.len() < 2 {
+            return;
+        }
+        let half = |task: u64, o: usize| self.space.read_u32(VirtAddr(task.wrapping_add(o as u64))).ok();
+        let numbers = |o: usize| {
+            tasks.iter().all(|&(cpu, now, idle)| half(now, o) == Some(cpu) && half(idle, o) == Some(cpu))
+        };
+        if let Some(at) = (4..state).step_by(4).find(|&o| numbers(o)) {
+            out.put("task_struct", "thread_info.cpu", at as u64, 4);
+            return;
+        }
+        let runs = |o: usize| {
+            let idles = |now, idle| now == idle || half(idle, o) == Some(0);
+            tasks.iter().all(|&(_, now, idle)| half(now, o) == Some(1) && idles(now, idle))
+        };
+        if let Some(at) = (state + 4..TASK_MAX).step_by(4).find(|&o| numbers(o) && runs(o - 4)) {
+            out.put("task_struct", "cpu", at as u64, 4);
+            out.put("task_struct", "on_cpu", at as u64 - 4, 4);
         }
     }
 }
