@@ -42,7 +42,7 @@ struct Kept {
     cfi: cfi::Rules,
     stubs: OnceLock<Vec<(std::ops::Range<u64>, Stub)>>,
     debug_files: OnceLock<debug_files::DebugFiles>,
-    text: OnceLock<std::ops::Range<u64>>,
+    text: OnceLock<[std::ops::Range<u64>; 2]>,
     spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
     memory: OnceLock<Memory>,
 }
@@ -233,11 +233,13 @@ impl Kernel {
     #[must_use]
     pub fn is_text(&self, addr: VirtAddr) -> bool {
         let own = self.kept.text.get_or_init(|| {
-            // The init text comes last; that it was freed is no harm.
-            let end = ["_einittext", "_etext"].iter().find_map(|n| self.symbol(n));
-            self.text_start().0..end.map_or(0, |a| a.0)
+            // Between the two lies data. That the init text was freed is no harm.
+            let at = |name| self.symbol(name).map(|a| a.0);
+            let init_end = at("_einittext").unwrap_or(0);
+            let end = at("_etext").unwrap_or(init_end);
+            [self.text_start().0..end, at("_sinittext").unwrap_or(init_end)..init_end]
         });
-        own.contains(&addr.0)
+        own.iter().any(|range| range.contains(&addr.0))
             || self
                 .modules()
                 .iter()
