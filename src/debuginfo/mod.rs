@@ -26,7 +26,7 @@ pub(crate) mod vmlinux;
 pub struct Field {
     /// Byte offset (for a bit-field: of the first byte that holds a bit of it).
     pub offset: u64,
-    /// Size of the member's type in bytes (arrays: the whole array).
+    /// Size of the member's type in bytes (arrays: the whole array); 0 where that is not known.
     pub size: u64,
     /// For a bit-field: first bit counted from `offset`, and width.
     pub bits: Option<(u8, u8)>,
@@ -35,6 +35,13 @@ pub struct Field {
 impl Field {
     /// A member of a type that is not known: it is at no address.
     pub const NOWHERE: Self = Self { offset: 1 << 62, size: 8, bits: None };
+
+    /// The same with the size that the member has in every kernel, if the type that
+    /// tells it is lost.
+    #[must_use]
+    pub fn or_size(self, size: u64) -> Self {
+        if self.size == 0 && self.bits.is_none() { Self { size, ..self } } else { self }
+    }
 }
 
 /// A source of types. Names are C's: `task_struct` or `struct task_struct`.

@@ -278,7 +278,7 @@ impl Kernel {
         if let Some(space) = self.kept.spaces.lock().unwrap_or_else(PoisonError::into_inner).get(&mm.0) {
             return Some(space.clone());
         }
-        let pgd = self.opened.tables.read_u64(mm.checked_add(self.layout().mm_pgd.offset)?).ok()?;
+        let pgd = self.opened.tables.read_u64(mm.checked_add(self.layout().mm_pgd?.offset)?).ok()?;
         let root: PhysAddr = self.opened.tables.translate(VirtAddr(pgd)).ok()?;
         let memory: Arc<dyn PhysicalMemory> = self.opened.dump.clone();
         let space = Arc::new(PageTables::new(memory, root, self.opened.tables.paging()));

@@ -79,7 +79,8 @@ impl<'a> Object<'a> {
 #[must_use]
 pub(crate) fn number(view: &View, at: VirtAddr, field: Field) -> Option<u64> {
     let mut raw = [0; 8];
-    let len = usize::try_from(field.size).ok()?.min(8);
+    // Of a type that is lost it is not known how much to read.
+    let len = usize::try_from(field.size).ok().filter(|&len| len > 0)?.min(8);
     view.space().read_exact(at, raw.get_mut(..len)?).ok()?;
     let value = u64::from_le_bytes(raw);
     Some(match field.bits {

@@ -49,9 +49,9 @@ impl Signature {
         Some(Self {
             pid: view.layout().task.pid,
             tgid: view.layout().task.tgid,
-            leader: task("group_leader")?,
-            usage: task("usage.refs.counter").or_else(|| task("usage.counter")),
-            sighand: task("sighand"),
+            leader: task("group_leader")?.or_size(8),
+            usage: task("usage.refs.counter").or_else(|| task("usage.counter")).map(|f| f.or_size(4)),
+            sighand: task("sighand").map(|f| f.or_size(8)),
         })
     }
 

@@ -156,7 +156,8 @@ impl TaskList {
 }
 
 /// `rq->curr` or `rq->idle` of a CPU.
-fn runqueue_task(view: &View, cpu: u32, field: Field) -> Option<VirtAddr> {
+fn runqueue_task(view: &View, cpu: u32, field: Option<Field>) -> Option<VirtAddr> {
+    let field = field?;
     let rq = view.percpu().address(view.symbol("runqueues")?, cpu)?;
     view.space().read_u64(rq.checked_add(field.offset)?).ok().filter(|&a| a != 0).map(VirtAddr)
 }

@@ -71,11 +71,11 @@ pub struct Layout {
     /// `signal_struct.thread_head`.
     pub thread_head: Option<Field>,
     /// `mm_struct.pgd`.
-    pub mm_pgd: Field,
+    pub mm_pgd: Option<Field>,
     /// `rq.curr`.
-    pub rq_curr: Field,
+    pub rq_curr: Option<Field>,
     /// `rq.idle`.
-    pub rq_idle: Field,
+    pub rq_idle: Option<Field>,
     /// `pid.tasks[0]`: head of the list of the tasks with this pid (one).
     pub pid_tasks: Option<Field>,
     /// Root of the pid map in `init_pid_ns`: `idr.idr_rt.xa_head` (4.20 and
@@ -168,9 +168,9 @@ impl Layout {
             version,
             task,
             thread_head: None,
-            mm_pgd: nowhere,
-            rq_curr: nowhere,
-            rq_idle: nowhere,
+            mm_pgd: None,
+            rq_curr: None,
+            rq_idle: None,
             pid_tasks: None,
             pid_map_head: None,
             xarray: None,
@@ -189,30 +189,33 @@ impl Layout {
                 .find_map(|p| types.field(ty, p))
                 .ok_or_else(|| format!("{} has no member {} of {ty}", types.origin(), paths.join(" or ")))
         };
-        let t = |paths: &[&str]| need("task_struct", paths);
-        let maybe = |paths: &[&str]| paths.iter().find_map(|p| types.field("task_struct", p));
+        let t = |paths: &[&str], size| Ok::<_, String>(need("task_struct", paths)?.or_size(size));
+        let maybe = |paths: &[&str], size| {
+            paths.iter().find_map(|p| types.field("task_struct", p)).map(|field| field.or_size(size))
+        };
+        let state_size = if types.field("task_struct", "__state").is_some() { 4 } else { 8 };
         let task = TaskLayout {
-            pid: t(&["pid"])?,
-            tgid: t(&["tgid"])?,
-            comm: t(&["comm"])?,
-            stack: t(&["stack"])?,
-            state: t(&["__state", "state"])?,
-            exit_state: t(&["exit_state"])?,
-            flags: t(&["flags"])?,
-            real_parent: t(&["real_parent"])?,
-            mm: t(&["mm"])?,
-            on_cpu: maybe(&["on_cpu"]),
-            cpu: maybe(&["thread_info.cpu", "cpu"]),
-            tasks: t(&["tasks"])?,
-            signal: t(&["signal"])?,
-            thread_node: maybe(&["thread_node"]),
-            thread_group: maybe(&["thread_group"]),
-            pid_link: maybe(&["pid_links", "pids"]),
-            sp: t(&["thread.sp"])?,
-            usersp: maybe(&["thread.usersp"]),
-            fsbase: maybe(&["thread.fsbase", "thread.fs"]),
-            gsbase: maybe(&["thread.gsbase", "thread.gs"]),
-            start_time: maybe(&["start_time"]),
+            pid: t(&["pid"], 4)?,
+            tgid: t(&["tgid"], 4)?,
+            comm: t(&["comm"], 16)?,
+            stack: t(&["stack"], 8)?,
+            state: t(&["__state", "state"], state_size)?,
+            exit_state: t(&["exit_state"], 4)?,
+            flags: t(&["flags"], 4)?,
+            real_parent: t(&["real_parent"], 8)?,
+            mm: t(&["mm"], 8)?,
+            on_cpu: maybe(&["on_cpu"], 4),
+            cpu: maybe(&["thread_info.cpu", "cpu"], 4),
+            tasks: t(&["tasks"], 16)?,
+            signal: t(&["signal"], 8)?,
+            thread_node: maybe(&["thread_node"], 16),
+            thread_group: maybe(&["thread_group"], 16),
+            pid_link: maybe(&["pid_links", "pids"], 0),
+            sp: t(&["thread.sp"], 8)?,
+            usersp: maybe(&["thread.usersp"], 8),
+            fsbase: maybe(&["thread.fsbase", "thread.fs"], 8),
+            gsbase: maybe(&["thread.gsbase", "thread.gs"], 8),
+            start_time: maybe(&["start_time"], 8),
         };
         let switch_frame = types.size_of("inactive_task_frame").and_then(|size| {
             let mut offsets = SWITCH_FRAME.map(|(register, _)| (register, 0));
@@ -225,9 +228,9 @@ impl Layout {
             version,
             task,
             thread_head: types.field("signal_struct", "thread_head"),
-            mm_pgd: need("mm_struct", &["pgd"])?,
-            rq_curr: need("rq", &["curr"])?,
-            rq_idle: need("rq", &["idle"])?,
+            mm_pgd: types.field("mm_struct", "pgd"),
+            rq_curr: types.field("rq", "curr"),
+            rq_idle: types.field("rq", "idle"),
             pid_tasks: types.field("pid", "tasks"),
             pid_map_head: types
                 .field("pid_namespace", "idr.idr_rt.xa_head")

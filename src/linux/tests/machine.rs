@@ -125,6 +125,15 @@ impl Machine {
         self.members.insert((ty, path), (offset, size));
     }
 
+    /// The member's type is not known: where it is, and not how large.
+    pub(crate) fn lose_size(&mut self, ty: &'static str, path: &'static str) {
+        self.members.entry((ty, path)).or_default().1 = 0;
+    }
+
+    pub(crate) fn lose_member(&mut self, ty: &'static str, path: &'static str) {
+        self.members.remove(&(ty, path));
+    }
+
     pub(crate) fn size(&mut self, ty: &'static str, size: u64) {
         self.sizes.push((ty, size));
     }

@@ -166,6 +166,32 @@ fn what_is_no_task_is_skipped_and_counted() {
 }
 
 #[test]
+fn a_type_that_is_lost_costs_no_task() {
+    let sound = collect(|_| ());
+    let same = |list: TaskList| {
+        for (task, was) in list.all().iter().zip(sound.all()) {
+            assert_eq!(
+                (task.pid, &task.comm, task.ppid, task.on_cpu),
+                (was.pid, &was.comm, was.ppid, was.on_cpu)
+            );
+        }
+        assert_eq!(list.all().len(), sound.all().len());
+    };
+    // The types of the members, and with them their sizes.
+    let types =
+        ["pid", "tgid", "comm", "stack", "__state", "exit_state", "flags", "real_parent", "mm", "on_cpu"];
+    same(collect(|m| types.into_iter().for_each(|path| m.lose_size("task_struct", path))));
+    // Structures beside the task's.
+    same(collect(|m| ["curr", "idle"].into_iter().for_each(|path| m.lose_member("rq", path))));
+    // What has no size is no 0.
+    let mut m = machine();
+    m.lose_size("task_struct", "group_leader");
+    let view = m.view();
+    let task = crate::linux::object::Object::new(&view, "task_struct", VirtAddr(task_at(2)));
+    assert_eq!((task.number("group_leader"), task.number("pid")), (None, Some(2)));
+}
+
+#[test]
 fn threads_are_found_by_their_group() {
     let list = collect(|m| {
         m.task(task_at(71), 71, "thread");
