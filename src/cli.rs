@@ -45,8 +45,8 @@ const VERSION: &str = concat!(
     " (commit ",
     env!("CORESTUB_COMMIT"),
     ")
-vmcores:      kdump-compressed (zlib, lzo, snappy, zstd; flattened, split), ELF, QEMU, LiME, AVML,
-              VMware, raw
+vmcores:      kdump-compressed (zlib, lzo, snappy, zstd; flattened, split), ELF, QEMU (also migration
+              streams, virsh save), LiME, AVML, VMware, raw
 cores:        of x86-64 processes
 compressed:   any of them in gzip, xz, bzip2, zstd or lz4
 kernels seen: x86-64, Debian 6.1 and 6.12 in every test; 5.10 and 7.3 once"

@@ -19,13 +19,13 @@ fn lab_files(name: &str) -> Vec<PathBuf> {
     found
 }
 
-fn open(path: &Path) -> Vmcore {
+pub fn open(path: &Path) -> Vmcore {
     Vmcore::open(&[path.to_owned()]).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Reads one page, or the front of it where a machine's memory ends within a page
 /// (0x9fc00 on PCs); the fault if its first byte cannot be read.
-fn page(dump: &Vmcore, pfn: u64) -> Result<Vec<u8>, ReadFault> {
+pub fn page(dump: &Vmcore, pfn: u64) -> Result<Vec<u8>, ReadFault> {
     let mut page = vec![0xa5; 4096];
     let mut done = 0;
     while done < page.len() {

@@ -6,6 +6,7 @@ mod commands;
 mod damage;
 mod debuginfo;
 mod dump;
+mod forms;
 mod frontends;
 mod fuzz;
 mod globals;

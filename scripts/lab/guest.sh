@@ -100,6 +100,9 @@ live_dumps() { # live_dumps NAME...: dump-guest-memory of a stopped guest
 		case $k in
 		elf) step "$S: dump elf" qmp dump elf "$D/qemu.elf" || return;;
 		paging) step "$S: dump elf -p" qmp dump elf "$D/qemu-paging.elf" paging || return;;
+		migrate)
+			qmp hmp "migrate_set_parameter max-bandwidth 10G" || return
+			step "$S: migrate" qmp hmp "migrate exec:cat>$D/qemu.mig" || return;;
 		zlib|lzo|snappy)
 			if ! grep -qx "kdump-$k" <<< "$formats"; then say "this QEMU cannot write kdump-$k"; continue; fi
 			step "$S: dump kdump-$k (flattened)" qmp dump "kdump-$k" "$D/qemu-$k.flat" || return

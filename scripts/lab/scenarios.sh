@@ -73,7 +73,7 @@ formats() { # every format that makedumpfile writes, all of one vmcore.elf
 	holes "$D"/E31.elf
 }
 
-sc_live()          { live_guest "lab.spin=1" "elf paging zlib lzo snappy" -m 768M "${VMCI[@]}"; }
+sc_live()          { live_guest "lab.spin=1" "elf paging zlib lzo snappy migrate" -m 768M "${VMCI[@]}"; }
 sc_live_novmci()   { live_guest "" "elf zlib" -m 512M; }
 sc_live_nokaslr()  { live_guest "nokaslr" "elf zlib" -m 512M "${VMCI[@]}"; }
 sc_live_pti()      { live_guest "pti=on" "elf zlib" -m 512M "${VMCI[@]}"; }

@@ -7,7 +7,7 @@
 //!     v                                                  |
 //!   open        which format it is; foreign: what it is instead
 //!     v                                                  |
-//!   elf, kdump, lime, vmware, raw                        |
+//!   elf, kdump, lime, migration, vmware, raw             |
 //!               headers, where each page is  ------------+
 //!     v
 //!   extents     memory in runs of the file
@@ -31,6 +31,7 @@ mod foreign;
 mod kdump;
 mod kdump_header;
 mod lime;
+mod migration;
 pub mod notes;
 mod open;
 mod page_cache;

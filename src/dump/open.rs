@@ -11,6 +11,7 @@ use super::flattened::{self, Flattened};
 use super::kdump::Kdump;
 use super::kdump_header::Header;
 use super::lime::Lime;
+use super::migration::{self, Migration};
 use super::raw::Raw;
 use super::vmware::{self, Vmware};
 use super::{Form, Vmcore, foreign};
@@ -50,6 +51,7 @@ enum Magic {
     Elf,
     Kdump,
     Lime,
+    Migration,
     Vmware,
 }
 
@@ -125,6 +127,7 @@ pub(super) fn vmcore(sources: Vec<Arc<dyn Source>>, options: &Options) -> Result
     let form: Box<dyn Form> = match (&kinds[..], &sources[..]) {
         ([Magic::Elf], [source]) => Box::new(ElfDump::open(Arc::clone(source))?),
         ([Magic::Lime], [source]) => Box::new(Lime::open(Arc::clone(source))?),
+        ([Magic::Migration], [source]) => Box::new(Migration::open(Arc::clone(source), &options.unpack)?),
         ([Magic::Vmware, ..], _) if kinds.iter().all(|&k| k == Magic::Vmware) => {
             Box::new(Vmware::open(sources, |path| source(path, options))?)
         }
@@ -163,6 +166,7 @@ fn magic(source: &dyn Source) -> Result<Magic> {
         () if crate::elf::Header::is_elf(&head) => Some(Magic::Elf),
         () if Header::is_kdump(&head) => Some(Magic::Kdump),
         () if Lime::is_lime(&head) => Some(Magic::Lime),
+        () if migration::is_migration(&head) => Some(Magic::Migration),
         () if vmware::is_state(&head) || vmware::is_memory(source.path()) => Some(Magic::Vmware),
         () => None,
     };
@@ -176,7 +180,7 @@ fn magic(source: &dyn Source) -> Result<Magic> {
         path: path(),
         format: "dump",
         offset: 0,
-        wanted: "an ELF core, a vmcore, or a kdump file (`KDUMP   `); --raw if it is memory as it is",
+        wanted: "an ELF core, a kdump file (`KDUMP   `) or another dump; --raw if it is memory as it is",
         found: format!("`{}`", head.get(..8).unwrap_or(&head).escape_ascii()),
     })
 }
