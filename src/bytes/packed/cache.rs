@@ -26,8 +26,9 @@ const CHUNK: usize = 1 << 16;
 const LENGTH_MAX: u64 = 1 << 44;
 /// How often room on the file system is asked for.
 const ROOM_EVERY: u64 = 64 << 20;
-/// What is left free of a file system: one part of so many.
+/// What is left free of a file system: one part of so many, and not more than this.
 const LEFT_FREE: u64 = 20;
+const LEFT_FREE_MAX: u64 = 2 << 30;
 /// How long what nobody opens is kept.
 const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 /// What takes longer is told of.
@@ -231,7 +232,9 @@ fn fill(path: &Path, file: &File, dir: &Path, mut from: impl Read, how: &Unpack)
 /// Fails where too little of the file system is free.
 fn check_room(file: &File, dir: &Path) -> io::Result<()> {
     let Ok(stat) = fstatvfs(file) else { return Ok(()) };
-    if stat.f_bavail < stat.f_blocks / LEFT_FREE + ROOM_EVERY / stat.f_frsize.max(1) {
+    let block = stat.f_frsize.max(1);
+    let left_free = (stat.f_blocks / LEFT_FREE).min(LEFT_FREE_MAX / block);
+    if stat.f_bavail < left_free + ROOM_EVERY / block {
         return Err(in_folder(dir, &io::Error::from(io::ErrorKind::StorageFull)));
     }
     Ok(())
