@@ -93,6 +93,18 @@ pub struct Input {
     /// Where the files that a userspace core had mapped are looked for
     #[arg(long, value_name = "DIR")]
     pub sysroot: Option<PathBuf>,
+    /// The program of a userspace core: taken unless the core proves that it is another
+    #[arg(long, value_name = "FILE")]
+    pub exec: Option<PathBuf>,
+    /// A library of a userspace core, by build-id or name; taken likewise (repeatable)
+    #[arg(long = "lib", value_name = "FILE")]
+    pub libs: Vec<PathBuf>,
+    /// A folder with files of a userspace core, found by build-id, name and content (repeatable)
+    #[arg(long = "search-dir", value_name = "DIR")]
+    pub search_dirs: Vec<PathBuf>,
+    /// Take files of a userspace core by their path where the core can prove nothing
+    #[arg(long)]
+    pub trust_paths: bool,
     /// Text of VMCOREINFO, when the dump's own is missing or wrong
     #[arg(long, value_name = "FILE")]
     pub vmcoreinfo: Option<PathBuf>,

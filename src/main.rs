@@ -138,6 +138,12 @@ fn options(input: &Input) -> Options {
         process: corestub::process::Options {
             sysroot: input.sysroot.clone(),
             debug_dirs: input.debug_dirs.clone(),
+            search_dirs: input.search_dirs.clone(),
+            given: corestub::process::proof::Given {
+                exec: input.exec.clone(),
+                libs: input.libs.clone(),
+                trust_paths: input.trust_paths,
+            },
         },
     }
 }

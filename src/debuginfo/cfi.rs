@@ -63,7 +63,8 @@ where
         }
         CfaRule::Expression(e) => expression(*e, None, word),
     };
-    let Some(cfa) = cfa else { return Step::End };
+    // It counts from a register that is not known here.
+    let Some(cfa) = cfa else { return Step::NoRules };
     let mut next = *regs;
     for &register in Register::of_frame() {
         let rule = register.dwarf().and_then(|n| row.register(gimli::Register(n.into())));
@@ -162,7 +163,7 @@ impl FrameRules {
     }
 
     /// Rules of which no function is known twice: the first entry counts.
-    fn parse(bytes: Vec<u8>, exceptions: bool, address: u64) -> Self {
+    pub(crate) fn parse(bytes: Vec<u8>, exceptions: bool, address: u64) -> Self {
         let mut rules = Self { bytes, exceptions, address, functions: Vec::new() };
         let mut functions = if exceptions {
             functions(&rules.eh_frame(), &rules.bases())

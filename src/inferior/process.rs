@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
@@ -21,7 +21,7 @@ use crate::inferior::description::{Description, OsAbi};
 use crate::inferior::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 use crate::memory::AddressSpace;
 use crate::process::files::{FoundFile, MappedFile};
-use crate::process::{Process, link_map, procfs, signal};
+use crate::process::{Process, debug_link, link_map, procfs, signal};
 
 /// A process of a core, for gdb.
 pub struct ProcessInferior {
@@ -122,13 +122,13 @@ impl ProcessInferior {
         }
         let own_dirs = self.names().iter().filter_map(|(name, file)| Some((name.rsplit_once('/')?.0, file)));
         for (own, mapped) in own_dirs {
-            let (Some(id), Some(_)) = (mapped.expected(), mapped.served()) else { continue };
+            let Some(file) = mapped.served() else { continue };
             if !(dir == own || dir.strip_suffix("/.debug") == Some(own) || dir.ends_with(own)) {
                 continue;
             }
-            let candidates = self.debug_link_places(own, base);
+            let candidates = debug_link::places(self.process.places(), Path::new(own), base);
             let found = candidates.iter().filter_map(|p| FoundFile::open(p).ok());
-            let mut proven = found.filter(|f| f.elf.build_id() == Some(id));
+            let mut proven = found.filter(|f| debug_link::belongs(file, f));
             if let Some(found) = proven.next() {
                 return Some(found);
             }
@@ -143,15 +143,6 @@ impl ProcessInferior {
             let served = self.process.files().iter().filter_map(|f| f.served());
             served.filter_map(|f| f.elf.debug_link()).collect()
         })
-    }
-
-    fn debug_link_places(&self, dir: &str, base: &str) -> Vec<PathBuf> {
-        let places = self.process.places();
-        let root = places.sysroot.as_deref().unwrap_or(Path::new("/"));
-        let relative = dir.trim_start_matches('/');
-        let beside = [root.join(relative).join(base), root.join(relative).join(".debug").join(base)];
-        let below = places.locator.debug_dirs().iter().map(|d| d.join(relative).join(base));
-        beside.into_iter().chain(below).collect()
     }
 
     /// A file of `/proc/PID`, or nothing if there is no such one.

@@ -3,10 +3,11 @@
 //!
 //! A core is written by the process that died, and its names lead anywhere. So a
 //! file is opened only if it is a regular one, read only if it is an ELF file
-//! that belongs to the core, and is memory only if its build-id equals the one that
-//! the core holds in the first page of the mapping. A file without a build-id
-//! cannot be proven: gdb may have its symbols if its ELF header page equals the
-//! core's, but its bytes are not presented as the process's memory.
+//! that belongs to the core, and is memory only if it is proven: its build-id equals
+//! the one that the core holds in the first page of the mapping, or where there is
+//! none all pages of it that the core holds are equal (see [`super::proof`]). What
+//! is half proven lends gdb its symbols, but its bytes are not presented as the
+//! process's memory.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -16,11 +17,12 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};
 
-use super::Places;
 use super::notes::FileNote;
+use super::places::Places;
+use super::proof::{self, Compared, Doubt, Proof};
 use crate::addr::PAGE_SIZE;
 use crate::bytes::source::{self, Source};
-use crate::elf::{self, BuildId, PT_LOAD};
+use crate::elf::{self, BuildId};
 use crate::memory::segments::{Backing, Stored};
 use crate::text::printable;
 
@@ -43,18 +45,20 @@ pub enum Refusal {
     OtherBuildId(PathBuf, BuildId),
     /// It has no build-id, the core's mapping has.
     NoBuildId(PathBuf),
-    /// The core does not hold the build-id of the mapping, so nothing is proof.
-    Unproven(PathBuf),
+    /// The core shows another first page than it has, and no build-id.
+    OtherHeader(PathBuf),
+    /// The core shows no headers, and its parts are not mapped as it says.
+    OtherLayout(PathBuf),
     /// The core holds no ELF header for it: a data file, which nothing can prove.
     NotElf,
 }
 
 /// Whether a file was found, and how good the proof is.
 pub enum Lookup {
-    /// The file with the core's build-id.
-    Proven(FoundFile),
-    /// Neither side has a build-id; the ELF header pages are equal.
-    HeaderOnly(FoundFile),
+    /// The file that was mapped, and by which proof.
+    Proven(FoundFile, Proof),
+    /// Most likely it: good for symbols.
+    Doubtful(FoundFile, Doubt),
     /// None.
     Refused(Refusal),
 }
@@ -81,24 +85,28 @@ pub struct MappedFile {
     places: Arc<Places>,
     private_memory: bool,
     raw_name: Vec<u8>,
+    is_program: bool,
     image: OnceLock<Option<elf::File>>,
     lookup: OnceLock<Lookup>,
+    debug: OnceLock<Option<FoundFile>>,
 }
 
 impl MappedFile {
     /// The file with these mappings, all of the same name. `private_memory` tells
-    /// whether the core holds what the process wrote to private mappings.
+    /// whether the core holds what the process wrote to private mappings,
+    /// `is_program` whether the kernel's auxiliary vector points into it.
     #[must_use]
     pub fn new(
         ranges: Vec<FileNote>,
         stored: Arc<Stored>,
         places: Arc<Places>,
         private_memory: bool,
+        is_program: bool,
     ) -> Self {
         let raw_name = ranges.first().map(|r| r.name.clone()).unwrap_or_default();
         let name = printable(&String::from_utf8_lossy(&raw_name)).into_owned();
-        let (image, lookup) = (OnceLock::new(), OnceLock::new());
-        Self { name, ranges, stored, places, private_memory, raw_name, image, lookup }
+        let (image, lookup, debug) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { name, ranges, stored, places, private_memory, raw_name, is_program, image, lookup, debug }
     }
 
     /// The lowest mapping of the file's start.
@@ -141,7 +149,7 @@ impl MappedFile {
     #[must_use]
     pub fn proven(&self) -> Option<&FoundFile> {
         match self.lookup() {
-            Lookup::Proven(found) => Some(found),
+            Lookup::Proven(found, _) => Some(found),
             _ => None,
         }
     }
@@ -150,70 +158,104 @@ impl MappedFile {
     #[must_use]
     pub fn served(&self) -> Option<&FoundFile> {
         match self.lookup() {
-            Lookup::Proven(found) | Lookup::HeaderOnly(found) => Some(found),
+            Lookup::Proven(found, _) | Lookup::Doubtful(found, _) => Some(found),
             Lookup::Refused(_) => None,
         }
     }
 
-    fn search(&self) -> Lookup {
-        if !self.is_elf() {
-            let hostile = clean_name(&self.raw_name).err();
-            return Lookup::Refused(hostile.map_or(Refusal::NotElf, Refusal::Name));
-        }
-        let mut refusal = None;
-        match clean_name(&self.raw_name) {
-            Ok(name) => {
-                let candidate = match &self.places.sysroot {
-                    Some(root) => resolve_within(root, &name),
-                    None => Some(name),
-                };
-                if let Some(path) = candidate {
-                    match self.examine(&path) {
-                        Lookup::Refused(why) => refusal = Some(why),
-                        found => return found,
-                    }
-                }
-            }
-            Err(why) => refusal = Some(Refusal::Name(why)),
-        }
-        let name = Path::new(OsStr::from_bytes(&self.raw_name)).file_name();
-        let by_id = || Some(self.examine(&self.places.locator.executable(self.expected()?, name)?));
-        if let Some(found @ Lookup::Proven(_)) = by_id() {
-            return found;
-        }
-        Lookup::Refused(refusal.unwrap_or(Refusal::Missing))
+    /// Its debug file, which `find` looks for once.
+    pub(super) fn debug_file(&self, find: impl FnOnce() -> Option<FoundFile>) -> Option<&FoundFile> {
+        self.debug.get_or_init(find).as_ref()
     }
 
-    fn examine(&self, path: &Path) -> Lookup {
+    /// Whether it is a program or library: by its header, and where the core has none
+    /// because it is mapped executable.
+    #[must_use]
+    pub fn has_code(&self) -> bool {
+        let executable = |r: &FileNote| self.stored.segment(r.start).is_some_and(|s| s.executable());
+        self.is_elf() || self.ranges.iter().any(executable)
+    }
+
+    /// The first of the candidates that is proven; else the best doubtful one, else what
+    /// is to be said of the most telling.
+    fn search(&self) -> Lookup {
+        let name = clean_name(&self.raw_name);
+        if !self.has_code() {
+            return Lookup::Refused(name.err().map_or(Refusal::NotElf, Refusal::Name));
+        }
+        let (mut doubtful, mut refusal) = (None, name.as_ref().err().map(|why| Refusal::Name(why)));
+        let mut good = |lookup: Lookup, telling: bool| match lookup {
+            found @ Lookup::Proven(..) => Some(found),
+            found @ Lookup::Doubtful(..) => {
+                doubtful.get_or_insert(found);
+                None
+            }
+            Lookup::Refused(why) => {
+                // What the user named is what he wonders about.
+                if telling || refusal.is_none() {
+                    refusal = Some(why);
+                }
+                None
+            }
+        };
+        let (id, base) = (self.expected(), Path::new(OsStr::from_bytes(&self.raw_name)).file_name());
+        let given = &self.places.given;
+        let word =
+            given.exec.as_deref().filter(|_| self.is_program).or_else(|| self.places.library(id, base));
+        if let Some(found) = word.and_then(|path| good(self.examine(path, Some(Proof::Word)), true)) {
+            return found;
+        }
+        let own = name.ok().and_then(|name| match &self.places.sysroot {
+            Some(root) => resolve_within(root, &name),
+            None => Some(name),
+        });
+        let trusted = given.trust_paths.then_some(Proof::Path);
+        if let Some(found) = own.and_then(|path| good(self.examine(&path, trusted), word.is_none())) {
+            return found;
+        }
+        let here = base.map(|base| self.places.by_name(base)).unwrap_or_default();
+        if let Some(found) = here.iter().find_map(|path| good(self.examine(path, None), false)) {
+            return found;
+        }
+        let mut by_id = || {
+            let id = id?;
+            let elsewhere = || self.places.locator.executable(id, base);
+            let path = self.places.by_build_id(id).map(Path::to_owned).or_else(elsewhere)?;
+            good(self.examine(&path, None), false)
+        };
+        if let Some(found) = by_id() {
+            return found;
+        }
+        doubtful.unwrap_or(Lookup::Refused(refusal.unwrap_or(Refusal::Missing)))
+    }
+
+    /// Whether the file at `path` is it. `trusted` is what stands for a proof where there
+    /// is none; against a proof that it is another it does not help.
+    fn examine(&self, path: &Path, trusted: Option<Proof>) -> Lookup {
         let found = match FoundFile::open(path) {
             Ok(found) => found,
             Err(refusal) => return Lookup::Refused(refusal),
         };
         match (self.expected(), found.elf.build_id()) {
-            (Some(wanted), Some(id)) if wanted == id => Lookup::Proven(found),
-            (Some(_), Some(id)) => Lookup::Refused(Refusal::OtherBuildId(found.path, id.clone())),
-            (Some(_), None) => Lookup::Refused(Refusal::NoBuildId(found.path)),
-            (None, None) if self.same_header(&found) => Lookup::HeaderOnly(found),
-            (None, _) => Lookup::Refused(Refusal::Unproven(found.path)),
+            (Some(wanted), Some(id)) if wanted == id => return Lookup::Proven(found, Proof::BuildId),
+            (Some(_), Some(id)) => {
+                let id = id.clone();
+                return Lookup::Refused(Refusal::OtherBuildId(found.path, id));
+            }
+            (Some(_), None) => return Lookup::Refused(Refusal::NoBuildId(found.path)),
+            (None, _) => {}
         }
-    }
-
-    /// Whether `offset` lies in a part of the file that the linker loads writable:
-    /// the process may have changed it (relocations at least).
-    fn maybe_written(&self, found: &FoundFile, offset: u64) -> bool {
-        let page = offset & !(PAGE_SIZE - 1);
-        let loads = found.elf.program_headers().iter().filter(|p| p.kind == PT_LOAD);
-        loads.filter(|p| p.is_writable()).any(|p| {
-            page.saturating_add(PAGE_SIZE) > p.offset
-                && p.offset.checked_add(p.filesz).is_none_or(|end| page < end)
-        })
-    }
-
-    /// Whether the file's first page is the one in the core.
-    fn same_header(&self, found: &FoundFile) -> bool {
-        let len = usize::try_from(found.len.min(PAGE_SIZE)).unwrap_or(0);
-        let (mut ours, mut theirs) = (vec![0; len], vec![0; len]);
-        len >= 64 && self.in_core().fill(0, &mut ours) && found.fill(0, &mut theirs) && ours == theirs
+        let compared = proof::compare(&found, &self.ranges, &self.stored, self.is_elf());
+        match (compared, trusted) {
+            (Compared::Equal { compared, of }, _) => Lookup::Proven(found, Proof::Pages { compared, of }),
+            (Compared::Differs { .. } | Compared::SameLayout, Some(word)) => Lookup::Proven(found, word),
+            (Compared::Differs { differ, compared, first }, None) => {
+                Lookup::Doubtful(found, Doubt::Pages { differ, compared, first })
+            }
+            (Compared::SameLayout, None) => Lookup::Doubtful(found, Doubt::PathOnly),
+            (Compared::OtherHeader, _) => Lookup::Refused(Refusal::OtherHeader(found.path)),
+            (Compared::OtherLayout, _) => Lookup::Refused(Refusal::OtherLayout(found.path)),
+        }
     }
 }
 
@@ -257,7 +299,7 @@ impl Source for InCore {
 impl Backing for MappedFile {
     fn read_mapped(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
         let found = self.proven()?;
-        if !self.private_memory && self.maybe_written(found, offset) {
+        if !self.private_memory && proof::is_written(found, offset) {
             return None;
         }
         read_page_padded(found, offset, buf)
@@ -394,9 +436,16 @@ impl fmt::Display for Refusal {
             Self::Unreadable(path, kind) => write!(f, "{} cannot be opened: {kind}", path.display()),
             Self::OtherBuildId(path, id) => write!(f, "{} has build-id {id}", path.display()),
             Self::NoBuildId(path) => write!(f, "{} has no build-id", path.display()),
-            Self::Unproven(path) => {
-                write!(f, "{} is not proven: the core does not hold the mapping's build-id", path.display())
-            }
+            Self::OtherHeader(path) => write!(
+                f,
+                "{} is not it: the core has no build-id for it, and another first page",
+                path.display()
+            ),
+            Self::OtherLayout(path) => write!(
+                f,
+                "{} is not it: the core has no ELF header for it, and its parts are mapped otherwise",
+                path.display()
+            ),
             Self::NotElf => {
                 write!(f, "the core holds no ELF header for it, so no file can be proven to be it")
             }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use object::elf::{
     ProgramType, SHN_LORESERVE, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC,
-    STT_NOTYPE, SectionType,
+    STT_NOTYPE, STT_OBJECT, SectionType,
 };
 
 use super::Process;
@@ -77,6 +77,21 @@ impl Image {
         Some((plain.to_owned(), offset))
     }
 
+    /// The address of a variable that the linker knows.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<u64> {
+        let file = &self.file.as_ref()?.served()?.elf;
+        let find = |kind| {
+            let symbols = file.symbols(kind).ok()??;
+            let plain = |n: &[u8]| n.split(|&b| b == b'@').next() == Some(name.as_bytes());
+            let is_it = |s: &elf::Symbol<'_>| {
+                s.info.st_type() == STT_OBJECT && s.section != SHN_UNDEF && plain(s.name)
+            };
+            symbols.iter().find(is_it).map(|s| self.at(s.value))
+        };
+        find(SHT_DYNSYM).or_else(|| find(SHT_SYMTAB))
+    }
+
     /// The address of a function.
     #[must_use]
     pub fn address_of(&self, process: &Process, name: &str) -> Option<u64> {
@@ -93,7 +108,7 @@ impl Image {
             return self.vdso.iter().filter_map(|vdso| functions(vdso, SHT_DYNSYM)).collect();
         };
         let Some(found) = mapped.served() else { return Vec::new() };
-        let debug = || functions(&process.debug_file(mapped.expected()?)?.elf, SHT_SYMTAB);
+        let debug = || functions(&process.debug_file_of(mapped)?.elf, SHT_SYMTAB);
         let own = functions(&found.elf, SHT_SYMTAB).or_else(debug);
         own.into_iter().chain(functions(&found.elf, SHT_DYNSYM)).collect()
     }
@@ -144,7 +159,7 @@ fn of_file(file: &Arc<MappedFile>) -> Option<Image> {
 }
 
 /// The link-time address of file offset 0.
-fn start_of(phdrs: &[ProgramHeader]) -> Option<u64> {
+pub(super) fn start_of(phdrs: &[ProgramHeader]) -> Option<u64> {
     let first = phdrs.iter().filter(|p| p.kind == PT_LOAD).min_by_key(|p| p.offset)?;
     Some((first.vaddr & !(PAGE_SIZE - 1)).wrapping_sub(first.offset & !(PAGE_SIZE - 1)))
 }

@@ -7,17 +7,22 @@
 //!  image       programs and libraries in memory signal      siginfo in words
 //!  procfs      /proc/PID as gdb wants it        verify      the core against its files
 //!  unwind      stacks for a quick look          disasm      one instruction
+//!  places      where files are looked for       proof       without a build-id
+//!  inferred    the files of a core without      debug_link  .gnu_debuglink
+//!              a list of them                   python      frames of Python
+//!  names       of functions, as in the source    labels      of mappings without a file
+//!  last_words  abort's message, an exception
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
-//! if its build-id proves that it is the file that was mapped (see [`files`]).
+//! if it is proven to be the file that was mapped (see [`files`]).
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
 use crate::arch::{Register, Registers};
-use crate::debuginfo::locate::Locator;
 use crate::dump::notes::PrStatus;
 use crate::elf::BuildId;
 use crate::error::{ReadFault, Result};
@@ -25,12 +30,20 @@ use crate::memory::AddressSpace;
 use crate::memory::segments::{Backing, FileRange, Segments, Stored};
 
 pub mod core_file;
+pub mod debug_link;
 pub mod disasm;
 pub mod files;
 pub mod image;
+mod inferred;
+pub mod labels;
+pub mod last_words;
 pub mod link_map;
+pub mod names;
 pub mod notes;
+pub mod places;
 pub mod procfs;
+pub mod proof;
+pub mod python;
 pub mod rules;
 pub mod signal;
 pub mod unwind;
@@ -39,8 +52,12 @@ pub mod verify;
 use core_file::{CoreFile, ThreadNotes};
 use files::{FoundFile, MappedFile};
 use image::Image;
+use labels::Labels;
 use link_map::LinkMap;
 use notes::FileNote;
+use places::Places;
+use proof::Given;
+use python::Python;
 
 /// Where mapped files and their debug files are looked for.
 #[derive(Debug, Clone, Default)]
@@ -49,15 +66,15 @@ pub struct Options {
     pub sysroot: Option<PathBuf>,
     /// Folders with `.build-id` trees, such as `/usr/lib/debug`.
     pub debug_dirs: Vec<PathBuf>,
+    /// Folders with files that may be the mapped ones, by build-id, name and content.
+    pub search_dirs: Vec<PathBuf>,
+    /// Files by the user's word.
+    pub given: Given,
 }
 
-/// Where files are looked for, and what was found.
-pub struct Places {
-    /// The root of the dead process's file system; without it, our own.
-    pub sysroot: Option<PathBuf>,
-    /// By build-id, as for a kernel.
-    pub locator: Locator,
-}
+/// Where the kernel says that the program's headers and first instruction are.
+const AT_PHDR: u64 = 3;
+const AT_ENTRY: u64 = 9;
 
 /// An opened userspace core.
 pub struct Process {
@@ -70,6 +87,8 @@ pub struct Process {
     by_address: Vec<(u64, usize, usize)>,
     images: OnceLock<Vec<Image>>,
     link_map: OnceLock<Vec<LinkMap>>,
+    python: OnceLock<Option<Result<Python, String>>>,
+    labels: OnceLock<Labels>,
 }
 
 impl Process {
@@ -81,11 +100,30 @@ impl Process {
     /// The process in an opened core.
     #[must_use]
     pub fn new(core: CoreFile, options: &Options) -> Self {
-        let locator = Locator::new(options.debug_dirs.clone(), &core.path);
-        let places = Arc::new(Places { sysroot: options.sysroot.clone(), locator });
+        let places = Arc::new(Places::new(options, &core.path));
+        let listed = !core.files.is_empty();
+        let process = Self::with_files(core, Arc::clone(&places));
+        if listed {
+            return process;
+        }
+        let found = inferred::file_notes(&process);
+        let mut core = process.core;
+        let names: HashSet<&[u8]> = found.iter().map(|f| f.name.as_slice()).collect();
+        core.complaints.push(match names.len() {
+            0 => "the core has no list of mapped files (NT_FILE), and its memory shows none".to_owned(),
+            n => format!(
+                "the core has no list of mapped files (NT_FILE): {n} programs and libraries were found by their ELF \
+                 headers in memory and by the dynamic linker's list; other files are not known"
+            ),
+        });
+        core.files = found;
+        Self::with_files(core, places)
+    }
+
+    fn with_files(core: CoreFile, places: Arc<Places>) -> Self {
         let stored = Arc::new(Stored::new(Arc::clone(&core.source), core.segments.clone()));
         let private_memory = holds_private_memory(&core, &stored);
-        let files = group_by_name(&core.files, &stored, &places, private_memory);
+        let files = group_by_name(&core, &stored, &places, private_memory);
         let range = |file: &Arc<MappedFile>, note: &FileNote| FileRange {
             start: note.start,
             end: note.end,
@@ -108,6 +146,8 @@ impl Process {
             files,
             images: OnceLock::new(),
             link_map: OnceLock::new(),
+            python: OnceLock::new(),
+            labels: OnceLock::new(),
         }
     }
 
@@ -135,6 +175,15 @@ impl Process {
     #[must_use]
     pub fn debug_file(&self, id: &BuildId) -> Option<FoundFile> {
         FoundFile::open(&self.places.locator.debug_file(id)?).ok()
+    }
+
+    /// The debug file of a mapped file: by build-id, else by `.gnu_debuglink`.
+    #[must_use]
+    pub fn debug_file_of<'f>(&self, file: &'f MappedFile) -> Option<&'f FoundFile> {
+        file.debug_file(|| {
+            let by_id = file.expected().and_then(|id| self.debug_file(id));
+            by_id.or_else(|| debug_link::find(&self.places, file))
+        })
     }
 
     /// The process's memory.
@@ -220,8 +269,6 @@ impl Process {
     /// The main program: the one whose program headers the kernel named.
     #[must_use]
     pub fn program(&self) -> Option<&Image> {
-        const AT_PHDR: u64 = 3;
-        const AT_ENTRY: u64 = 9;
         [AT_PHDR, AT_ENTRY].iter().find_map(|&key| self.image_at(self.auxv_entry(key)?))
     }
 
@@ -229,6 +276,20 @@ impl Process {
     #[must_use]
     pub fn link_map(&self) -> &[LinkMap] {
         self.link_map.get_or_init(|| link_map::walk(self))
+    }
+
+    /// The Python interpreter in it, or why its frames cannot be read; nothing if there
+    /// is none.
+    #[must_use]
+    pub fn python(&self) -> Option<Result<&Python, &str>> {
+        let found = self.python.get_or_init(|| Python::find(self)).as_ref()?;
+        Some(found.as_ref().map_err(String::as_str))
+    }
+
+    /// What the mappings without a file are.
+    #[must_use]
+    pub fn labels(&self) -> &Labels {
+        self.labels.get_or_init(|| Labels::of(self))
     }
 
     /// Whether the core holds what the process wrote to private mappings.
@@ -240,6 +301,9 @@ impl Process {
     /// Why `addr` can or cannot be read, in full.
     #[must_use]
     pub fn explain(&self, addr: u64) -> String {
+        if let Some(stack) = self.labels().overflowed(addr) {
+            return format!("{addr:#x} is just below the stack of thread {}: a stack overflow", stack.tid);
+        }
         let mut probe = [0];
         let readable = self.memory.read_run(VirtAddr(addr), &mut probe);
         let stored = self.memory.stored().read_run(addr, &mut probe).is_ok();
@@ -256,11 +320,12 @@ impl Process {
         match (readable, mapping) {
             (Ok(_), Some((_, text))) if stored => format!("{text}; the byte is in the core"),
             (Ok(_), Some((file, text))) => {
-                let path = file.proven().map(|f| f.path.display().to_string()).unwrap_or_default();
-                let id = file.expected().map(BuildId::to_string).unwrap_or_default();
-                format!(
-                    "{text}; the core left it out, and {path} supplies it (build-id {id}, as in the core)"
-                )
+                let (path, how) = match file.lookup() {
+                    files::Lookup::Proven(f, proof) => (f.path.display().to_string(), proof.to_string()),
+                    _ => Default::default(),
+                };
+                let how = file.expected().map_or(how, |id| format!("build-id {id}, as in the core"));
+                format!("{text}; the core left it out, and {path} supplies it ({how})")
             }
             (Ok(_), None) => format!("{addr:#x} is in the core, in a mapping without a file"),
             (Err(ReadFault::NotInCore { .. }), Some((file, text))) => {
@@ -270,14 +335,12 @@ impl Process {
                 );
                 let why = match file.lookup() {
                     files::Lookup::Refused(why) => why.to_string(),
-                    files::Lookup::HeaderOnly(f) => {
-                        format!("{} has no build-id and so is not proven to be it", f.path.display())
-                    }
-                    files::Lookup::Proven(f) if !self.holds_private_memory() => format!(
+                    files::Lookup::Doubtful(f, doubt) => format!("{}: {doubt}", f.path.display()),
+                    files::Lookup::Proven(f, _) if !self.holds_private_memory() => format!(
                         "{} is that file, but the core was written without private memory, and the process may have changed this page",
                         f.path.display()
                     ),
-                    files::Lookup::Proven(f) => format!("{} ends before this offset", f.path.display()),
+                    files::Lookup::Proven(f, _) => format!("{} ends before this offset", f.path.display()),
                 };
                 format!("{text}; the core left it out; {expected}; {why}")
             }
@@ -300,24 +363,28 @@ fn holds_private_memory(core: &CoreFile, stored: &Stored) -> bool {
 
 /// One [`MappedFile`] for each name.
 fn group_by_name(
-    notes: &[FileNote],
+    core: &CoreFile,
     stored: &Arc<Stored>,
     places: &Arc<Places>,
     private_memory: bool,
 ) -> Vec<Arc<MappedFile>> {
     let mut order: Vec<&[u8]> = Vec::new();
     let mut groups: std::collections::HashMap<&[u8], Vec<FileNote>> = std::collections::HashMap::new();
-    for note in notes {
+    for note in &core.files {
         let group = groups.entry(&note.name).or_default();
         if group.is_empty() {
             order.push(&note.name);
         }
         group.push(note.clone());
     }
+    let entry: Vec<u64> =
+        [AT_PHDR, AT_ENTRY].iter().filter_map(|&k| notes::auxv_entry(&core.auxv, k)).collect();
     let file = |name: &[u8]| {
         let mut ranges = groups.remove(name)?;
         ranges.sort_by_key(|r| r.start);
-        Some(Arc::new(MappedFile::new(ranges, Arc::clone(stored), Arc::clone(places), private_memory)))
+        let is_program = ranges.iter().any(|r| entry.iter().any(|&at| r.start <= at && at < r.end));
+        let (stored, places) = (Arc::clone(stored), Arc::clone(places));
+        Some(Arc::new(MappedFile::new(ranges, stored, places, private_memory, is_program)))
     };
     order.into_iter().filter_map(file).collect()
 }

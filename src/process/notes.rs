@@ -101,19 +101,41 @@ pub fn parse_files(desc: &[u8]) -> Result<Vec<FileNote>, String> {
             "the NT_FILE note claims {count} mappings and has room for {room}: it is not used"
         ));
     }
-    let mut files = Vec::new();
+    let mut rows = Vec::new();
     for _ in 0..count {
-        let (Ok(start), Ok(end), Ok(pages)) = (c.u64(), c.u64(), c.u64()) else { break };
-        let offset = pages.saturating_mul(unit);
-        files.push(FileNote { start, end, offset, name: Vec::new() });
+        let (Ok(start), Ok(end), Ok(offset)) = (c.u64(), c.u64(), c.u64()) else { break };
+        rows.push((start, end, offset));
     }
     let mut names = c.rest().split(|&b| b == 0);
+    let mut files = Vec::new();
+    let unit = if in_bytes(&rows, unit) { 1 } else { unit };
+    for (start, end, offset) in rows {
+        let offset = offset.saturating_mul(unit);
+        files.push(FileNote { start, end, offset, name: Vec::new() });
+    }
     for file in &mut files {
         file.name = names.next().unwrap_or_default().to_vec();
     }
     files
         .retain(|f| f.start < f.end && f.offset.checked_add(f.end - f.start).is_some() && !f.name.is_empty());
     Ok(files)
+}
+
+/// Whether the offsets are bytes although the note says that they count in `unit`s:
+/// .NET's createdump writes them so (dotnet/runtime, `crashinfo.cpp`, 3.1 to 8).
+/// Told by parts of a file that follow each other in memory: their distance in the
+/// file is their distance in memory.
+fn in_bytes(rows: &[(u64, u64, u64)], unit: u64) -> bool {
+    let votes = |unit: u64| {
+        let follows = |w: &[(u64, u64, u64)]| match w {
+            [(start, end, from), (next, _, to)] => {
+                end == next && to > from && (to - from).checked_mul(unit) == Some(end.wrapping_sub(*start))
+            }
+            _ => false,
+        };
+        rows.windows(2).filter(|w| follows(w)).count()
+    };
+    unit > 1 && votes(1) > votes(unit)
 }
 
 /// The value of an `AT_*` entry of the auxiliary vector.

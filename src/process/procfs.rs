@@ -8,7 +8,6 @@ use std::fmt::Write;
 
 use super::Process;
 use crate::addr::{PAGE_SIZE, VirtAddr};
-use crate::arch::{Register, map};
 use crate::bytes::u64_at;
 use crate::memory::AddressSpace;
 use crate::text::printable;
@@ -24,7 +23,7 @@ pub struct Mapping {
     pub flags: u32,
     /// Offset in the file.
     pub offset: u64,
-    /// The file's name in the core, or `[stack]`, `[vdso]`, `[vsyscall]`, or nothing.
+    /// The file's name in the core, or what [`super::labels`] says.
     pub name: String,
     /// Whether a file is mapped.
     pub file: bool,
@@ -35,18 +34,7 @@ pub struct Mapping {
 /// All mappings, from the segments of the core and from `NT_FILE`.
 #[must_use]
 pub fn mappings(process: &Process) -> Vec<Mapping> {
-    let stack = process.threads().iter().find(|t| t.tid == process.pid()).or(process.threads().first());
-    let stack = stack.and_then(|t| process.general_regs(t)?.get(Register::Rsp));
-    let vdso = process.auxv_entry(33);
-    let special = |start: u64, end: u64| {
-        let holds = |at: Option<u64>| at.is_some_and(|at| start <= at && at < end);
-        match () {
-            () if holds(vdso) => "[vdso]",
-            () if holds(stack) => "[stack]",
-            () if start == map::VSYSCALL => "[vsyscall]",
-            () => "",
-        }
-    };
+    let labels = process.labels();
     let mut all = Vec::new();
     // Segments that do not overlap are cut at most twice by each file mapping.
     let ranges: usize = process.files().iter().map(|f| f.ranges.len()).sum();
@@ -62,7 +50,7 @@ pub fn mappings(process: &Process) -> Vec<Mapping> {
                 }
                 None => {
                     let end = process.next_file_mapping(start).unwrap_or(u64::MAX).min(s.end);
-                    (end, 0, special(start, end).to_owned(), false)
+                    (end, 0, labels.of_mapping(&(start..end)), false)
                 }
             };
             all.push(Mapping {

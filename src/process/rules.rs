@@ -1,24 +1,43 @@
 //! The unwind rules of one image: `.eh_frame`, found by `.eh_frame_hdr` in memory,
-//! which the mapped files supply as far as they are proven.
+//! which the mapped files supply as far as they are proven; and where that says
+//! nothing, `.debug_frame` of the file or of its debug file: all that Go has, and
+//! programs built without unwind tables.
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, UnwindSection};
+use std::sync::OnceLock;
+
+use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, UnwindContext, UnwindSection};
 
 use super::Process;
 use super::files::MappedFile;
 use crate::addr::VirtAddr;
-use crate::debuginfo::cfi::Slice;
-use crate::elf::{PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader};
+use crate::arch::Registers;
+use crate::debuginfo::cfi::{self, FrameRules, Slice, Step};
+use crate::elf::{self, PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader};
 use crate::memory::AddressSpace;
 
 /// No program's unwind rules are larger.
 const RULES_MAX: u64 = 64 << 20;
 
 /// The unwind rules of one image.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Rules {
+    bias: u64,
+    eh_frame: Option<Exceptions>,
+    debug_frame: OnceLock<Option<FrameRules>>,
+}
+
+/// `.eh_frame`, and how an entry is found.
+enum Exceptions {
+    /// By the table of `.eh_frame_hdr`.
+    Table(Table),
+    /// By looking through all of it once.
+    Whole(FrameRules),
+}
+
+struct Table {
     header: Vec<u8>,
     header_at: u64,
-    pub(super) frames: Vec<u8>,
+    frames: Vec<u8>,
     frames_at: u64,
 }
 
@@ -28,11 +47,41 @@ impl Rules {
     /// `.eh_frame_hdr`, from `file`.
     #[must_use]
     pub fn read(process: &Process, phdrs: &[ProgramHeader], bias: u64, file: Option<&MappedFile>) -> Self {
-        let by_header = Self::by_header(process, phdrs, bias);
-        by_header.or_else(|| Self::by_section(file?, bias)).unwrap_or_default()
+        let whole = || {
+            let (bytes, address) = section(&file?.served()?.elf, ".eh_frame")?;
+            Some(Exceptions::Whole(FrameRules::parse(bytes, true, bias.wrapping_add(address))))
+        };
+        let eh_frame = Table::read(process, phdrs, bias).map(Exceptions::Table).or_else(whole);
+        Self { bias, eh_frame, debug_frame: OnceLock::new() }
     }
 
-    fn by_header(process: &Process, phdrs: &[ProgramHeader], bias: u64) -> Option<Self> {
+    /// One step from the function around `pc`, by the first source that knows it.
+    pub(super) fn step(
+        &self,
+        process: &Process,
+        file: Option<&MappedFile>,
+        context: &mut UnwindContext<usize>,
+        regs: &Registers,
+        pc: u64,
+        word: &mut dyn FnMut(u64) -> Option<u64>,
+    ) -> Step {
+        let by_exceptions = match &self.eh_frame {
+            Some(Exceptions::Table(table)) => table.step(context, regs, pc, word),
+            Some(Exceptions::Whole(rules)) => rules.step(regs, pc, word),
+            None => Step::NoRules,
+        };
+        if !matches!(by_exceptions, Step::NoRules) {
+            return by_exceptions;
+        }
+        match self.debug_frame.get_or_init(|| debug_frame(process, file?)) {
+            Some(rules) => rules.step(regs, pc.wrapping_sub(self.bias), word),
+            None => Step::NoRules,
+        }
+    }
+}
+
+impl Table {
+    fn read(process: &Process, phdrs: &[ProgramHeader], bias: u64) -> Option<Self> {
         let phdr = phdrs.iter().find(|p| p.kind == PT_GNU_EH_FRAME)?;
         let header_at = bias.wrapping_add(phdr.vaddr);
         let header = read_up_to(process, header_at, phdr.memsz.min(RULES_MAX))?;
@@ -49,28 +98,45 @@ impl Rules {
         Some(Self { header, header_at, frames, frames_at })
     }
 
-    fn by_section(file: &MappedFile, bias: u64) -> Option<Self> {
-        let file = &file.served()?.elf;
-        let section = file.section(".eh_frame").filter(|s| s.size <= RULES_MAX)?;
-        let frames = file.data(section).ok()?.into_owned();
-        Some(Self { frames, frames_at: bias.wrapping_add(section.address), ..Self::default() })
-    }
-
-    pub(super) fn bases(&self) -> BaseAddresses {
+    fn bases(&self) -> BaseAddresses {
         BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(self.frames_at)
     }
 
-    pub(super) fn entry(&self, pc: u64) -> Option<gimli::FrameDescriptionEntry<Slice<'_>>> {
+    fn entry(&self, pc: u64) -> Option<gimli::FrameDescriptionEntry<Slice<'_>>> {
         let bases = self.bases();
         let section = EhFrame::new(&self.frames, LittleEndian);
-        if !self.header.is_empty() {
-            let header = EhFrameHdr::new(&self.header, LittleEndian).parse(&bases, 8).ok()?;
-            if let Some(table) = header.table() {
-                return table.fde_for_address(&section, &bases, pc, EhFrame::cie_from_offset).ok();
-            }
+        let header = EhFrameHdr::new(&self.header, LittleEndian).parse(&bases, 8).ok()?;
+        match header.table() {
+            Some(table) => table.fde_for_address(&section, &bases, pc, EhFrame::cie_from_offset).ok(),
+            None => section.fde_for_address(&bases, pc, EhFrame::cie_from_offset).ok(),
         }
-        section.fde_for_address(&bases, pc, EhFrame::cie_from_offset).ok()
     }
+
+    fn step(
+        &self,
+        context: &mut UnwindContext<usize>,
+        regs: &Registers,
+        pc: u64,
+        word: &mut dyn FnMut(u64) -> Option<u64>,
+    ) -> Step {
+        let Some(fde) = self.entry(pc).filter(|fde| fde.contains(pc)) else { return Step::NoRules };
+        let section: EhFrame<Slice<'_>> = EhFrame::new(&self.frames, LittleEndian);
+        cfi::step(&section, &self.bases(), &fde, context, regs, pc, word)
+    }
+}
+
+/// `.debug_frame` of the file, else of its debug file.
+fn debug_frame(process: &Process, file: &MappedFile) -> Option<FrameRules> {
+    let own = section(&file.served()?.elf, ".debug_frame");
+    let found = own.or_else(|| section(&process.debug_file_of(file)?.elf, ".debug_frame"));
+    found.map(|(bytes, address)| FrameRules::parse(bytes, false, address))
+}
+
+/// The bytes of a section, and its link-time address.
+fn section(file: &elf::File, name: &str) -> Option<(Vec<u8>, u64)> {
+    let section = file.section(name).filter(|s| s.size <= RULES_MAX && !s.is_nobits())?;
+    let bytes = file.data(section).ok().filter(|d| !d.is_empty())?.into_owned();
+    Some((bytes, section.address))
 }
 
 fn read_up_to(process: &Process, at: u64, len: u64) -> Option<Vec<u8>> {

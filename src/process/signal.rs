@@ -5,7 +5,12 @@
 
 use serde::Serialize;
 
+use syscalls::x86_64::Sysno;
+
 use crate::bytes::{u32_at, u64_at};
+
+/// `include/uapi/linux/audit.h`: `EM_X86_64 | __AUDIT_ARCH_64BIT | __AUDIT_ARCH_LE`.
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 const NAMES: [(&str, &str); 32] = [
     ("0", "no signal"),
@@ -68,6 +73,12 @@ pub struct SigInfo {
     /// For faults: the address.
     #[serde(serialize_with = "hex_option")]
     pub address: Option<u64>,
+    /// For SIGSYS: the system call's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscall: Option<u32>,
+    /// For SIGSYS: its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscall_name: Option<&'static str>,
     /// For signals that were sent: by which process.
     pub sender_pid: Option<u32>,
     /// For signals that were sent: by which user.
@@ -86,12 +97,17 @@ impl SigInfo {
         let signal = u32_at(raw, 0)?;
         let code = u32_at(raw, 8)?.cast_signed();
         let fault = matches!(signal, 4 | 5 | 7 | 8 | 11) && code > 0 && code != 0x80;
+        // `_sigsys`: the address of the call, its number, the AUDIT_ARCH of its table.
+        let call = (signal == 31 && code > 0).then(|| Some((u32_at(raw, 24)?, u32_at(raw, 28)?))).flatten();
+        let native = call.filter(|&(_, arch)| arch == AUDIT_ARCH_X86_64);
         let sent = code <= 0 && !matches!(code, -2 | -3 | -5);
         Some(Self {
             signal,
             code,
             code_name: code_name(signal, code),
             address: if fault { u64_at(raw, 16) } else { None },
+            syscall: call.map(|(number, _)| number),
+            syscall_name: native.and_then(|(number, _)| Some(Sysno::new(number as usize)?.name())),
             sender_pid: if sent { u32_at(raw, 16) } else { None },
             sender_uid: if sent { u32_at(raw, 20) } else { None },
         })
@@ -107,6 +123,9 @@ impl SigInfo {
         }
         if let Some(address) = self.address {
             text.push_str(&format!(" at {address:#x}"));
+        }
+        if let Some(number) = self.syscall {
+            text.push_str(&format!(": {} ({number})", self.syscall_name.unwrap_or("of no known name")));
         }
         if let (Some(pid), Some(uid)) = (self.sender_pid, self.sender_uid) {
             text.push_str(&format!(", sent by process {pid} of user {uid}"));
@@ -170,6 +189,7 @@ fn explain(code: &str) -> &'static str {
         "FPE_INTDIV" => " (integer divide by zero, or overflow of a division)",
         "BUS_ADRERR" => " (past the end of a mapped file, or no such physical address)",
         "BUS_MCEERR_AR" => " (hardware memory error)",
+        "SYS_SECCOMP" => " (a seccomp filter forbids the system call)",
         "ILL_ILLOPN" | "ILL_ILLOPC" => " (no such instruction)",
         _ => "",
     }
@@ -178,6 +198,20 @@ fn explain(code: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_forbidden_system_call_is_named() {
+        let mut raw = [0; 128];
+        raw[0] = 31;
+        raw[8] = 1;
+        raw[24] = 39;
+        raw[28..32].copy_from_slice(&AUDIT_ARCH_X86_64.to_le_bytes());
+        let text = SigInfo::parse(&raw).unwrap().describe();
+        assert!(text.ends_with("forbids the system call): getpid (39)"), "{text}");
+        // The same number is another call in the 32-bit table.
+        raw[28] = 3;
+        assert!(SigInfo::parse(&raw).unwrap().describe().ends_with(": of no known name (39)"));
+    }
 
     #[test]
     fn a_fault_names_its_address() {

@@ -93,6 +93,8 @@ pub struct Report {
     pub relocated: u64,
     /// Without a file: executable pages of the core that are all zeros.
     pub zero_text: u64,
+    /// Executable pages that are all zeros in the core and in the file.
+    pub zero_both: u64,
     /// The first pages that differ, relocated text left out.
     pub differences: Vec<Page>,
 }
@@ -122,11 +124,12 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
         changed: 0,
         relocated: 0,
         zero_text: 0,
+        zero_both: 0,
         differences: Vec::new(),
     };
     let image = image_of(process, file);
     let found = match file.lookup() {
-        Lookup::Proven(found) | Lookup::HeaderOnly(found) => Some(found),
+        Lookup::Proven(found, _) | Lookup::Doubtful(found, _) => Some(found),
         Lookup::Refused(why) => {
             report.verdict = Verdict::NotCompared(why.clone());
             None
@@ -166,6 +169,8 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
                         let offset = range.offset.wrapping_add(addr.wrapping_sub(range.start));
                         report.compared += 1;
                         let page = compare_page(found, addr, offset, &core, &relocations, image);
+                        let zeros = executable && page.is_none() && core.iter().all(|&b| b == 0);
+                        report.zero_both += u64::from(zeros && offset < found.len);
                         report.take(page);
                     }
                 }
@@ -214,11 +219,36 @@ pub fn page(process: &Process, addr: u64) -> Option<Page> {
     compare_page(found, addr, range.offset + (addr - range.start), &core, &relocations, image)
 }
 
-/// Whether the page of `addr` is in the core, executable, and all zeros.
+/// Who says that a page of code is all zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zeros {
+    /// The core; no file is there to compare.
+    Core,
+    /// The file; the core does not hold the page.
+    File,
+    /// Both: the file itself is damaged.
+    Both,
+}
+
+/// Whether the page of `addr` is executable and all zeros, as far as is known.
 #[must_use]
-pub fn is_zero_text(process: &Process, addr: u64) -> bool {
-    let executable = process.memory().stored().segment(addr).is_some_and(|s| s.executable());
-    executable && core_page(process, addr & !(PAGE_SIZE - 1)).is_some_and(|p| p.iter().all(|&b| b == 0))
+pub fn zero_text(process: &Process, addr: u64) -> Option<Zeros> {
+    process.memory().stored().segment(addr).filter(|s| s.executable())?;
+    let addr = addr & !(PAGE_SIZE - 1);
+    let zeros = |page: &[u8; PAGE]| page.iter().all(|&b| b == 0);
+    let file = || {
+        let (file, range) = process.file_at(addr)?;
+        let (found, offset) = (file.served()?, range.offset + (addr - range.start));
+        let (mut page, len) =
+            ([0; PAGE], usize::try_from(found.len.saturating_sub(offset)).unwrap_or(PAGE).min(PAGE));
+        (len > 0 && found.fill(offset, page.get_mut(..len)?)).then(|| zeros(&page))
+    };
+    match (core_page(process, addr).map(|page| zeros(&page)), file()) {
+        (Some(true), Some(true)) => Some(Zeros::Both),
+        (Some(true), None) => Some(Zeros::Core),
+        (None, Some(true)) => Some(Zeros::File),
+        _ => None,
+    }
 }
 
 fn image_of<'a>(process: &'a Process, file: &Arc<MappedFile>) -> Option<&'a Image> {

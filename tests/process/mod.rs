@@ -2,6 +2,7 @@
 
 mod bad;
 mod gdb;
+mod kinds;
 mod verify;
 
 use std::fs;

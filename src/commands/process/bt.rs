@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::{Place, threads};
 use crate::commands::{Answer, Context, Result, Text};
 use crate::process::core_file::ThreadNotes;
-use crate::process::unwind::{self, Frame, Kind};
-use crate::process::{Process, signal};
+use crate::process::files::Lookup;
+use crate::process::unwind::{self, End, Frame, Kind};
+use crate::process::{Process, python, signal};
 use crate::text::{Screen, put, row};
 
 #[derive(Serialize)]
@@ -19,8 +20,16 @@ struct Stack<'a> {
     tid: u32,
     comm: Option<&'a str>,
     frames: Vec<Row>,
+    /// Python frames that belong to none of those in C.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    python: Vec<python::Frame>,
+    /// Why Python's frames cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_python: Option<&'a str>,
     /// Whether frames were left out.
     cut: bool,
+    /// Why there are no more, where it is not that this is all.
+    ended: Option<String>,
     #[serde(skip)]
     signal: u32,
 }
@@ -31,6 +40,12 @@ struct Row {
     kind: Kind,
     #[serde(flatten)]
     place: Place,
+    /// What the code is, where no symbol says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
+    /// The Python functions that this call of the interpreter runs, innermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    python: Vec<python::Frame>,
 }
 
 pub(in crate::commands) fn run<'d>(
@@ -50,20 +65,97 @@ pub(in crate::commands) fn run<'d>(
 }
 
 fn of_thread<'a>(process: &'a Process, thread: &ThreadNotes) -> Stack<'a> {
-    let (frames, cut) = unwind::stack(process, thread, unwind::FRAMES_MAX);
-    let row = |f: &Frame| {
+    let stack = unwind::stack(process, thread, unwind::FRAMES_MAX);
+    let row = |(i, f): (usize, &Frame)| {
         let exact = matches!(f.kind, Kind::Regs | Kind::Signal);
         let lookup = if exact { f.pc } else { f.pc.wrapping_sub(1) };
-        Row { sp: format!("{:#x}", f.sp), kind: f.kind, place: Place::of(process, f.pc, lookup) }
+        let handler = stack.frames.get(i + 1).is_some_and(|next| next.kind == Kind::Signal);
+        Row {
+            sp: format!("{:#x}", f.sp),
+            kind: f.kind,
+            place: Place::of(process, f.pc, lookup),
+            note: if handler { Some("signal handler called") } else { generated(process, lookup) },
+            python: Vec::new(),
+        }
     };
-    let frames = frames.iter().map(row).collect();
+    let mut frames: Vec<Row> = stack.frames.iter().enumerate().map(row).collect();
+    let (mut rest, mut no_python) = (Vec::new().into_iter(), None);
+    match process.python() {
+        Some(Ok(python)) => rest = python.stack(process, thread).unwrap_or_default().into_iter(),
+        Some(Err(why)) => no_python = Some(why),
+        None => {}
+    }
+    for row in frames.iter_mut().filter(|r| runs_python(r)) {
+        for frame in rest.by_ref() {
+            let entry = frame.entry;
+            row.python.push(frame);
+            if entry {
+                break;
+            }
+        }
+    }
     Stack {
         pid: process.pid(),
         tid: thread.tid,
         comm: process.thread_name(thread.tid),
+        python: rest.collect(),
+        no_python,
+        cut: stack.end == End::Cut,
+        ended: ended(process, &stack),
         frames,
-        cut,
         signal: thread.signal.into(),
+    }
+}
+
+fn runs_python(row: &Row) -> bool {
+    row.place.symbol.as_ref().is_some_and(|s| s.split('.').next() == Some(python::EVAL))
+}
+
+/// Code that no file has: a compiler at run time made it.
+fn generated(process: &Process, pc: u64) -> Option<&'static str> {
+    let anonymous = process.file_at(pc).is_none() && process.image_at(pc).is_none();
+    let executable = process.memory().stored().segment(pc).is_some_and(|s| s.executable());
+    (anonymous && executable).then_some("generated code (JIT)")
+}
+
+/// Why a walk ended before the outermost frame.
+fn ended(process: &Process, stack: &unwind::Stack) -> Option<String> {
+    let last = stack.frames.last();
+    let text = match &stack.end {
+        End::Outermost | End::Cut => return None,
+        End::NoRegisters if stack.frames.is_empty() => "no registers in the core".to_owned(),
+        End::NoRegisters => "the rules give the caller no address".to_owned(),
+        End::NoRules => {
+            let pc = last.map_or(0, |f| if f.kind == Kind::Regs { f.pc } else { f.pc.wrapping_sub(1) });
+            format!("nothing tells who called {pc:#x}: {}", without_rules(process, pc))
+        }
+        End::Unreadable(fault) => format!("the return address of this frame cannot be read: {fault}"),
+        End::NoProgress => {
+            "the caller would be below this frame on the stack, which is damaged or is not what the unwind \
+             information describes"
+                .to_owned()
+        }
+    };
+    Some(text)
+}
+
+/// Why there are no unwind rules for `pc`.
+fn without_rules(process: &Process, pc: u64) -> String {
+    let segment = process.memory().stored().segment(pc);
+    match (process.file_at(pc), segment) {
+        (Some((file, _)), _) => match file.lookup() {
+            Lookup::Refused(why) => format!("{}: {why}", file.name),
+            _ => format!(
+                "{} has no unwind information for it (.eh_frame, .debug_frame), and no frame pointer leads on",
+                file.name
+            ),
+        },
+        (None, _) if process.image_at(pc).is_some() => "no unwind information for it".to_owned(),
+        (None, Some(s)) if s.executable() => {
+            "generated code has no unwind information, and no frame pointer leads on".to_owned()
+        }
+        (None, Some(_)) => "it is data, not code".to_owned(),
+        (None, None) => "nothing is mapped there, and the top of the stack is no return address".to_owned(),
     }
 }
 
@@ -89,15 +181,34 @@ impl Text for Stack<'_> {
                 Kind::Signal => "  <interrupted by a signal>",
                 Kind::FramePointer => "  <guess: frame pointer>",
                 Kind::StackTop => "  <guess: top of the stack>",
+                Kind::Scan => "  <guess: found on the stack>",
             };
-            row!(screen, " #{i:<3} {:>18}  {}{how}", f.place.pc, f.place.text())?;
-        }
-        if self.frames.is_empty() {
-            row!(screen, " no registers in the core")?;
+            let text = match f.note {
+                Some(note) if f.place.symbol.is_none() && f.place.module.is_none() => format!("<{note}>"),
+                Some(note) => format!("<{note}>  {}", f.place.text()),
+                None => f.place.text(),
+            };
+            row!(screen, " #{i:<3} {:>18}  {text}{how}", f.place.pc)?;
+            f.python.iter().try_for_each(|frame| python_frame(frame, screen))?;
         }
         if self.cut {
             row!(screen, " ... more frames follow")?;
         }
+        if let Some(why) = &self.ended {
+            row!(screen, " the walk ends here: {why}")?;
+        }
+        if !self.python.is_empty() {
+            row!(screen, " Python frames, which belong to no frame above:")?;
+            self.python.iter().try_for_each(|frame| python_frame(frame, screen))?;
+        }
+        if let Some(why) = self.no_python {
+            row!(screen, " no Python frames: {why}")?;
+        }
         Ok(())
     }
+}
+
+fn python_frame(frame: &python::Frame, screen: &mut Screen<'_>) -> Result<()> {
+    let line = frame.line.map_or_else(|| "?".to_owned(), |line| line.to_string());
+    Ok(row!(screen, "      {:>18}  {} at {}:{line}", "python", frame.function, frame.file)?)
 }

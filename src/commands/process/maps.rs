@@ -9,6 +9,7 @@ use crate::commands::{Answer, Command, Context, NoArguments, Result, Text};
 use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 use crate::process::files::Lookup;
+use crate::process::proof::Proof;
 use crate::process::{Process, procfs};
 use crate::text::{Screen, put, row};
 
@@ -96,11 +97,9 @@ fn row(process: &Process, m: &procfs::Mapping) -> Row {
     let from_file = if readable { size - in_core } else { 0 };
     let file = process.file_at(m.start).map(|(file, _)| file).filter(|_| m.file);
     let (host_file, why) = match file.map(|f| f.lookup()) {
-        Some(Lookup::Proven(f)) => (Some(f.path.display().to_string()), None),
-        Some(Lookup::HeaderOnly(f)) => (
-            Some(f.path.display().to_string()),
-            Some("it has no build-id: symbols are served, its bytes are not taken for memory".to_owned()),
-        ),
+        Some(Lookup::Proven(f, Proof::BuildId)) => (Some(f.path.display().to_string()), None),
+        Some(Lookup::Proven(f, proof)) => (Some(f.path.display().to_string()), Some(proof.to_string())),
+        Some(Lookup::Doubtful(f, doubt)) => (Some(f.path.display().to_string()), Some(doubt.to_string())),
         Some(Lookup::Refused(why)) => (None, Some(why.to_string())),
         None => (None, None),
     };

@@ -7,17 +7,26 @@ pub(super) mod sys;
 pub(super) mod verify;
 pub(super) mod why;
 
+use std::borrow::Cow;
+
 use crate::hex;
-use crate::process::Process;
 use crate::process::core_file::ThreadNotes;
+use crate::process::{Process, names};
 
 use super::{CommandError, Result};
+
+/// What to do about a damaged file.
+const REINSTALL: &str =
+    "check the disk, and install its package again (`rpm -qf FILE` or `dpkg -S FILE` names it)";
 
 /// A place in code, for people and machines.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 struct Place {
     pc: String,
     symbol: Option<String>,
+    /// The symbol as its source has it, where that is not the same (C++, Rust).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<String>,
     /// Offset in the symbol.
     offset: Option<String>,
     /// The file that is mapped there.
@@ -37,6 +46,10 @@ impl Place {
         Self {
             pc: format!("{pc:#x}"),
             offset: symbol.as_ref().map(|(_, o)| format!("{:#x}", o.wrapping_add(pc.wrapping_sub(lookup)))),
+            function: symbol.as_ref().and_then(|(name, _)| match names::plain(name) {
+                Cow::Owned(plain) => Some(plain),
+                Cow::Borrowed(_) => None,
+            }),
             symbol: symbol.map(|(name, _)| name),
             module: image.map(|i| i.name.clone()).or_else(|| file.map(|(f, _)| f.name.clone())),
             module_offset: image.map(|i| format!("{:#x}", pc.wrapping_sub(i.start))),
@@ -46,7 +59,8 @@ impl Place {
 
     /// `strlen+0x12 in /usr/lib/libc.so.6+0x9c132`.
     fn text(&self) -> String {
-        let function = match (&self.symbol, &self.offset) {
+        let name = self.function.as_ref().or(self.symbol.as_ref());
+        let function = match (name, &self.offset) {
             (Some(symbol), Some(offset)) => format!("{symbol}+{offset}"),
             _ => "??".to_owned(),
         };

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Place, spaced};
+use super::{Place, REINSTALL, spaced};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::commands::{Answer, Context, NoArguments, Result, Text};
@@ -10,8 +10,8 @@ use crate::elf::BuildId;
 use crate::memory::AddressSpace;
 use crate::process::files::Lookup;
 use crate::process::signal::{self, SigInfo};
-use crate::process::verify::{self, How};
-use crate::process::{Process, disasm, procfs};
+use crate::process::verify::{self, How, Zeros};
+use crate::process::{Process, disasm, last_words, procfs};
 use crate::text::{Screen, row};
 
 #[derive(Serialize)]
@@ -29,6 +29,15 @@ struct Sys {
     signal: Option<String>,
     siginfo: Option<SigInfo>,
     died_of: Option<String>,
+    /// What glibc said as it aborted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abort_message: Option<String>,
+    /// The C++ exception that nothing caught: its type, and its `what()` if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exception: Option<(String, Option<String>)>,
+    /// The version of the Python interpreter in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    python: Option<String>,
     #[serde(flatten)]
     place: Option<Place>,
     code_in_core: Option<String>,
@@ -40,6 +49,7 @@ struct Sys {
 }
 
 const CODE: usize = 16;
+const SIGABRT: u32 = 6;
 
 pub(in crate::commands) fn run<'d>(
     process: &'d Process,
@@ -64,6 +74,13 @@ impl Text for Sys {
         if let Some(died_of) = &self.died_of {
             line("SIGNAL", died_of)?;
         }
+        if let Some(message) = &self.abort_message {
+            line("MESSAGE", message)?;
+        }
+        if let Some((name, what)) = &self.exception {
+            let what = what.as_ref().map(|w| format!(": {w}")).unwrap_or_default();
+            line("EXCEPTION", &format!("{name} (C++, not caught){what}"))?;
+        }
         if let (Some(tid), Some(place)) = (self.tid, &self.place) {
             line("THREAD", &tid.to_string())?;
             line("PC", &format!("{}  {}", place.pc, place.text()))?;
@@ -72,7 +89,7 @@ impl Text for Sys {
             line("CODE AT PC", code)?;
         }
         if let Some(code) = &self.code_in_file {
-            line("IN THE FILE", code)?;
+            line(if self.code_in_core.is_some() { "IN THE FILE" } else { "CODE AT PC" }, code)?;
         }
         line("MAPPINGS", &self.mappings.to_string())?;
         for (i, file) in self.files_missing.iter().enumerate() {
@@ -97,6 +114,7 @@ fn collect(process: &Process) -> Sys {
         (_, Some(signal)) => Some(format!("{} ({})", signal::name(signal), signal::meaning(signal))),
         (_, None) => Some("none: the core was taken of a live process".to_owned()),
     };
+    let aborted = signal == Some(SIGABRT);
     let mut warnings = core.complaints.clone();
     if core.lost > 0 {
         warnings.insert(
@@ -108,10 +126,18 @@ fn collect(process: &Process) -> Sys {
             ),
         );
     }
-    let code = pc.and_then(|pc| code_at(process, pc));
-    let code_in_file = pc.and_then(|pc| page_warning(process, pc, &mut warnings));
+    let fault = siginfo.as_ref().and_then(|i| i.address);
+    if let Some(stack) = fault.and_then(|at| process.labels().overflowed(at)) {
+        warnings.push(format!(
+            "the address is just below the stack of thread {}: a stack overflow (too deep a recursion, or too large a \
+             local variable)",
+            stack.tid
+        ));
+    }
+    let (in_core, from_file) = pc.map(|pc| code_at(process, pc)).unwrap_or_default();
+    let code_in_file = pc.and_then(|pc| page_warning(process, pc, &mut warnings)).or(from_file);
     let lost_file = |f: &&std::sync::Arc<crate::process::files::MappedFile>| {
-        f.is_elf() && matches!(f.lookup(), Lookup::Refused(_))
+        f.has_code() && matches!(f.lookup(), Lookup::Refused(_))
     };
     let why = |f: &std::sync::Arc<crate::process::files::MappedFile>| match f.lookup() {
         Lookup::Refused(why) => {
@@ -134,8 +160,11 @@ fn collect(process: &Process) -> Sys {
         signal: signal.map(signal::name),
         siginfo,
         died_of,
+        abort_message: aborted.then(|| last_words::abort_message(process)).flatten(),
+        exception: first.filter(|_| aborted).and_then(|t| last_words::exception(process, t)),
+        python: process.python().and_then(Result::ok).map(|p| format!("{}.{}", p.version.0, p.version.1)),
         place: pc.map(|pc| Place::of(process, pc, pc)),
-        code_in_core: code,
+        code_in_core: in_core,
         code_in_file,
         mappings: procfs::mappings(process).len(),
         files_missing: process.files().iter().filter(lost_file).map(why).collect(),
@@ -144,13 +173,12 @@ fn collect(process: &Process) -> Sys {
     }
 }
 
-/// The instruction bytes at `pc`, and who says so.
-fn code_at(process: &Process, pc: u64) -> Option<String> {
+/// The instruction bytes at `pc`: in the core, or if it left them out in the file.
+fn code_at(process: &Process, pc: u64) -> (Option<String>, Option<String>) {
     let mut code = [0; CODE];
-    let n = process.memory().read(VirtAddr(pc), &mut code).ok()?;
-    let source = if process.memory().stored().run(pc) > 0 { "core" } else { "from the file" };
-    let code = code.get(..n)?;
-    Some(with_instruction(code, pc, source))
+    let Ok(n) = process.memory().read(VirtAddr(pc), &mut code) else { return (None, None) };
+    let shown = |source| Some(with_instruction(code.get(..n)?, pc, source));
+    if process.memory().stored().run(pc) > 0 { (shown("core"), None) } else { (None, shown("from the file")) }
 }
 
 /// The bytes of the instruction at `pc`, what it is, and who says so.
@@ -162,12 +190,21 @@ fn with_instruction(code: &[u8], pc: u64, source: &str) -> String {
 /// Warns if the page of `pc` is not what the file holds; gives the file's bytes there.
 fn page_warning(process: &Process, pc: u64, warnings: &mut Vec<String>) -> Option<String> {
     let Some(page) = verify::page(process, pc) else {
-        if verify::is_zero_text(process, pc) {
-            warnings.push(
+        let text = match verify::zero_text(process, pc) {
+            Some(Zeros::Core) => {
                 "the page of the pc is executable and all ZEROS in the core; there is no file to compare"
-                    .to_owned(),
-            );
-        }
+                    .to_owned()
+            }
+            Some(Zeros::Both) => format!(
+                "the page of the pc is all ZEROS in the core and in the file: the file itself is damaged here; {REINSTALL}"
+            ),
+            Some(Zeros::File) => format!(
+                "the page of the pc is all ZEROS in the file (the core left it out): the file itself is damaged here; \
+                 {REINSTALL}"
+            ),
+            None => return None,
+        };
+        warnings.push(text);
         return None;
     };
     let text = match page.how {

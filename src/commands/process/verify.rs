@@ -5,13 +5,14 @@ use std::sync::Arc;
 use clap::Args;
 use serde::{Serialize, Serializer};
 
-use super::{Place, spaced};
+use super::{Place, REINSTALL, spaced};
 use crate::addr::PAGE_SIZE;
 use crate::commands::answer::streamed;
 use crate::commands::{Answer, Command, CommandError, Context, Result, Text};
 use crate::elf::BuildId;
 use crate::hex;
 use crate::process::files::{Lookup, MappedFile};
+use crate::process::proof::{Doubt, Proof};
 use crate::process::verify::{self, How, Page, Report, Verdict};
 use crate::process::{Process, disasm};
 use crate::text::{Screen, row};
@@ -30,6 +31,8 @@ struct Row {
     changed: u64,
     relocated_text: u64,
     zero_text_without_file: u64,
+    /// Pages of code that are zeros in the core and in the file.
+    zero_text_in_both: u64,
     differences: Vec<Difference>,
 }
 
@@ -151,13 +154,16 @@ fn row(process: &Process, r: &Report) -> Row {
         changed: r.changed,
         relocated_text: r.relocated,
         zero_text_without_file: r.zero_text,
+        zero_text_in_both: r.zero_both,
         differences: r.differences.iter().map(difference).collect(),
     }
 }
 
 fn text(row: &Row, r: &Report, screen: &mut Screen<'_>) -> Result<()> {
     let unproven = match r.file.lookup() {
-        Lookup::HeaderOnly(_) => " (it has no build-id: the file may be another build)",
+        Lookup::Doubtful(_, Doubt::Pages { .. }) => " (it has no build-id: the file may be another build)",
+        Lookup::Doubtful(_, Doubt::PathOnly) => " (found by its path alone: the core has no ELF headers)",
+        Lookup::Proven(_, Proof::Word | Proof::Path) => " (taken by your word)",
         _ => "",
     };
     let name = &row.file;
@@ -185,6 +191,14 @@ fn text(row: &Row, r: &Report, screen: &mut Screen<'_>) -> Result<()> {
     }
     if r.zero_text > 0 {
         row!(screen, "           {} pages of its code are all zeros in the core", r.zero_text)?;
+    }
+    if r.zero_both > 0 {
+        row!(
+            screen,
+            "           {} pages of its code are all zeros in the core and in the file: the file itself is damaged \
+             there; {REINSTALL}",
+            r.zero_both
+        )?;
     }
     if r.relocated > 0 {
         row!(

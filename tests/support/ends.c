@@ -1,0 +1,51 @@
+/* One program, several ways to die; the first argument says which. */
+#define _GNU_SOURCE
+#include <assert.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#ifndef PLAIN
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#endif
+
+__attribute__((noinline)) int divide(int a, int b) { return a / b; }
+__attribute__((noinline)) int recurse(int n) {
+	volatile char b[512];
+	b[0] = n;
+	return recurse(n + 1) + b[0];
+}
+__attribute__((noinline)) void handler(int s) {
+	signal(s, SIG_DFL);
+	abort();
+}
+
+int main(int argc, char **argv) {
+	const char *way = argc > 1 ? argv[1] : "divide";
+	if (strcmp(way, "assert") == 0)
+		assert(argc == 99 && "the message");
+	if (strcmp(way, "overflow") == 0)
+		return recurse(0);
+	if (strcmp(way, "handler") == 0) {
+		signal(SIGSEGV, handler);
+		*(volatile int *)8 = 1;
+	}
+#ifndef PLAIN
+	if (strcmp(way, "seccomp") == 0) {
+		struct sock_filter f[] = {
+			BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_getppid, 0, 1),
+			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		};
+		struct sock_fprog p = {4, f};
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p);
+		syscall(__NR_getppid);
+	}
+#endif
+	return divide(argc, argc - 2) + argc;
+}
