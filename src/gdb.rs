@@ -13,7 +13,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,17 +21,24 @@ use std::sync::atomic::AtomicBool;
 use crate::cli::Gdb;
 use crate::elf::BuildId;
 use crate::error::{Error, Result};
+use crate::inferior::process::{ProcessInferior, Provided};
+use crate::process::Process;
+use crate::process::files::MappedFile;
 use crate::rsp::{self, Endpoint, Listener};
 use crate::sandbox;
 use crate::snapshot::{Options, Snapshot};
 
+/// Where in gdb's folder a process's files are.
+const ROOT: &str = "sysroot";
+
 /// gdb's side: what `source gdbinit` loads from a checkout.
-const HELPERS: [(&str, &str); 8] = [
+const HELPERS: [(&str, &str); 9] = [
     ("gdbinit", include_str!("../gdbinit")),
     ("scripts/gdb/corestub/__init__.py", include_str!("../scripts/gdb/corestub/__init__.py")),
     ("scripts/gdb/corestub/connect.py", include_str!("../scripts/gdb/corestub/connect.py")),
     ("scripts/gdb/corestub/kernel.py", include_str!("../scripts/gdb/corestub/kernel.py")),
     ("scripts/gdb/corestub/printers.py", include_str!("../scripts/gdb/corestub/printers.py")),
+    ("scripts/gdb/corestub/process.py", include_str!("../scripts/gdb/corestub/process.py")),
     ("scripts/gdb/corestub/stub.py", include_str!("../scripts/gdb/corestub/stub.py")),
     ("scripts/gdb/corestub/unwinder.py", include_str!("../scripts/gdb/corestub/unwinder.py")),
     ("scripts/gdb/corestub/user.py", include_str!("../scripts/gdb/corestub/user.py")),
@@ -91,6 +98,13 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
     for (build_id, file) in debug_files(&snapshot) {
         folder.link(&build_id, &file);
     }
+    let process = match &snapshot {
+        Snapshot::Process(process) => {
+            folder.lay_root(process);
+            true
+        }
+        Snapshot::Kernel(_) => false,
+    };
     let socket = folder.path.join("gdb.sock");
     let listener = Listener::bind(&Endpoint::Unix(socket.clone()))?;
     std::thread::spawn(move || {
@@ -100,7 +114,7 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
             tracing::error!("{e}");
         }
     });
-    write(&folder.path, "start", start(&folder.path, &gdbinit, &socket, &args.input.debug_dirs))?;
+    write(&folder.path, "start", start(&folder.path, &gdbinit, &socket, &args.input.debug_dirs, process))?;
 
     // Ctrl-C is gdb's: it must not end the server under it. A handler, unlike
     // an ignored signal, is not inherited by gdb.
@@ -131,8 +145,9 @@ fn code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Commands that gdb reads before anything else of the user's.
-fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf]) -> Vec<u8> {
+/// Commands that gdb reads before anything else of the user's. For a `process` its
+/// files are at hand, and what helps with kernels stays away.
+fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf], process: bool) -> Vec<u8> {
     let places: Vec<&[u8]> = [folder]
         .into_iter()
         .chain(debug_dirs.iter().map(PathBuf::as_path))
@@ -140,11 +155,16 @@ fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf]) -
         .collect();
     let (places, gdbinit, socket) =
         (places.join(&b':'), gdbinit.as_os_str().as_bytes(), socket.as_os_str().as_bytes());
+    let root = folder.join(ROOT);
+    let of_process =
+        [b"set sysroot ", root.as_os_str().as_bytes(), b"\nset $corestub_process = 1\n"].concat();
     // `$_as_string` is one of the functions that gdb itself has in Python.
     [
         b"set debug-file-directory ".as_slice(),
         &places,
-        b"\nset remotetimeout 60\nset index-cache enabled on\nif $_isvoid($_as_string)\n\
+        b"\n",
+        if process { &of_process } else { b"" },
+        b"set remotetimeout 60\nset index-cache enabled on\nif $_isvoid($_as_string)\n\
           echo This gdb has no Python: no helpers, everything else works.\\n\n\
           define hook-quit\nset confirm off\nend\ntarget extended-remote ",
         socket,
@@ -161,7 +181,14 @@ fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf]) -
 
 /// The local debug files that belong to the dump.
 fn debug_files(snapshot: &Snapshot) -> Vec<(BuildId, PathBuf)> {
-    let Snapshot::Kernel(kernel) = snapshot else { return Vec::new() };
+    let kernel = match snapshot {
+        Snapshot::Kernel(kernel) => kernel,
+        Snapshot::Process(process) => {
+            let of =
+                |f: &Arc<MappedFile>| Some((f.expected()?.clone(), process.debug_file_of(f)?.path.clone()));
+            return process.files().iter().filter_map(of).collect();
+        }
+    };
     let found = kernel.debug_files();
     let vmlinux = found.vmlinux.iter().filter_map(|v| Some((v.build_id()?.clone(), v.path().to_owned())));
     let modules = kernel.modules().iter().zip(&found.modules);
@@ -189,6 +216,32 @@ impl Folder {
             }
         }
         Err(Error::io("create a folder in", &base, io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// Lays the files of a process under their names, as links to those that are proven,
+    /// so that gdb finds them at once, without a packet, and with them what belongs to
+    /// them: it loads `NAME-gdb.py` for local files only. What is missing is a skeleton.
+    fn lay_root(&self, process: &Arc<Process>) {
+        let root = self.path.join(ROOT);
+        for (name, provided) in ProcessInferior::new(Arc::clone(process)).files() {
+            // A hostile name must not lead out of the folder.
+            let relative = Path::new(&name).strip_prefix("/").ok();
+            let plain = |p: &&Path| p.components().all(|c| matches!(c, Component::Normal(_)));
+            let Some(link) = relative.filter(plain).map(|p| root.join(p)) else { continue };
+            let lay = || {
+                link.parent().map_or(Ok(()), fs::create_dir_all)?;
+                match provided {
+                    Provided::Here(path) => symlink(fs::canonicalize(&path).unwrap_or(path), &link),
+                    Provided::Made(sparse) => sparse.write(&fs::File::create_new(&link)?),
+                }
+            };
+            match lay() {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                    tracing::warn!("cannot lay {}: {e}", link.display());
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Makes gdb find `file` by its build-id. Without the link it asks the

@@ -51,7 +51,13 @@ impl Snapshot {
         options: Options,
         kernel: fn(Vmcore, linux::Options) -> Result<Kernel>,
     ) -> Result<Self> {
-        match dump::open(paths, &options.dump)? {
+        let mut paths = paths.to_vec();
+        if let [word] = paths.as_mut_slice()
+            && let Some(found) = process::stores::find(word)?
+        {
+            *word = found;
+        }
+        match dump::open(&paths, &options.dump)? {
             Opened::Vmcore(vmcore) => kernel(*vmcore, options.kernel).map(Arc::new).map(Self::Kernel),
             Opened::Core(source) => {
                 let core = CoreFile::parse(Arc::clone(&source).path(), source)?;
@@ -81,7 +87,9 @@ impl Snapshot {
             Self::Process(process) => {
                 let places = process.places();
                 // Its files are looked for by the names that they had.
-                (places.locator.needs(), Some(places.sysroot.clone().unwrap_or_else(|| "/".into())))
+                let mut needs = places.locator.needs();
+                needs.read.extend(places.named());
+                (needs, Some(places.sysroot.clone().unwrap_or_else(|| "/".into())))
             }
         };
         needs.read.extend(given);

@@ -115,7 +115,15 @@ impl Header {
             _ => Some("an ELF file of unknown class"),
         };
         if let Some(what) = foreign {
-            return Err(not_ours(path, what.to_owned()));
+            let pair = (head.get(18).copied().unwrap_or(0), head.get(19).copied().unwrap_or(0));
+            let machine = match head.get(5) {
+                Some(2) => u16::from_be_bytes([pair.0, pair.1]),
+                _ => u16::from_le_bytes([pair.0, pair.1]),
+            };
+            return Err(not_ours(
+                path,
+                format!("{what} for a machine of type {machine} ({})", machine_name(machine)),
+            ));
         }
         let Ok((header, _)) = from_bytes::<FileHeader64<LE>>(&head) else {
             let found = "the end of the file".to_owned();
@@ -143,17 +151,10 @@ impl Header {
     /// Refuses other machines.
     fn expect_x86_64(&self, path: &Path) -> Result<()> {
         let machine = self.0.e_machine.get(LE);
-        let name = match machine.0 {
-            _ if machine == EM_X86_64 => return Ok(()),
-            3 => "i386",
-            20 | 21 => "PowerPC",
-            22 => "s390",
-            40 => "ARM",
-            183 => "AArch64",
-            243 => "RISC-V",
-            258 => "LoongArch",
-            _ => "unknown type",
-        };
+        if machine == EM_X86_64 {
+            return Ok(());
+        }
+        let name = machine_name(machine.0);
         Err(not_ours(path, format!("an ELF file for a machine of type {} ({name})", machine.0)))
     }
 
@@ -283,6 +284,24 @@ fn rows<T: Pod>(table: &[u8]) -> &[T] {
 
 fn malformed(path: &Path, offset: u64, wanted: &'static str, found: String) -> Error {
     Error::Malformed { path: path.to_owned(), format: "ELF file", offset, wanted, found }
+}
+
+/// What people call an `e_machine` (elf.h).
+fn machine_name(machine: u16) -> &'static str {
+    match machine {
+        2 | 18 | 43 => "SPARC",
+        3 => "i386",
+        8 => "MIPS",
+        20 | 21 => "PowerPC",
+        22 => "s390",
+        40 => "ARM",
+        50 => "Itanium",
+        62 => "x86-64",
+        183 => "AArch64",
+        243 => "RISC-V",
+        258 => "LoongArch",
+        _ => "unknown type",
+    }
 }
 
 fn not_ours(path: &Path, what: String) -> Error {

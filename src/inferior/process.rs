@@ -8,20 +8,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::addr::VirtAddr;
 use crate::commands::{self, Subject};
 use crate::elf::{BuildId, PT_LOAD};
 use crate::error::ReadFault;
-use crate::image::files::VirtualFile;
+use crate::image::files::{Sparse, VirtualFile};
 use crate::inferior::core_registers;
 use crate::inferior::description::{Description, OsAbi};
 use crate::inferior::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 use crate::memory::AddressSpace;
 use crate::process::files::{FoundFile, MappedFile};
-use crate::process::{Process, debug_link, link_map, procfs, signal};
+use crate::process::image::Image;
+use crate::process::{Process, debug_link, link_map, procfs, signal, skeleton};
 
 /// A process of a core, for gdb.
 pub struct ProcessInferior {
@@ -33,6 +34,15 @@ pub struct ProcessInferior {
     names: OnceLock<HashMap<String, Arc<MappedFile>>>,
     build_ids: OnceLock<HashSet<BuildId>>,
     debug_links: OnceLock<HashSet<String>>,
+    skeletons: OnceLock<HashMap<String, Arc<Sparse>>>,
+}
+
+/// Where the bytes of a file come from.
+pub enum Provided {
+    /// A file on this machine.
+    Here(PathBuf),
+    /// A skeleton.
+    Made(Arc<Sparse>),
 }
 
 impl ProcessInferior {
@@ -52,6 +62,7 @@ impl ProcessInferior {
             names: OnceLock::new(),
             build_ids: OnceLock::new(),
             debug_links: OnceLock::new(),
+            skeletons: OnceLock::new(),
         }
     }
 
@@ -87,6 +98,27 @@ impl ProcessInferior {
             names.extend(self.process.files().iter().map(|f| (f.name.clone(), Arc::clone(f))));
             names
         })
+    }
+
+    /// What stands for the files that are missing, by their names.
+    fn skeletons(&self) -> &HashMap<String, Arc<Sparse>> {
+        self.skeletons.get_or_init(|| {
+            let lost = |image: &&Image| image.file.as_ref().is_some_and(|f| f.served().is_none());
+            let made =
+                |image: &Image| Some((image.name.clone(), Arc::new(skeleton::of(&self.process, image)?)));
+            self.process.images().iter().filter(lost).filter_map(made).collect()
+        })
+    }
+
+    /// All files under the names by which gdb will ask for them: where each lies on this
+    /// machine, or what is made for it.
+    #[must_use]
+    pub fn files(&self) -> Vec<(String, Provided)> {
+        let provided = |file: &MappedFile| match file.served() {
+            Some(found) => Some(Provided::Here(found.path.clone())),
+            None => self.skeletons().get(&file.name).cloned().map(Provided::Made),
+        };
+        self.names().iter().filter_map(|(name, file)| Some((name.clone(), provided(file)?))).collect()
     }
 
     /// Build-ids whose files may be asked for: those of the mapped files and of what
@@ -239,7 +271,9 @@ impl Inferior for ProcessInferior {
 
     fn exec_file(&self) -> Option<String> {
         let file = self.process.program()?.file.as_ref()?;
-        file.served()?;
+        if file.served().is_none() {
+            self.skeletons().get(&file.name)?;
+        }
         Some(file.name.strip_suffix(" (deleted)").unwrap_or(&file.name).to_owned())
     }
 
@@ -270,7 +304,8 @@ impl Inferior for ProcessInferior {
             return Ok(file);
         }
         if let Some(mapped) = self.names().get(path) {
-            return mapped.served().map(served).ok_or(FileError::NotFound);
+            let skeleton = || self.skeletons().get(&mapped.name).cloned().map(VirtualFile::Sparse);
+            return mapped.served().map(served).or_else(skeleton).ok_or(FileError::NotFound);
         }
         let debug = self.open_by_build_id(path).or_else(|| self.open_by_debug_link(path));
         debug.as_ref().map(served).ok_or(FileError::NotFound)

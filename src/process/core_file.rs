@@ -54,6 +54,8 @@ pub struct CoreFile {
     pub files: Vec<FileNote>,
     /// `NT_X86_XSAVE_LAYOUT` (Linux 6.12): where the XSAVE parts stand.
     pub xsave_layout: Option<Place>,
+    /// Another system than Linux that wrote a note.
+    pub system: Option<&'static str>,
     /// What is wrong with the core, in sentences.
     pub complaints: Vec<String>,
     /// Bytes that the headers promise and the file does not hold.
@@ -91,6 +93,7 @@ impl CoreFile {
             auxv: Vec::new(),
             files: Vec::new(),
             xsave_layout: None,
+            system: None,
             complaints,
             lost: 0,
         };
@@ -110,6 +113,13 @@ impl CoreFile {
                 }
                 _ => {}
             }
+        }
+        if let Some(system) = core.system.filter(|_| core.threads.is_empty()) {
+            return Err(Error::Unsupported {
+                path: path.to_owned(),
+                what: format!("a core of a process of {system}"),
+                hint: "corestub serves cores of Linux only",
+            });
         }
         if core.threads.is_empty() {
             let (found, wanted) = ("none".to_owned(), "an NT_PRSTATUS note for each thread");
@@ -190,6 +200,10 @@ impl CoreFile {
             (b"LINUX", notes::NT_X86_XSAVE_LAYOUT) => {
                 self.xsave_layout.get_or_insert(place);
             }
+            // Theirs are called so (`sys/elf_common.h`, `sys/exec_elf.h` of each).
+            (b"FreeBSD", _) => self.system = Some("FreeBSD"),
+            (name, _) if name.starts_with(b"NetBSD-CORE") => self.system = Some("NetBSD"),
+            (name, _) if name.starts_with(b"OpenBSD") => self.system = Some("OpenBSD"),
             _ => {}
         }
     }

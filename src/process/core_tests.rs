@@ -82,6 +82,35 @@ fn segments_and_threads_are_found() {
 }
 
 #[test]
+fn offsets_in_bytes_are_told_from_those_in_pages() {
+    let files = |rows: &[(u64, u64, u64, &str)]| {
+        let parsed =
+            parse(core(&[prstatus(7, 11), nt_file(rows.len() as u64, rows)].concat(), &[], 1)).unwrap();
+        parsed.files.iter().map(|f| f.offset).collect::<Vec<_>>()
+    };
+    let name = "/lib/x.so";
+    let pages = [(0x1000, 0x3000, 0, name), (0x3000, 0x7000, 2, name), (0x7000, 0x8000, 6, name)];
+    let bytes = [(0x1000, 0x3000, 0, name), (0x3000, 0x7000, 0x2000, name), (0x7000, 0x8000, 0x6000, name)];
+    assert_eq!(files(&pages), [0, 0x2000, 0x6000]);
+    assert_eq!(files(&bytes), [0, 0x2000, 0x6000]);
+    // Where nothing tells, the note is believed.
+    assert_eq!(files(&[(0x1000, 0x3000, 5, name)]), [0x5000]);
+}
+
+#[test]
+fn a_core_of_another_system_is_refused_by_its_name() {
+    let refused = |notes: &[u8]| parse(core(notes, &[], 1)).err().unwrap().to_string();
+    let freebsd = refused(&note("FreeBSD", 1, &[0; 200]));
+    assert!(freebsd.contains("a core of a process of FreeBSD"), "{freebsd}");
+    let netbsd = refused(&note("NetBSD-CORE@1", 33, &[0; 200]));
+    assert!(netbsd.contains("of NetBSD"), "{netbsd}");
+    let mut raw = core(&prstatus(7, 11), &[], 1);
+    (raw[4], raw[18]) = (1, 3);
+    let narrow = parse(raw).err().unwrap().to_string();
+    assert!(narrow.contains("32-bit") && narrow.contains("i386"), "{narrow}");
+}
+
+#[test]
 fn memory_that_is_not_there_says_why() {
     let mut raw =
         core(&prstatus(7, 11), &[(0x1000, 0x3000, &[1; 0x1000]), (0x8000, 0x1000, &[2; 0x1000])], 3);

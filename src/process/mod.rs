@@ -11,7 +11,8 @@
 //!  inferred    the files of a core without      debug_link  .gnu_debuglink
 //!              a list of them                   python      frames of Python
 //!  names       of functions, as in the source    labels      of mappings without a file
-//!  last_words  abort's message, an exception
+//!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
+//!  stores      where systems keep cores
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -46,6 +47,8 @@ pub mod proof;
 pub mod python;
 pub mod rules;
 pub mod signal;
+pub mod skeleton;
+pub mod stores;
 pub mod unwind;
 pub mod verify;
 

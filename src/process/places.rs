@@ -44,6 +44,12 @@ impl Places {
         }
     }
 
+    /// What the user named: files and folders.
+    #[must_use]
+    pub fn named(&self) -> Vec<PathBuf> {
+        self.given.exec.iter().chain(&self.given.libs).chain(&self.search_dirs).cloned().collect()
+    }
+
     /// The `--lib` for a mapped file: by build-id, else by the file's name.
     pub(super) fn library(&self, id: Option<&BuildId>, name: Option<&OsStr>) -> Option<&Path> {
         let libs = &self.given.libs;

@@ -4,13 +4,13 @@
 use super::*;
 
 /// A folder with `ends.c` compiled in some way, and the cores of it.
-struct Ends {
-    dir: tempfile::TempDir,
+pub(super) struct Ends {
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Ends {
     /// Nothing where there is no such compiler, or the kernel hands cores to a program.
-    fn compiled(compiler: &str, args: &[&str]) -> Option<Self> {
+    pub(super) fn compiled(compiler: &str, args: &[&str]) -> Option<Self> {
         if !plain_cores() {
             return None;
         }
@@ -26,17 +26,17 @@ impl Ends {
         Some(ends)
     }
 
-    fn program(&self) -> PathBuf {
+    pub(super) fn program(&self) -> PathBuf {
         self.dir.path().join("ends")
     }
 
-    fn core(&self, way: &str, filter: &str) -> PathBuf {
+    pub(super) fn core(&self, way: &str, filter: &str) -> PathBuf {
         die(self.dir.path(), filter, &[text(&self.program()), way])
     }
 }
 
 /// Whether the kernel writes plain files.
-fn plain_cores() -> bool {
+pub(super) fn plain_cores() -> bool {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     let plain = pattern.trim() == "core";
     if !plain {
@@ -46,7 +46,7 @@ fn plain_cores() -> bool {
 }
 
 /// Runs a command to its death in `dir`, with that coredump_filter: its core.
-fn die(dir: &Path, filter: &str, command: &[&str]) -> PathBuf {
+pub(super) fn die(dir: &Path, filter: &str, command: &[&str]) -> PathBuf {
     let run = tempfile::tempdir_in(dir).unwrap().keep();
     let script = format!(
         "ulimit -c unlimited; ulimit -s 1024; echo {filter} > /proc/self/coredump_filter; exec \"$@\""

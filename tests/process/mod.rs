@@ -3,6 +3,7 @@
 mod bad;
 mod gdb;
 mod kinds;
+mod session;
 mod verify;
 
 use std::fs;

@@ -10,7 +10,10 @@ import tempfile
 
 import gdb
 
-from . import kernel, stub
+from . import kernel, process, stub
+
+# Lines of a Python stack in the greeting.
+PYTHON_LINES = 12
 
 _store = None
 # Where `vmcore` connected last.
@@ -109,15 +112,29 @@ def of_kernel(what):
 def of_process(what):
     """The same for the core of a process."""
     threads = what.get("threads", 1)
-    lines = ["{} (pid {}), {} thread{}".format(what.get("executable") or what.get("comm") or "a process",
-                                              what["pid"], threads, "" if threads == 1 else "s")]
+    lines = ["{} (pid {}), {} thread{}".format(
+        what.get("command_line") or what.get("executable") or what.get("comm") or "a process", what["pid"], threads,
+        "" if threads == 1 else "s")]
     if what.get("died_of"):
         lines.append("Signal: {}".format(what["died_of"]))
-    where = " in ".join(w for w in (what.get("symbol"), what.get("module")) if w)
+    if what.get("abort_message"):
+        lines.append("Message: {}".format(what["abort_message"]))
+    if what.get("exception"):
+        lines.append("Exception, not caught: " + ": ".join(w for w in what["exception"] if w))
+    where = " in ".join(w for w in (what.get("function") or what.get("symbol"), what.get("module")) if w)
     if where:
         lines.append(f"Thread {what.get('tid', '?')} was at {where}")
+    lines += [f"warning: {text}" for text in what.get("warnings") or []]
+    following = [("bt", "the stack of the thread that died")]
+    if what.get("python"):
+        frames = list(process.lines(process.python_frames()))
+        if frames:
+            lines += ["Python {}, most recent call first:".format(what["python"]), *frames[:PYTHON_LINES]]
+            if len(frames) > PYTHON_LINES:
+                lines.append(f"  ... {len(frames) - PYTHON_LINES} more: py-bt")
+        following.append(("py-bt", "the Python stack of the selected thread"))
     lost = len(what.get("files_missing") or [])
-    return lines, [("bt", "the stack of the thread that died"),
+    return lines, [*following,
                    ("info threads", "every thread; `thread N` selects one"),
                    ("monitor sys", "the signal, the instruction, " +
                     ("and which files were not found" if lost else "the command line"))]

@@ -46,6 +46,14 @@ def ask(line):
     return _answers[key]
 
 
+def ask_now(line):
+    """The same of what the selected thread decides: never an answer from before."""
+    try:
+        return json.loads(monitor(line + " --json") or "")
+    except ValueError:
+        return None
+
+
 def system():
     """What `monitor sys` says of the dump: a dict, empty if there is none."""
     value = ask("sys")

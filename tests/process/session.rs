@@ -1,0 +1,96 @@
+//! `corestub gdb CORE`: what a person sees who types nothing else.
+
+use super::kinds::{Ends, die, plain_cores};
+use super::*;
+
+/// What gdb shows of `core`, and then of these commands.
+fn session(core: &Path, commands: &[&str], args: &[&str]) -> String {
+    let mut command = patient(env!("CARGO_BIN_EXE_corestub"));
+    command.arg("gdb").args(args).arg(core).args(["--", "-nx", "-batch"]);
+    for line in commands {
+        command.args(["-ex", &format!("echo \\n=== {line}\\n"), "-ex", line]);
+    }
+    let out = command.output().unwrap();
+    String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned()
+}
+
+#[test]
+fn the_greeting_is_of_a_process_and_kernel_helpers_stay_away() {
+    let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
+    let shown = session(&ends.core("assert", DEFAULT), &["help user-bt", "bt"], &[]);
+    for wanted in
+        ["/ends assert (pid ", "Signal: SIGABRT (aborted)", "Message: ", "Assertion `argc == 99", "in main ("]
+    {
+        assert!(shown.contains(wanted), "no {wanted}: {shown}");
+    }
+    assert!(shown.contains("Undefined command: \"user-bt\""), "{shown}");
+    assert!(!shown.contains("Linux of an unknown release") && !shown.contains("triage"), "{shown}");
+}
+
+#[test]
+fn a_programs_missing_file_does_not_cost_the_libraries() {
+    let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
+    let (core, whole) = (ends.core("assert", DEFAULT), ends.core("assert", WITH_TEXT));
+    fs::rename(ends.program(), ends.dir.path().join("away")).unwrap();
+    let shown = session(&core, &["bt"], &[]);
+    assert!(shown.contains("in __assert_fail") && shown.contains("raise ("), "{shown}");
+    // With the read-only pages in the core, also what the linker knows of the program.
+    let shown = session(&whole, &["bt", "info symbol handler", "info files"], &[]);
+    assert!(shown.contains("in __libc_start_main") || shown.contains("in __libc_start_call_main"), "{shown}");
+    // A gdb of one's own gets the same through the connection.
+    let server = Server::start(&[], &core);
+    let mut gdb = patient("gdb");
+    gdb.args(["-nx", "-q", "-batch", "-ex", &format!("target remote {}", server.address), "-ex", "bt"]);
+    let out = gdb.output().unwrap();
+    let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(shown.contains("in __assert_fail"), "{shown}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn scripts_of_proven_files_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, program) = (dir.path().join("maps.cc"), dir.path().join("maps"));
+    let code = "#include <map>\n#include <string>\nstd::map<std::string, int> ages{{\"ann\", 5}, {\"bob\", 7}};\n\
+                int main() { *(volatile int *)0 = ages.size(); }\n";
+    fs::write(&source, code).unwrap();
+    let Ok(out) = Command::new("g++").args(["-g", "-O0", "-o"]).arg(&program).arg(&source).output() else {
+        return crate::support::skip("g++ is not here");
+    };
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    if !plain_cores() {
+        return;
+    }
+    let core = die(dir.path(), DEFAULT, &[text(&program)]);
+    let ask = "info auto-load python-scripts";
+    let native = Command::new("gdb")
+        .args(["-nx", "-batch", "-ex", ask, "-ex", "p ages"])
+        .arg(&program)
+        .arg(&core)
+        .output();
+    let native = String::from_utf8_lossy(&native.unwrap().stdout).into_owned();
+    if !native.contains("std::map with 2 elements") {
+        return crate::support::skip("gdb has no printers for libstdc++ here");
+    }
+    let shown = session(&core, &[ask, "p ages"], &[]);
+    assert!(shown.contains("= std::map with 2 elements = {[\"ann\"] = 5, [\"bob\"] = 7}"), "{shown}");
+}
+
+#[test]
+fn a_python_stack_is_shown_with_nothing_typed() {
+    if !plain_cores() {
+        return;
+    }
+    if !Path::new("/usr/bin/python3").exists() {
+        return crate::support::skip("/usr/bin/python3 is not here");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("dies.py");
+    fs::write(&source, "import ctypes\ndef inner():\n    ctypes.string_at(0)\ninner()\n").unwrap();
+    let core = die(dir.path(), DEFAULT, &["/usr/bin/python3", text(&source)]);
+    let shown = session(&core, &["py-bt"], &[]);
+    let greeting = shown.split("=== py-bt").next().unwrap();
+    let line = format!("File \"{}\", line 3, in inner", source.display());
+    assert!(greeting.contains("most recent call first") && greeting.contains(&line), "{shown}");
+    let typed = shown.split("=== py-bt").nth(1).unwrap();
+    assert!(typed.contains(&line), "{shown}");
+}
