@@ -9,6 +9,7 @@
 //! ones in this program, written into that folder: they are there without a
 //! checkout and after a `cargo install`, too.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -98,12 +99,9 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
     for (build_id, file) in debug_files(&snapshot) {
         folder.link(&build_id, &file);
     }
-    let process = match &snapshot {
-        Snapshot::Process(process) => {
-            folder.lay_root(process);
-            true
-        }
-        Snapshot::Kernel(_) => false,
+    let root = match &snapshot {
+        Snapshot::Process(process) => Some(folder.root(process)),
+        Snapshot::Kernel(_) => None,
     };
     let socket = folder.path.join("gdb.sock");
     let listener = Listener::bind(&Endpoint::Unix(socket.clone()))?;
@@ -114,7 +112,11 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
             tracing::error!("{e}");
         }
     });
-    write(&folder.path, "start", start(&folder.path, &gdbinit, &socket, &args.input.debug_dirs, process))?;
+    write(
+        &folder.path,
+        "start",
+        start(&folder.path, &gdbinit, &socket, &args.input.debug_dirs, root.as_deref()),
+    )?;
 
     // Ctrl-C is gdb's: it must not end the server under it. A handler, unlike
     // an ignored signal, is not inherited by gdb.
@@ -145,9 +147,15 @@ fn code(status: ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Commands that gdb reads before anything else of the user's. For a `process` its
-/// files are at hand, and what helps with kernels stays away.
-fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf], process: bool) -> Vec<u8> {
+/// Commands that gdb reads before anything else of the user's. A process has its files
+/// below `root`, and what helps with kernels stays away.
+fn start(
+    folder: &Path,
+    gdbinit: &Path,
+    socket: &Path,
+    debug_dirs: &[PathBuf],
+    root: Option<&Path>,
+) -> Vec<u8> {
     let places: Vec<&[u8]> = [folder]
         .into_iter()
         .chain(debug_dirs.iter().map(PathBuf::as_path))
@@ -155,15 +163,15 @@ fn start(folder: &Path, gdbinit: &Path, socket: &Path, debug_dirs: &[PathBuf], p
         .collect();
     let (places, gdbinit, socket) =
         (places.join(&b':'), gdbinit.as_os_str().as_bytes(), socket.as_os_str().as_bytes());
-    let root = folder.join(ROOT);
-    let of_process =
-        [b"set sysroot ", root.as_os_str().as_bytes(), b"\nset $corestub_process = 1\n"].concat();
+    let of_process = |root: &Path| {
+        [b"set sysroot ", root.as_os_str().as_bytes(), b"\nset $corestub_process = 1\n"].concat()
+    };
     // `$_as_string` is one of the functions that gdb itself has in Python.
     [
         b"set debug-file-directory ".as_slice(),
         &places,
         b"\n",
-        if process { &of_process } else { b"" },
+        &root.map(of_process).unwrap_or_default(),
         b"set remotetimeout 60\nset index-cache enabled on\nif $_isvoid($_as_string)\n\
           echo This gdb has no Python: no helpers, everything else works.\\n\n\
           define hook-quit\nset confirm off\nend\ntarget extended-remote ",
@@ -196,6 +204,12 @@ fn debug_files(snapshot: &Snapshot) -> Vec<(BuildId, PathBuf)> {
     vmlinux.chain(modules).collect()
 }
 
+/// Whether two paths lead to one file.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    id(one).is_some_and(|one| Some(one) == id(other))
+}
+
 /// A folder that goes with the program.
 struct Folder {
     path: PathBuf,
@@ -218,12 +232,36 @@ impl Folder {
         Err(Error::io("create a folder in", &base, io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// Lays the files of a process under their names, as links to those that are proven,
-    /// so that gdb finds them at once, without a packet, and with them what belongs to
-    /// them: it loads `NAME-gdb.py` for local files only. What is missing is a skeleton.
-    fn lay_root(&self, process: &Arc<Process>) {
+    /// Where gdb finds the files of a process under their names without a packet, and
+    /// with them what belongs to them: it loads `NAME-gdb.py` for local files only.
+    ///
+    /// That is the root they were found below, where each lies there under its name:
+    /// libstdc++'s script looks for its modules from the library's place. Else it is a
+    /// folder of links to the files that are proven; what is missing is a skeleton.
+    fn root(&self, process: &Arc<Process>) -> PathBuf {
+        let files = ProcessInferior::new(Arc::clone(process)).files();
+        let own = process.places().sysroot.clone().unwrap_or_else(|| "/".into());
+        let here = |name: &str| {
+            files.get(name).is_some_and(|provided| match provided {
+                Provided::Here(path) => {
+                    let named = Path::new(name).strip_prefix("/").map(|relative| own.join(relative));
+                    named.is_ok_and(|named| same_file(&named, path))
+                }
+                Provided::Made(_) => false,
+            })
+        };
+        // What gdb will ask for: the program, and what is in the linker's list.
+        let program = process.program().map(|image| image.name.as_str());
+        let objects = process.link_map().iter().map(|o| o.name.as_str()).filter(|name| name.starts_with('/'));
+        if program.is_some() && program.into_iter().chain(objects).all(here) {
+            return own;
+        }
+        self.lay_root(files)
+    }
+
+    fn lay_root(&self, files: HashMap<String, Provided>) -> PathBuf {
         let root = self.path.join(ROOT);
-        for (name, provided) in ProcessInferior::new(Arc::clone(process)).files() {
+        for (name, provided) in files {
             // A hostile name must not lead out of the folder.
             let relative = Path::new(&name).strip_prefix("/").ok();
             let plain = |p: &&Path| p.components().all(|c| matches!(c, Component::Normal(_)));
@@ -242,6 +280,7 @@ impl Folder {
                 _ => {}
             }
         }
+        root
     }
 
     /// Makes gdb find `file` by its build-id. Without the link it asks the

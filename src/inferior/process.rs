@@ -113,7 +113,7 @@ impl ProcessInferior {
     /// All files under the names by which gdb will ask for them: where each lies on this
     /// machine, or what is made for it.
     #[must_use]
-    pub fn files(&self) -> Vec<(String, Provided)> {
+    pub fn files(&self) -> HashMap<String, Provided> {
         let provided = |file: &MappedFile| match file.served() {
             Some(found) => Some(Provided::Here(found.path.clone())),
             None => self.skeletons().get(&file.name).cloned().map(Provided::Made),

@@ -41,7 +41,7 @@ pub struct Kept {
 pub fn kept(folder: &Path) -> Vec<Kept> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().take(LISTED_MAX);
     let mut all: Vec<Kept> = entries.filter_map(|e| parse(&e.path(), e.metadata().ok()?.len())).collect();
-    all.sort_by(|a, b| (b.time, b.pid).cmp(&(a.time, a.pid)));
+    all.sort_by_key(|core| std::cmp::Reverse((core.time, core.pid)));
     all
 }
 

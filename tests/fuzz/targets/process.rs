@@ -32,11 +32,15 @@ pub fn run(bytes: &[u8]) {
     }
     let source = Arc::new(InMemory::new("core", core));
     let Ok(core) = CoreFile::parse(Path::new("core"), source) else { return };
-    let options = Options { sysroot: Some("/nonexistent".into()), debug_dirs: vec!["/nonexistent".into()] };
+    let options = Options {
+        sysroot: Some("/nonexistent".into()),
+        debug_dirs: vec!["/nonexistent".into()],
+        ..Options::default()
+    };
     let process = Process::new(core, &options);
     let _ = (process.images().len(), process.link_map().len(), process.explain(0x40_0000));
     for thread in process.threads().iter().take(8) {
         let _ = (process.thread_name(thread.tid), process.general_regs(thread));
-        let _ = unwind::stack(&process, thread, 64).0.len();
+        let _ = unwind::stack(&process, thread, 64).frames.len();
     }
 }
