@@ -90,10 +90,13 @@ fn find_in(word: &Path, systemd: &Path) -> Result<Option<PathBuf>> {
         });
     }
     if word.exists() {
-        let report = fs::File::open(word).is_ok_and(|file| {
-            let mut head = [0; 12];
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut head, 0).is_ok() && &head == b"ProblemType:"
-        });
+        // A pipe must not be opened twice: its writer would find it closed.
+        let report = word.is_file()
+            && fs::File::open(word).is_ok_and(|file| {
+                let mut head = [0; 12];
+                std::os::unix::fs::FileExt::read_exact_at(&file, &mut head, 0).is_ok()
+                    && &head == b"ProblemType:"
+            });
         if report {
             return Err(Error::Unsupported {
                 path: word.to_owned(),
