@@ -35,6 +35,9 @@ struct Sys<'a> {
     partial: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete: Option<String>,
+    /// makedumpfile's list of what `--config` wiped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    erased: Option<&'a str>,
     cpus: Option<usize>,
     /// Of these not online: unplugged, or stopped by a panic without a kdump kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +114,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         format: kernel.dump().format(),
         partial: kernel.dump().is_partial(),
         incomplete: kernel.dump().incomplete(),
+        erased: kernel.dump().notes().eraseinfo.as_deref(),
         cpus: Some(kernel.percpu().present().len()).filter(|&n| n > 0),
         offline: Some(kernel.percpu().present().len() - kernel.percpu().online().len()).filter(|&n| n > 0),
         mhz: kernel.symbol("cpu_khz").and_then(|a| kernel.space().read_u32(a).ok()).map(|khz| khz / 1000),
@@ -204,6 +208,9 @@ impl Text for Sys<'_> {
         }
         if let Some(lost) = &self.incomplete {
             line("INCOMPLETE", lost)?;
+        }
+        for erased in self.erased.unwrap_or_default().lines().filter(|l| !l.trim().is_empty()) {
+            line("ERASED", erased)?;
         }
         self.remarks.iter().try_for_each(|remark| line("REMARK", remark))?;
         Ok(())

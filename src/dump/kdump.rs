@@ -33,6 +33,10 @@ use crate::bytes::source::Source;
 use crate::direct_mapped::DirectMapped;
 use crate::error::{Error, ReadFault, Result};
 
+/// Most bytes of a compressed page. makedumpfile and QEMU store a page as it is when
+/// compressing does not make it smaller; libkdumpfile's makers of test files do not.
+const PACKED_MAX: usize = 2 * PAGE_BYTES;
+
 /// A kdump file, or the pieces of a split one.
 pub(super) struct Kdump {
     /// By first page frame; at least one.
@@ -114,7 +118,7 @@ impl Kdump {
         let corrupt = ReadFault::Corrupt { phys: addr.0 };
         let codec = Codec::from_flags(flags).ok_or(corrupt)?;
         let size = usize::try_from(size).map_err(|_| corrupt)?;
-        let sound = if codec == Codec::Raw { size == PAGE_BYTES } else { (1..=PAGE_BYTES).contains(&size) };
+        let sound = if codec == Codec::Raw { size == PAGE_BYTES } else { (1..=PACKED_MAX).contains(&size) };
         if !sound {
             return Err(corrupt);
         }
@@ -203,7 +207,7 @@ impl Form for Kdump {
             return Ok(n);
         }
         let page = self.cache.page((stored.piece, stored.offset), |page| {
-            let mut data = [0; PAGE_BYTES];
+            let mut data = [0; PACKED_MAX];
             let data = data.get_mut(..stored.size).ok_or(corrupt)?;
             source.read_exact_at(stored.offset, data).map_err(|e| super::unread(addr, &e))?;
             self.decoders.decode(stored.codec, data, page).ok_or(corrupt)

@@ -218,7 +218,7 @@ fn what_is_lost_or_damaged_says_which() {
         (101, Put::As(good.clone(), size, 0x40)),
         (102, Put::As(good.clone(), size, 0x21)),
         (103, Put::As(vec![0; 100], 100, 0)),
-        (104, Put::As(vec![0; 5000], 5000, 0x20)),
+        (104, Put::As(vec![0; 9000], 9000, 0x20)),
         (105, Put::As(good.clone(), 0, 0x20)),
         (106, Put::As(good[..20].to_vec(), 20, 0x20)),
         (107, Put::Lost),
@@ -232,6 +232,23 @@ fn what_is_lost_or_damaged_says_which() {
     assert_eq!(page(&dump, 107), Err(ReadFault::Truncated { addr: 107 << 12 }));
     assert!(dump.incomplete().unwrap().contains("lacks 1 of its last pages: they were never written"));
     assert_eq!(page(&dump, 20_000), Ok(pattern(20_003)));
+}
+
+/// What compression makes larger is stored so by libkdumpfile's makers of test files.
+#[test]
+fn a_page_may_be_larger_packed_than_it_is() {
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let noise: [u8; 4096] = std::array::from_fn(|_| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random as u8
+    });
+    let packed = lzokay::compress::compress(&noise).unwrap();
+    assert!(packed.len() > 4096);
+    let mut w = Writer::new(2);
+    w.pages.insert(100, Put::As(packed.clone(), packed.len() as u32, 2));
+    assert!(page(&open(vec![w.bytes()]).unwrap(), 100) == Ok(noise));
 }
 
 #[test]

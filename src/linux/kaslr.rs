@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{KernelVersion, Options};
+use super::{KernelVersion, Options, by_cr3};
 use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use crate::arch::paging::Paging;
 use crate::arch::{Levels, map};
@@ -20,6 +20,9 @@ use crate::memory::paging::{Basis, Linear, PageTables};
 
 /// Pages looked at for a lost VMCOREINFO: 4 TiB of them.
 const SEARCH_PAGES: u64 = 1 << 30;
+
+/// More kernels than the one that crashed and the one that dumps are noise.
+const KERNELS_MAX: usize = 8;
 
 /// `CONFIG_PHYSICAL_ALIGN` is at least this.
 const IMAGE_ALIGN: i64 = 2 << 20;
@@ -51,7 +54,17 @@ impl Place {
 /// Finds the kernel in `dump`.
 pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     let path = dump.path();
-    let vmcoreinfo = vmcoreinfo(dump, options)?;
+    if options.cr3.is_some() {
+        return by_cr3::locate(dump, options).ok_or_else(|| Error::Missing {
+            path: path.to_owned(),
+            what: "no kernel's image is mapped by the page tables at --cr3".to_owned(),
+            hint: "it is the physical address that CR3 had, or init_top_pgt has",
+        });
+    }
+    let vmcoreinfo = match vmcoreinfo(dump, options) {
+        Err(missing @ Error::Missing { .. }) => return by_cr3::locate(dump, options).ok_or(missing),
+        found => found?,
+    };
     let missing = |what: &str, hint| Error::Missing { path: path.to_owned(), what: what.to_owned(), hint };
 
     let kaslr_offset = options.kaslr_offset.or_else(|| vmcoreinfo.kaslr_offset()).unwrap_or(0);
@@ -165,8 +178,9 @@ fn names_itself(info: &VmcoreInfo, tables: &PageTables) -> bool {
 
 /// Looks for the kernel's own copy of VMCOREINFO, which begins with `OSRELEASE=`: a
 /// page of its own since 4.13, before a variable among others and a note (so the
-/// starts of pages are looked at first, and then all of them). A kdump kernel's copy
-/// may be there too: the one that names page tables which really translate wins.
+/// starts of pages are looked at first, and then all of them). A copy that names page tables
+/// which really translate is a kernel's. A kdump kernel's may be there, too: the kernel that
+/// crashed has written the time of it, and is what the dump is of.
 /// Segments can share their bytes, so the search has an end of its own.
 fn search(dump: &Arc<Vmcore>) -> Option<VmcoreInfo> {
     const MARK: &[u8] = b"OSRELEASE=";
@@ -174,23 +188,35 @@ fn search(dump: &Arc<Vmcore>) -> Option<VmcoreInfo> {
     let mut page = vec![0; 4096];
     for look in [MARK.len(), page.len()] {
         let mut budget = SEARCH_PAGES;
+        let mut kernels: Vec<(PhysAddr, VmcoreInfo)> = Vec::new();
         for &(start, len) in &ranges {
             let first = start.0.div_ceil(PAGE_SIZE);
             let end = start.0.saturating_add(len).div_ceil(PAGE_SIZE);
             for pfn in first..end {
-                budget = budget.checked_sub(1)?;
-                let at = Pfn(pfn).address()?;
+                let Some(left) = budget.checked_sub(1) else { break };
+                budget = left;
+                let Some(at) = Pfn(pfn).address() else { break };
                 let seen = page.get_mut(..look)?;
                 let Ok(read) = dump.read_phys(at, seen) else { continue };
                 let seen = seen.get(..read)?;
                 for place in memchr::memmem::find_iter(seen, MARK).filter(|i| look > MARK.len() || *i == 0) {
                     let found = PhysAddr(at.0 + place as u64);
-                    if let Some(info) = text_at(dump, found).filter(|info| translates(dump, info)) {
-                        tracing::info!("VMCOREINFO found in memory at physical {found}");
-                        return Some(info);
-                    }
+                    kernels.extend(
+                        text_at(dump, found).filter(|info| translates(dump, info)).map(|i| (found, i)),
+                    );
+                }
+                if kernels.len() > KERNELS_MAX {
+                    break;
                 }
             }
+        }
+        let crashed = kernels.iter().position(|(_, info)| info.crash_time().is_some()).unwrap_or(0);
+        for (i, (at, info)) in kernels.iter().enumerate() {
+            let taken = if i == crashed { "" } else { ": another kernel's, or an older copy" };
+            tracing::info!("VMCOREINFO of {} at physical {at}{taken}", info.release().unwrap_or("?"));
+        }
+        if crashed < kernels.len() {
+            return Some(kernels.swap_remove(crashed).1);
         }
     }
     None

@@ -6,6 +6,7 @@
 //! [`Kernel`] is an opened dump above it, which keeps what was read once.
 //! [`layout`] alone knows what differs between versions.
 
+mod by_cr3;
 mod cfi;
 pub(crate) mod clock;
 pub(crate) mod debug_files;
