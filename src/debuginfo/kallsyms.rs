@@ -146,17 +146,21 @@ pub fn read(
         let end = names.ends.last().copied().unwrap_or(0);
         names.ends.resize(count as usize, end);
     }
-    let Some(stext_at) = names.find(b"_stext").or_else(|| names.find(b"_text")) else {
-        return Err(format!(
-            "kallsyms_names at {:#x}: {}",
-            tables.names,
-            names.trouble.unwrap_or_else(|| format!("no _stext among {count} names"))
-        ));
-    };
-    let wanted = stext.filter(|_| names.find(b"_stext").is_some());
-
     let mut raw = Raw::read(space, tables, names.len());
-    let encoding = raw.encoding(tables, stext_at, wanted).ok_or_else(|| {
+    let wanted = stext.filter(|_| names.find(b"_stext").is_some());
+    let encoding = match (names.find(b"_stext").or_else(|| names.find(b"_text")), stext) {
+        (Some(at), _) => raw.encoding(tables, at, wanted),
+        // The name of `_stext` is lost, and not its address.
+        (None, Some(stext)) if names.trouble.is_some() => raw.encoding_of_most(tables, names.len(), stext),
+        (None, _) => {
+            return Err(format!(
+                "kallsyms_names at {:#x}: {}",
+                tables.names,
+                names.trouble.unwrap_or_else(|| format!("no _stext among {count} names"))
+            ));
+        }
+    };
+    let encoding = encoding.ok_or_else(|| {
         raw.trouble.clone().unwrap_or_else(|| {
             format!(
                 "no known encoding of kallsyms' addresses gives _stext{}",
@@ -470,11 +474,28 @@ impl Raw {
             })
         })
     }
+
+    /// The form under which one symbol is at `stext`, and most are in the kernel's image.
+    fn encoding_of_most(&self, tables: &Tables, count: usize, stext: u64) -> Option<Encoding> {
+        use Encoding::{Absolute, AbsolutePercpu, BaseRelative, PlaceRelative};
+        let addresses = |encoding| (0..count).filter_map(move |at| self.address(encoding, tables, at));
+        let inside = |encoding: &Encoding| addresses(*encoding).filter(|&at| is_in_image(at)).count();
+        [BaseRelative, AbsolutePercpu, PlaceRelative, Absolute]
+            .into_iter()
+            .filter(|&encoding| addresses(encoding).any(|at| at == stext))
+            .max_by_key(inside)
+            .filter(|encoding| inside(encoding) * 2 > addresses(*encoding).count())
+    }
+}
+
+/// Whether the kernel's image can hold it.
+fn is_in_image(address: u64) -> bool {
+    address.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE
 }
 
 /// Where the x86-64 kernel can start: the image area, page-aligned.
 pub(super) fn is_text_start(address: u64) -> bool {
-    address.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE && address & 0xfff == 0
+    is_in_image(address) && address & 0xfff == 0
 }
 
 #[cfg(test)]

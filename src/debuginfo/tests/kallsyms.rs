@@ -210,6 +210,25 @@ fn names_and_addresses_go_on_behind_a_lost_page() {
 }
 
 #[test]
+fn the_name_of_stext_may_be_lost() {
+    let names: Vec<String> = (0..2000).map(|i| format!("function_{i}")).collect();
+    for encoding in
+        [Encoding::BaseRelative, Encoding::AbsolutePercpu, Encoding::PlaceRelative, Encoding::Absolute]
+    {
+        let mut all = symbols(encoding == Encoding::AbsolutePercpu);
+        all.extend(names.iter().enumerate().map(|(i, n)| (STEXT + 0x2000 + i as u64 * 16, b't', n.as_str())));
+        let (space, tables) = image(&all, encoding, true);
+        let holey = Holey { space: &space, lost: vec![tables.names..tables.names + 64] };
+        let table = read(&holey, &tables, Some(STEXT), true).unwrap();
+        let known = listed(&table);
+        assert!(known.iter().all(|symbol| all.contains(symbol) && symbol.2 != "_stext"), "{encoding}");
+        assert!(known.len() > 1400 && table.lacks_names(), "{encoding}: {}", known.len());
+        // Where the kernel starts is then not known, either.
+        assert!(read(&holey, &tables, None, true).unwrap_err().contains("bytes are lost"), "{encoding}");
+    }
+}
+
+#[test]
 fn tables_tell_what_the_lost_page_of_another_held() {
     let all = symbols(true);
     let (space, mut tables) = image(&all, Encoding::AbsolutePercpu, true);
