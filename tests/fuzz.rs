@@ -82,7 +82,7 @@ fn no_input_ends_a_target() {
                     (target.run)(&random.change(seed));
                     done += 1;
                 }
-                println!("{}: {done} inputs", target.name);
+                eprintln!("{}: {done} inputs", target.name);
             });
         }
     });
