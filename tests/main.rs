@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation, clippy::print_stderr, unreachable_pub)]
 
+mod attached;
 mod commands;
 mod damage;
 mod debuginfo;

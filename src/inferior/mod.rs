@@ -18,6 +18,7 @@ pub mod kernel;
 mod osdata;
 pub mod process;
 mod task_process;
+mod task_procfs;
 
 pub use description::{Description, RegisterFile};
 

@@ -1,14 +1,15 @@
 //! One user process of a vmcore, as a further inferior (`attach PID`): its
 //! threads with their user-mode registers, over its own page tables.
 //!
-//! Which file it runs is not looked for: gdb takes one that the user names
-//! (`file PROGRAM` in this inferior), and finds where it lies by the auxiliary
-//! vector. Filtered dumps (`makedumpfile -d 31`) hold no user pages at all.
+//! Which file it runs is told (`/proc/PID/exe`), but not looked for: gdb takes one that
+//! the user names (`file PROGRAM` in this inferior), and finds where it lies by the
+//! auxiliary vector. Filtered dumps (`makedumpfile -d 31`) hold no user pages at all.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::description::OsAbi;
+use super::task_procfs::Procfs;
 use super::{CommandContext, Description, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 use crate::addr::VirtAddr;
 use crate::commands::{self, Subject};
@@ -52,6 +53,28 @@ impl TaskProcess {
     fn task(&self, tid: Tid) -> Option<&Arc<Task>> {
         self.tasks.iter().find(|t| t.pid == tid)
     }
+
+    fn procfs(&self) -> Option<Procfs<'_>> {
+        // The process by its leader, whichever thread was attached to.
+        let leader = self.tasks.iter().find(|t| t.pid == t.tgid).or(self.tasks.first())?;
+        Procfs::of(&self.kernel, leader, self.tasks.len())
+    }
+
+    /// `/proc/PID/NAME`, or `/proc/PID/task/TID/NAME`, of this process.
+    fn proc_file<'p>(&self, path: &'p str) -> Option<(Procfs<'_>, &'p str)> {
+        let (pid, name) = path.strip_prefix("/proc/")?.split_once('/')?;
+        let ours = |tid: &str| self.task(tid.parse().ok()?);
+        ours(pid)?;
+        let name = match name.strip_prefix("task/").map(|rest| rest.split_once('/')) {
+            Some(thread) => {
+                let (tid, name) = thread?;
+                ours(tid)?;
+                name
+            }
+            None => name,
+        };
+        Some((self.procfs()?, name))
+    }
 }
 
 impl Inferior for TaskProcess {
@@ -90,18 +113,27 @@ impl Inferior for TaskProcess {
             return Err(ReadFault::NoSegment { addr: addr.0 });
         }
         let task = self.task(tid).or(self.tasks.first());
-        self.kernel.read_as(task.map(Arc::as_ref), addr, buf)
+        self.kernel.read_as(task.map(Arc::as_ref), addr, buf).or_else(|fault| {
+            // The vDSO's pages come from the kernel's image of it at the first touch.
+            let vdso = self.procfs().and_then(|proc| proc.vdso()).ok_or(fault)?;
+            let offset = addr.0.checked_sub(vdso.at.start).filter(|_| addr.0 < vdso.at.end).ok_or(fault)?;
+            let len = usize::try_from(vdso.at.end - addr.0).unwrap_or(usize::MAX).min(buf.len());
+            let from = VirtAddr(vdso.image.0.wrapping_add(offset));
+            self.kernel.space().read(from, buf.get_mut(..len).unwrap_or_default()).map_err(|_| fault)
+        })
     }
 
     fn auxv(&self) -> Option<Arc<[u8]>> {
-        let field = self.kernel.types().field("mm_struct", "saved_auxv")?;
-        let at = self.tasks.first()?.mm?.checked_add(field.offset)?;
-        let len = usize::try_from(field.size).ok().filter(|&n| n <= 4096)?;
-        self.kernel.space().read_vec(at, len).ok().map(Arc::from)
+        self.procfs()?.auxv().map(Arc::from)
     }
 
-    fn open_file(&self, _path: &str) -> Result<VirtualFile, FileError> {
-        Err(FileError::NotFound)
+    fn open_file(&self, path: &str) -> Result<VirtualFile, FileError> {
+        let file = self.proc_file(path).and_then(|(proc, name)| proc.file(name));
+        file.map(VirtualFile::from_bytes).ok_or(FileError::NotFound)
+    }
+
+    fn read_link(&self, path: &str) -> Result<String, FileError> {
+        self.proc_file(path).and_then(|(proc, name)| proc.link(name)).ok_or(FileError::NotFound)
     }
 
     fn monitor(&self, context: &CommandContext<'_>, line: &str, out: &mut dyn Write) -> io::Result<()> {

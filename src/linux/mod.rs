@@ -23,6 +23,7 @@ pub(crate) mod object;
 mod old_switch;
 mod open;
 pub(crate) mod orc;
+pub(crate) mod paths;
 pub(crate) mod percpu;
 mod pid_hash;
 pub mod registers;
@@ -36,6 +37,7 @@ pub(crate) mod usage;
 pub(crate) mod utsname;
 mod view;
 mod vmalloc;
+pub(crate) mod vmas;
 pub(crate) mod xarray;
 
 #[cfg(test)]

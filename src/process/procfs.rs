@@ -5,6 +5,7 @@
 //! Formats: proc(5); kernel `fs/proc/task_mmu.c`, `fs/proc/array.c`.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use super::Process;
 use crate::addr::{PAGE_SIZE, VirtAddr};
@@ -82,22 +83,65 @@ pub fn permissions(flags: u32) -> String {
     [bit(4, 'r'), bit(2, 'w'), bit(1, 'x'), 'p'].iter().collect()
 }
 
-fn maps_line(out: &mut String, start: u64, end: u64, m: &Mapping) {
+/// One line of `maps`, or the first of a piece of `smaps`.
+pub(crate) struct Line<'a> {
+    /// What it is of.
+    pub(crate) range: Range<u64>,
+    /// `r-xp`
+    pub(crate) permissions: String,
+    /// Of the first address in the file.
+    pub(crate) offset: u64,
+    /// Major and minor number, and inode, of the file.
+    pub(crate) file: Option<(u64, u64, u64)>,
+    /// Of the file, or what it is instead.
+    pub(crate) name: &'a str,
+}
+
+impl Line<'_> {
+    pub(crate) fn write(&self, out: &mut String) {
+        let Self { range, permissions, offset, .. } = self;
+        // A mapping of device 0:0, inode 0 is anonymous; gdb looks at the name only.
+        let (major, minor, inode) = self.file.unwrap_or_default();
+        let (start, end) = (range.start, range.end);
+        let head = format!("{start:x}-{end:x} {permissions} {offset:08x} {major:02x}:{minor:02x} {inode}");
+        // A line break in a file's name is written like this by the kernel, too.
+        let name = self.name.replace('\n', "\\012");
+        let _ = match name.as_str() {
+            "" => writeln!(out, "{head} "),
+            name => writeln!(out, "{head:<72} {name}"),
+        };
+    }
+
+    /// The same in `smaps`, with what gdb's `generate-core-file` decides by: "Anonymous"
+    /// above 0 is written, `dd` ("do not dump") is not.
+    pub(crate) fn write_piece(&self, out: &mut String, kept: bool, anonymous: u64) {
+        self.write(out);
+        let may = |right, text| if self.permissions.contains(right) { text } else { "" };
+        let _ = writeln!(
+            out,
+            "Size: {} kB\nAnonymous: {} kB\nSwap: 0 kB\nVmFlags:{}{}{}{} mr mw me{}",
+            (self.range.end - self.range.start) >> 10,
+            anonymous >> 10,
+            may('r', " rd"),
+            may('w', " wr"),
+            may('x', " ex"),
+            may('s', " sh"),
+            if kept { "" } else { " dd" },
+        );
+    }
+}
+
+fn line(start: u64, end: u64, m: &Mapping) -> Line<'_> {
     let offset = if m.file { m.offset + (start - m.start) } else { 0 };
-    // A private mapping of device 0:0, inode 0 is anonymous; gdb looks at the name only.
-    let (device, inode) = if m.file { ("00:01", 1) } else { ("00:00", 0) };
-    let head = format!("{start:x}-{end:x} {} {offset:08x} {device} {inode}", permissions(m.flags));
-    let _ = match m.name.as_str() {
-        "" => writeln!(out, "{head} "),
-        name => writeln!(out, "{head:<72} {name}"),
-    };
+    let file = m.file.then_some((0, 1, 1));
+    Line { range: start..end, permissions: permissions(m.flags), offset, file, name: &m.name }
 }
 
 /// `/proc/PID/maps`.
 #[must_use]
 pub fn maps(process: &Process) -> String {
     let mut out = String::new();
-    mappings(process).iter().for_each(|m| maps_line(&mut out, m.start, m.end, m));
+    mappings(process).iter().for_each(|m| line(m.start, m.end, m).write(&mut out));
     out
 }
 
@@ -113,21 +157,9 @@ pub fn smaps(process: &Process) -> String {
         let readable = |at: u64| process.memory().read_run(VirtAddr(at), &mut [0]).is_ok();
         let rest_readable = cut < m.end && readable(cut);
         let mut piece = |start: u64, end: u64, kept: bool, anonymous: u64| {
-            if start >= end {
-                return;
+            if start < end {
+                line(start, end, &m).write_piece(&mut out, kept, anonymous);
             }
-            maps_line(&mut out, start, end, &m);
-            let bit = |mask, text| if m.flags & mask != 0 { text } else { "" };
-            let dump = if kept { "" } else { " dd" };
-            let _ = writeln!(
-                out,
-                "Size: {} kB\nAnonymous: {} kB\nSwap: 0 kB\nVmFlags:{}{}{} mr mw me{dump}",
-                (end - start) >> 10,
-                anonymous >> 10,
-                bit(4, " rd"),
-                bit(2, " wr"),
-                bit(1, " ex"),
-            );
         };
         // File pages that only the file supplies: not anonymous, so gdb leaves them out as the kernel did.
         if rest_readable && m.file {

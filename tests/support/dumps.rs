@@ -167,7 +167,7 @@ impl Dump {
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn file_name(&self) -> String {
+    pub fn file_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 

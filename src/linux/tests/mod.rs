@@ -4,6 +4,7 @@ mod derived;
 mod lists;
 mod log;
 pub(crate) mod machine;
+mod mappings;
 mod old;
 mod slub;
 mod tasks;
