@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_lex::{ParsedArg, RawArgs};
 
 use crate::commands::{self, COMMANDS};
@@ -159,9 +159,9 @@ pub struct Serve {
     /// Offer QStartNoAckMode: a little faster over slow links, but Ctrl-C in gdb may show wrong data
     #[arg(long)]
     pub no_ack: bool,
-    /// Speak the words of QEMU's stub that gef, pwndbg and the kernel's lx- scripts look for
-    #[arg(long)]
-    pub qemu_dialect: bool,
+    /// Answer as QEMU's stub does, for gef and pwndbg: CPUs are the threads, or all tasks (`=all`)
+    #[arg(long, value_name = "THREADS", num_args = 0..=1, require_equals = true, default_missing_value = "cpus")]
+    pub qemu_dialect: Option<Dialect>,
     /// The dump's companions
     #[command(flatten)]
     pub input: Input,
@@ -221,6 +221,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let number: u32 = number.parse().map_err(|_| "wanted: seconds, or as 15m, 2h".to_owned())?;
     Ok(Duration::from_secs(u64::from(number) * unit))
+}
+
+/// Which threads QEMU's dialect shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dialect {
+    /// What the CPUs were running
+    Cpus,
+    /// Every task
+    All,
 }
 
 /// `corestub gdb`

@@ -27,6 +27,7 @@ use crate::process::Process;
 use crate::process::files::MappedFile;
 use crate::rsp::{self, Endpoint, Listener};
 use crate::sandbox;
+use crate::session::Shown;
 use crate::snapshot::{Options, Snapshot};
 
 /// Where in gdb's folder a process's files are.
@@ -108,7 +109,7 @@ pub fn run(args: &Gdb, options: Options) -> Result<ExitCode> {
     std::thread::spawn(move || {
         // This thread and its own only: the others start gdb, and clear up.
         sandbox::enter(&snapshot.needs());
-        if let Err(e) = listener.serve(snapshot.inferior(), &rsp::Options::default()) {
+        if let Err(e) = listener.serve(snapshot.inferior(Shown::Tasks), &rsp::Options::default()) {
             tracing::error!("{e}");
         }
     });

@@ -13,12 +13,13 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
 use corestub::bytes::packed::Unpack;
-use corestub::cli::{self, Cli, Input, OnDump, Serve};
+use corestub::cli::{self, Cli, Dialect, Input, OnDump, Serve};
 use corestub::commands::{self, Command, CommandError, Context};
 use corestub::error::{Error, Result};
 use corestub::gdb;
 use corestub::rsp::{self, Listener};
 use corestub::sandbox;
+use corestub::session::Shown;
 use corestub::snapshot::{Options, Snapshot};
 use corestub::text::printable;
 use tracing::{Event, Level, Subscriber, warn};
@@ -162,8 +163,9 @@ fn run_serve(args: &Serve) -> Result<()> {
         needs.remove_in = listener.made().and_then(Path::parent).map(Path::to_owned);
         sandbox::enter(&needs);
     }
+    let shown = if args.qemu_dialect == Some(Dialect::Cpus) { Shown::Cpus } else { Shown::Tasks };
     // It begins to look for files.
-    let inferior = snapshot.inferior();
+    let inferior = snapshot.inferior(shown);
     if !args.stdio {
         // The one line on stdout: whoever started us waits for it.
         let mut out = io::stdout().lock();
@@ -173,7 +175,7 @@ fn run_serve(args: &Serve) -> Result<()> {
     let options = rsp::Options {
         once: args.once,
         no_ack: args.no_ack,
-        qemu_dialect: args.qemu_dialect,
+        qemu_dialect: args.qemu_dialect.is_some(),
         max_clients: args.max_clients,
         idle_timeout: Some(args.idle_timeout).filter(|time| !time.is_zero()),
         signals: true,

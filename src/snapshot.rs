@@ -14,6 +14,7 @@ use crate::linux::{self, Kernel};
 use crate::process::core_file::CoreFile;
 use crate::process::{self, Process};
 use crate::sandbox::Needs;
+use crate::session::Shown;
 
 /// What the user says beside the name of the dump.
 #[derive(Debug, Clone, Default)]
@@ -98,10 +99,10 @@ impl Snapshot {
 
     /// For gdb.
     #[must_use]
-    pub fn inferior(&self) -> Arc<dyn Inferior> {
+    pub fn inferior(&self, shown: Shown) -> Arc<dyn Inferior> {
         match self {
             Self::Kernel(kernel) => {
-                let inferior = Arc::new(KernelInferior::new(kernel.clone()));
+                let inferior = Arc::new(KernelInferior::new(kernel.clone(), shown));
                 // gdb asks for the images first of all: they are made while it
                 // connects, and a search for debug files need not end within the
                 // patience that it has with a packet.

@@ -15,6 +15,7 @@ mod install;
 mod late;
 mod linux;
 mod lx;
+mod machine;
 mod matrix;
 mod process;
 mod rsp;

@@ -29,7 +29,7 @@ pub(super) fn of_kernel(kernel: &Kernel, context: Context<'_>, word: &str) -> Re
         let task = select::current(kernel, context)?;
         let value = match named.strip_prefix("user_") {
             Some(named) => register(named).and_then(|r| registers::user(kernel, task)?.get(r)),
-            None => register(named).and_then(|r| registers::of(kernel, task).get(r)),
+            None => register(named).and_then(|r| registers::with_system(kernel, task).get(r)),
         };
         value.map(Some).ok_or_else(|| unknown(name, task.pid))
     })

@@ -11,7 +11,9 @@ use super::{CommandError, Context, Result};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::Register;
 use crate::arch::paging::Rights;
+use crate::dump::notes::Segment;
 use crate::error::ReadFault;
+use crate::linux::system_registers::DescriptorTables;
 use crate::linux::{Kernel, Task, registers, tasks};
 use crate::number::unsigned;
 use crate::text::{Screen, put, row};
@@ -33,8 +35,9 @@ pub(super) fn run(
             info_registers(kernel, context, words.iter().any(|w| w == "-a"), screen)
         }
         ("info", Some("mem")) => info_mem(kernel, context, screen),
+        ("info", Some("tlb")) => info_tlb(kernel, context, screen),
         ("info", Some(what)) => info(kernel, what, context, screen),
-        ("info", None) => Err(CommandError::failed("info version, registers, mem, cpus or mtree")),
+        ("info", None) => Err(CommandError::failed("info version, registers, mem, tlb, cpus or mtree")),
         ("gva2gpa", Some(addr)) => gva2gpa(kernel, addr, context, screen),
         ("gpa2hva", Some(_)) => Err(CommandError::failed("a dump has no host addresses")),
         _ => {
@@ -90,9 +93,31 @@ fn info_mem(kernel: &Kernel, context: Context<'_>, screen: &mut Screen<'_>) -> R
     Ok(line(screen, range)?)
 }
 
+/// What `info mem` tells, and where it is in physical memory: a line for all that lies
+/// there in a row, where QEMU has one for each page.
+fn info_tlb(kernel: &Kernel, context: Context<'_>, screen: &mut Screen<'_>) -> Result<()> {
+    let task = context.task.and_then(|t| kernel.tasks().by_address(t));
+    let own = task.and_then(|t| kernel.task_space(t));
+    for run in own.as_ref().unwrap_or_else(|| kernel.tables()).runs(VirtAddr(0), VirtAddr(u64::MAX)) {
+        context.check()?;
+        let (VirtAddr(start), VirtAddr(last)) = (run.start, run.last);
+        match run.to {
+            Ok(to) if to.rights.read => {
+                let (user, write) =
+                    (if to.rights.user { 'U' } else { '-' }, if to.rights.write { 'W' } else { '-' });
+                row!(screen, "{start:016x}-{last:016x}: {:016x} {user}{write}", to.phys.0)?;
+            }
+            Err(fault @ ReadFault::Endless { .. }) => row!(screen, "({fault})")?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn info(kernel: &Kernel, what: &str, context: Context<'_>, screen: &mut Screen<'_>) -> Result<()> {
     match what {
         "version" => row!(screen, "corestub {} (a dump, not a machine)", env!("CARGO_PKG_VERSION"))?,
+        "kvm" => row!(screen, "kvm support: disabled")?,
         "cpus" => {
             let selected = selected_cpu(kernel, context);
             for &cpu in kernel.percpu().online() {
@@ -126,24 +151,42 @@ fn registers_of(kernel: &Kernel, cpu: u32, task: &Task, screen: &mut Screen<'_>)
         Cr0, Cr2, Cr3, Cr4, Cs, Ds, Efer, Eflags, Es, Fs, Gs, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp,
         Rbx, Rcx, Rdi, Rdx, Rip, Rsi, Rsp, Ss,
     };
-    let regs = registers::of(kernel, task);
+    let regs = registers::with_system(kernel, task);
     row!(screen)?;
     row!(screen, "CPU#{cpu}")?;
-    let mut line = |names: &[(&str, Register)], digits: usize| {
+    let line = |screen: &mut Screen<'_>, names: &[(&str, Register)], digits: usize| {
         let known = names.iter().filter_map(|&(shown, register)| Some((shown, regs.get(register)?)));
         let words: Vec<String> = known.map(|(shown, v)| format!("{shown}={v:0digits$x}")).collect();
         if words.is_empty() { Ok(()) } else { row!(screen, "{}", words.join(" ")) }
     };
-    line(&[("RAX", Rax), ("RBX", Rbx), ("RCX", Rcx), ("RDX", Rdx)], 16)?;
-    line(&[("RSI", Rsi), ("RDI", Rdi), ("RBP", Rbp), ("RSP", Rsp)], 16)?;
-    line(&[("R8 ", R8), ("R9 ", R9), ("R10", R10), ("R11", R11)], 16)?;
-    line(&[("R12", R12), ("R13", R13), ("R14", R14), ("R15", R15)], 16)?;
-    line(&[("RIP", Rip), ("RFL", Eflags)], 8)?;
-    for segment in [("ES ", Es), ("CS ", Cs), ("SS ", Ss), ("DS ", Ds), ("FS ", Fs), ("GS ", Gs)] {
-        line(&[segment], 4)?;
+    line(screen, &[("RAX", Rax), ("RBX", Rbx), ("RCX", Rcx), ("RDX", Rdx)], 16)?;
+    line(screen, &[("RSI", Rsi), ("RDI", Rdi), ("RBP", Rbp), ("RSP", Rsp)], 16)?;
+    line(screen, &[("R8 ", R8), ("R9 ", R9), ("R10", R10), ("R11", R11)], 16)?;
+    line(screen, &[("R12", R12), ("R13", R13), ("R14", R14), ("R15", R15)], 16)?;
+    line(screen, &[("RIP", Rip), ("RFL", Eflags)], 8)?;
+    line(screen, &[("ES ", Es)], 4)?;
+    line(screen, &[("CS ", Cs)], 4)?;
+    line(screen, &[("SS ", Ss)], 4)?;
+    line(screen, &[("DS ", Ds)], 4)?;
+    // A selector, which a crash need not have saved, and the base.
+    for (name, selector, base) in [("FS ", Fs, Register::FsBase), ("GS ", Gs, Register::GsBase)] {
+        if let Some(base) = regs.get(base) {
+            row!(screen, "{name}={:04x} {base:016x} 00000000 00000000", regs.get(selector).unwrap_or(0))?;
+        }
     }
-    line(&[("CR0", Cr0), ("CR2", Cr2), ("CR3", Cr3), ("CR4", Cr4)], 8)?;
-    line(&[("EFER", Efer)], 16)?;
+    let DescriptorTables { idt, gdt, tr, ldt } = DescriptorTables::of(kernel, task);
+    for (name, known) in [("LDT", ldt), ("TR ", tr)] {
+        if let Some((Segment { selector, limit, flags, base }, _)) = known {
+            row!(screen, "{name}={selector:04x} {base:016x} {limit:08x} {flags:08x}")?;
+        }
+    }
+    for (name, known) in [("GDT", gdt), ("IDT", idt)] {
+        if let Some((Segment { limit, base, .. }, _)) = known {
+            row!(screen, "{name}=     {base:016x} {limit:08x}")?;
+        }
+    }
+    line(screen, &[("CR0", Cr0), ("CR2", Cr2), ("CR3", Cr3), ("CR4", Cr4)], 8)?;
+    line(screen, &[("EFER", Efer)], 16)?;
     Ok(())
 }
 

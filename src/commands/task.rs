@@ -5,8 +5,10 @@ use serde::Serialize;
 
 use super::bt::heading;
 use super::{Answer, Command, Context, Result, Text};
+use crate::arch::Register;
 use crate::linux::object::Object;
 use crate::linux::registers::{self, Source};
+use crate::linux::system_registers::{DescriptorTables, REGISTERS, SystemRegisters};
 use crate::linux::{Kernel, Task, stacks, usage};
 use crate::text::{Screen, row};
 
@@ -54,6 +56,15 @@ struct Row<'k> {
     rss_kib: Option<u64>,
     registers_from: String,
     registers: Vec<(String, String)>,
+    system: Vec<System>,
+}
+
+/// A register that belongs to the CPU, and how it is known.
+#[derive(Serialize)]
+struct System {
+    register: &'static str,
+    value: String,
+    from: String,
 }
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
@@ -99,6 +110,10 @@ impl Text for Row<'_> {
         for chunk in known.chunks(4) {
             row!(screen, "              {}", chunk.join("  "))?;
         }
+        for (i, s) in self.system.iter().enumerate() {
+            let title = if i == 0 { "SYSTEM:" } else { "" };
+            row!(screen, "{title:>13} {:<12} {:<22} {}", s.register, s.value, s.from)?;
+        }
         Ok(())
     }
 }
@@ -138,11 +153,41 @@ fn row<'k>(kernel: &Kernel, task: &'k Task) -> Row<'k> {
         registers: regs
             .values
             .iter()
+            .filter(|(register, _)| !REGISTERS.contains(register))
             .map(|(register, value)| (register.name(), value))
             .chain([("task", task.addr.0), ("cpu", task.cpu.into())])
             .map(|(name, value)| (name.to_owned(), format!("{value:#x}")))
             .collect(),
+        system: system(kernel, task),
     }
+}
+
+/// What the CPU has loaded besides, or would load.
+fn system(kernel: &Kernel, task: &Task) -> Vec<System> {
+    let registers = SystemRegisters::of(kernel, task);
+    let mut rows: Vec<System> = registers
+        .iter()
+        .map(|(r, value, from)| System {
+            register: r.name(),
+            value: format!("{value:#x}"),
+            from: from.to_string(),
+        })
+        .collect();
+    let user = registers::user(kernel, task).and_then(|user| user.get(Register::GsBase));
+    rows.extend(user.map(|value| System {
+        register: "user_gs_base",
+        value: format!("{value:#x}"),
+        from: "of user mode, as it was saved".to_owned(),
+    }));
+    let DescriptorTables { idt, gdt, tr, .. } = DescriptorTables::of(kernel, task);
+    for (register, known) in [("idt", idt), ("gdt", gdt), ("tr", tr)] {
+        rows.extend(known.map(|(table, from)| System {
+            register,
+            value: format!("{:#x} {:#x}", table.base, table.limit),
+            from: format!("base and limit: {from}"),
+        }));
+    }
+    rows
 }
 
 /// Where registers came from, in words.

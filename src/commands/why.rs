@@ -4,10 +4,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::address::{self, Whose};
-use super::{Answer, Command, Context, Result, Text};
+use super::{Answer, Command, CommandError, Context, Result, Text, select};
 use crate::addr::VirtAddr;
 use crate::error::ReadFault;
 use crate::linux::Kernel;
+use crate::linux::system_registers::{DescriptorTables, REGISTERS, SystemRegisters};
 use crate::memory::AddressSpace;
 use crate::process::Process;
 use crate::text::{Screen, row};
@@ -16,13 +17,15 @@ pub(super) fn command() -> Command {
     Command::of_both(
         "why",
         "why an address (by default the last that failed) cannot be read",
-        "Tells a page that is not mapped from one that was swapped out, left out of the dump by its \
+        "Of a system register ($cr0 $cr2 $cr3 $cr4 $efer $gs_base $idt $gdt $tr) it tells how its value is known.\n\n\
+         Tells a page that is not mapped from one that was swapped out, left out of the dump by its \
          filter, lost by truncation, or damaged. User addresses are those of the selected thread.\n\n\
          Examples:\n  \
            (gdb) x/gx 0xffff888000000000\n  \
            Cannot access memory at address 0xffff888000000000\n  \
            (gdb) monitor why\n  \
-           (gdb) monitor why $rsp+8",
+           (gdb) monitor why $rsp+8\n  \
+           (gdb) monitor why $cr4",
         of_kernel,
         of_process,
     )
@@ -45,7 +48,54 @@ struct Reason {
     computed: bool,
 }
 
+/// How a system register is known.
+#[derive(Serialize)]
+struct Origin {
+    register: String,
+    value: String,
+    from: String,
+}
+
+/// `$cr4` and its like; `None` for what is no such register.
+fn register(kernel: &Kernel, word: &str, context: Context<'_>) -> Result<Option<Origin>> {
+    let Some(name) = word.strip_prefix('$') else { return Ok(None) };
+    let register = REGISTERS.into_iter().find(|r| r.name() == name);
+    if register.is_none() && !["idt", "gdt", "tr"].contains(&name) {
+        return Ok(None);
+    }
+    let task = select::current(kernel, context)?;
+    let known = match register {
+        Some(r) => SystemRegisters::of(kernel, task).get(r).map(|(v, from)| (format!("{v:#x}"), from)),
+        None => {
+            let DescriptorTables { idt, gdt, tr, .. } = DescriptorTables::of(kernel, task);
+            let table = match name {
+                "idt" => idt,
+                "gdt" => gdt,
+                _ => tr,
+            };
+            table.map(|(t, from)| (format!("{:#x}, limit {:#x}", t.base, t.limit), from))
+        }
+    };
+    let (value, from) = known.ok_or_else(|| {
+        CommandError::Failed(format!("{name} is not in this dump, and nothing in it tells its value"))
+    })?;
+    let of = if task.on_cpu { "of" } else { "for it, as of" };
+    let from = format!("{from}; {of} CPU {}", task.cpu);
+    Ok(Some(Origin { register: name.to_owned(), value, from }))
+}
+
+impl Text for Origin {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        Ok(row!(screen, "{} is {}: {}", self.register, self.value, self.from)?)
+    }
+}
+
 fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<Answer<'d>> {
+    if let Some(word) = &args.address
+        && let Some(origin) = register(kernel, word, context)?
+    {
+        return Ok(origin.into());
+    }
     let (addr, fault) = match &args.address {
         Some(word) => {
             let addr = address::of_kernel(kernel, context, word)?;

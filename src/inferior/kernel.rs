@@ -15,6 +15,7 @@ use crate::commands::{self, Subject};
 use crate::error::ReadFault;
 use crate::image::files::VirtualFile;
 use crate::linux::{Kernel, Task, registers, tasks};
+use crate::session::Shown;
 use crate::session::threads::{self, Threads};
 
 /// Above every pid, so that it collides with no task's.
@@ -23,6 +24,7 @@ pub const KERNEL_PID: u32 = 5 << 20;
 /// The kernel inferior.
 pub struct KernelInferior {
     kernel: Arc<Kernel>,
+    shown: Shown,
     description: Description,
     first: OnceLock<Option<Arc<Task>>>,
     threads: OnceLock<Threads>,
@@ -32,9 +34,10 @@ pub struct KernelInferior {
 impl KernelInferior {
     /// Shows `kernel` to gdb.
     #[must_use]
-    pub fn new(kernel: Arc<Kernel>) -> Self {
+    pub fn new(kernel: Arc<Kernel>, shown: Shown) -> Self {
         Self {
             kernel,
+            shown,
             description: Description::new(OsAbi::None, &[Extra::System, Extra::User]),
             first: OnceLock::new(),
             threads: OnceLock::new(),
@@ -47,18 +50,16 @@ impl KernelInferior {
         self.first
             .get_or_init(|| {
                 let kernel = &self.kernel;
-                kernel.panic_task().cloned().or_else(|| {
-                    let cpu = *kernel.percpu().online().first()?;
-                    let mut task = tasks::read(kernel, tasks::current(kernel, cpu)?)?;
-                    task.idle_of = (task.pid == 0).then_some(cpu);
-                    Some(Arc::new(task))
-                })
+                kernel
+                    .panic_task()
+                    .cloned()
+                    .or_else(|| tasks::on(kernel, *kernel.percpu().online().first()?).map(Arc::new))
             })
             .as_ref()
     }
 
     fn all(&self) -> &Threads {
-        self.threads.get_or_init(|| Threads::of(&self.kernel))
+        self.threads.get_or_init(|| Threads::shown(&self.kernel, self.shown))
     }
 
     fn images(&self) -> &Images {
@@ -108,7 +109,7 @@ impl Inferior for KernelInferior {
         let task = self.task(tid)?;
         let mut file = RegisterFile::unavailable(&self.description);
         let d = &self.description;
-        file.set_all(d, "", &registers::of(&self.kernel, task).values);
+        file.set_all(d, "", &registers::with_system(&self.kernel, task).values);
         file.set_u64(d, "task", task.addr.0);
         file.set_u64(d, "cpu", task.cpu.into());
         if let Some(user) = registers::user(&self.kernel, task) {

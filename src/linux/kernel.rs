@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::log::Log;
 use super::memory::Memory;
 use super::open::{Opened, open};
+use super::system_registers::StartUp;
 use super::tasks::Scanned;
 use super::{Module, Options, Panicked, Task, TaskList, Utsname, View};
 use super::{cfi, debug_files, entry_text, log, modules, orc, stacks, task_scan, tasks, utsname};
@@ -43,6 +44,7 @@ struct Kept {
     stubs: OnceLock<Vec<(std::ops::Range<u64>, Stub)>>,
     debug_files: OnceLock<debug_files::DebugFiles>,
     text: OnceLock<[std::ops::Range<u64>; 2]>,
+    start_up: OnceLock<StartUp>,
     spaces: Mutex<HashMap<u64, Arc<PageTables>>>,
     memory: OnceLock<Memory>,
 }
@@ -227,6 +229,11 @@ impl Kernel {
     #[must_use]
     pub fn stubs(&self) -> &[(std::ops::Range<u64>, Stub)] {
         self.kept.stubs.get_or_init(|| entry_text::stubs(self))
+    }
+
+    /// What CPUs are started with. Read at first use.
+    pub(super) fn start_up(&self) -> &StartUp {
+        self.kept.start_up.get_or_init(|| StartUp::read(self))
     }
 
     /// Whether `addr` lies in code of the kernel or of a module.

@@ -29,6 +29,7 @@ mod pid_hash;
 pub mod registers;
 pub(crate) mod stacks;
 mod syscall_entry;
+pub mod system_registers;
 pub(crate) mod taint;
 mod task_scan;
 pub mod tasks;

@@ -8,6 +8,7 @@
 //! What is not known is absent, never zero. Sources: `arch/x86/include/asm/switch_to.h`,
 //! `arch/x86/include/asm/ptrace.h`, `include/linux/elfcore.h`, `kernel/crash_core.c`.
 
+use super::system_registers::SystemRegisters;
 use super::{Kernel, Task, View, object, old_switch, syscall_entry};
 use crate::addr::VirtAddr;
 use crate::arch::{Register, Registers, pt_regs};
@@ -62,21 +63,18 @@ impl TaskRegisters {
 /// The registers of the innermost frame of `task`.
 #[must_use]
 pub fn of(kernel: &Kernel, task: &Task) -> TaskRegisters {
-    let mut regs = if task.on_cpu { on_cpu(kernel, task.cpu) } else { switched_out(kernel, task) };
-    if task.on_cpu
-        && let Some(q) = kernel.dump().notes().qemu_cpus.get(task.cpu as usize)
-    {
-        let control = [Register::Cr0, Register::Cr2, Register::Cr3, Register::Cr4];
-        regs.values.extend(control.into_iter().zip([q.cr0, q.cr2, q.cr3, q.cr4]));
-    }
-    if regs.get(Register::Cr3).is_none() && !task.unread {
-        // What the CPU would load: the task's own tables, or the kernel's.
-        let root = match task.mm {
-            Some(_) => kernel.task_space(task).map(|s| s.root().0),
-            None => Some(kernel.tables().root().0),
-        };
-        regs.values.set(Register::Cr3, root);
-    }
+    if task.on_cpu { on_cpu(kernel, task.cpu) } else { switched_out(kernel, task) }
+}
+
+/// The same with the system registers of its CPU. In the kernel the base of gs is
+/// the CPU's; that of user mode, which a switch and a crash save, is the user's.
+#[must_use]
+pub fn with_system(kernel: &Kernel, task: &Task) -> TaskRegisters {
+    let mut regs = of(kernel, task);
+    let in_user_mode = regs.in_user_mode();
+    let system = SystemRegisters::of(kernel, task);
+    let here = system.iter().filter(|(register, ..)| *register != Register::GsBase || !in_user_mode);
+    regs.values.extend(here.map(|(register, value, _)| (register, value)));
     regs
 }
 

@@ -193,6 +193,14 @@ pub fn current(view: &View, cpu: u32) -> Option<VirtAddr> {
     running(view, cpu).map(|(at, _)| at)
 }
 
+/// The task that `cpu` was running.
+#[must_use]
+pub fn on(view: &View, cpu: u32) -> Option<Task> {
+    let mut task = read(view, current(view, cpu)?)?;
+    task.idle_of = (task.pid == 0).then_some(cpu);
+    Some(task)
+}
+
 /// Who panicked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Panicked {

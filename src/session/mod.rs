@@ -12,6 +12,17 @@ pub(crate) mod threads;
 /// A thread id of the protocol: positive and below 2^31 (gdb truncates more).
 pub type Tid = u32;
 
+/// Which tasks of a kernel are threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// All.
+    Tasks,
+    /// Those that the CPUs were running, as a machine emulator shows it: clients that
+    /// walk all threads when they connect take seconds for thousands, and some do not
+    /// survive one without a program counter, as a dead task is.
+    Cpus,
+}
+
 /// One thread, as `info threads` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadInfo {

@@ -9,8 +9,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{ThreadInfo, Tid};
+use super::{Shown, ThreadInfo, Tid};
 use crate::addr::VirtAddr;
+use crate::arch::Register;
 use crate::linux::registers::{self, Source};
 use crate::linux::{Kernel, Task, tasks};
 
@@ -36,6 +37,21 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
+    /// The threads that are shown.
+    pub(crate) fn shown(kernel: &Kernel, shown: Shown) -> Self {
+        match shown {
+            Shown::Tasks => Self::of(kernel),
+            Shown::Cpus => Self::of_cpus(kernel),
+        }
+    }
+
+    /// One for each CPU of which registers are known.
+    fn of_cpus(kernel: &Kernel) -> Self {
+        let running = kernel.percpu().present().iter().filter_map(|&cpu| tasks::on(kernel, cpu));
+        let known = |task: &Task| registers::of(kernel, task).get(Register::Rip).is_some();
+        Self::listed(kernel, running.filter(known).map(Arc::new).collect())
+    }
+
     pub(crate) fn of(kernel: &Kernel) -> Self {
         let list = kernel.tasks();
         let mut order: Vec<Arc<Task>> = Vec::with_capacity(list.all().len());
@@ -50,7 +66,10 @@ impl Threads {
         let (idle, rest): (Vec<_>, Vec<_>) =
             list.all().iter().filter(|t| !placed.contains(&t.addr)).partition(|t| t.pid == 0);
         order.extend(rest.into_iter().chain(idle).cloned());
+        Self::listed(kernel, order)
+    }
 
+    fn listed(kernel: &Kernel, order: Vec<Arc<Task>>) -> Self {
         let panicked = kernel.panic_task().map(|t| t.addr);
         let mut by_id = HashMap::with_capacity(order.len());
         let mut infos = Vec::with_capacity(order.len());
