@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::support::client::Client;
 use crate::support::fixtures::fixture;
 use crate::support::program::{self, have, patient, remote_timeout};
-use crate::support::{self, PATIENCE, not_here, skip, until};
+use crate::support::terminal::Terminal;
+use crate::support::{self, PATIENCE, not_here, skip};
 
 /// The variable that every kernel has and everybody knows the value of.
 const GLOBAL: &str = "init_task.comm";
@@ -307,21 +308,12 @@ fn the_first_and_the_last_words() {
     if !have(Path::new("tmux")) {
         return;
     }
-    let socket = format!("corestub-words-{}", std::process::id());
-    let tmux = |args: &[&str]| {
-        let out = Command::new("tmux").args(["-L", &socket, "-f", "/dev/null"]).args(args).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    };
-    let shown = |wanted: &str| {
-        until(&format!("{wanted:?} on the screen"), || tmux(&["capture-pane", "-p"]).contains(wanted));
-    };
     let corestub =
         format!("{} gdb {} -- -nx; echo it has ended; cat", env!("CARGO_BIN_EXE_corestub"), core.display());
-    tmux(&["new-session", "-d", "-x", "100", "-y", "24", &corestub]);
-    shown("(gdb)");
-    tmux(&["send-keys", "quit", "Enter"]);
-    shown("it has ended");
-    tmux(&["kill-server"]);
+    let terminal = Terminal::start(100, 24, &corestub);
+    terminal.shown("(gdb)");
+    terminal.line("quit");
+    terminal.shown("it has ended");
 }
 
 /// Ctrl-C while gdb connects leaves it with the name of the image and without its
@@ -487,28 +479,12 @@ fn tui_in_tmux() {
     }
     let Some(dump) = dumps().into_iter().next() else { return };
     let server = Server::start(&dump, &[]);
-    let socket = format!("corestub-test-{}", std::process::id());
-    let tmux = |args: &[&str]| {
-        let out = Command::new("tmux").args(["-L", &socket, "-f", "/dev/null"]).args(args).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    };
-    struct Gone<'a>(&'a dyn Fn(&[&str]) -> String);
-    impl Drop for Gone<'_> {
-        fn drop(&mut self) {
-            (self.0)(&["kill-server"]);
-        }
-    }
-    let shown = |wanted: &str| {
-        until(&format!("{wanted:?} on the screen"), || {
-            tmux(&["capture-pane", "-p", "-t", "gdb"]).contains(wanted)
-        });
-    };
     let connect = format!("target remote {}", server.address());
     let settings = ["set pagination off", "set debuginfod enabled off", &remote_timeout(), &connect];
     let command = settings.iter().fold("gdb -nx -q".to_owned(), |all, one| format!("{all} -ex '{one}'"));
-    tmux(&["new-session", "-d", "-s", "gdb", "-x", "80", "-y", "24", &command]);
-    let _gone = Gone(&tmux);
-    let keys = |text: &str| tmux(&["send-keys", "-t", "gdb", text, "Enter"]);
+    let terminal = Terminal::start(80, 24, &command);
+    let shown = |wanted: &str| terminal.shown(wanted);
+    let keys = |text: &str| terminal.line(text);
     shown("(gdb)");
     keys("layout asm");
     shown("labcrash_level3");
@@ -527,7 +503,7 @@ fn tui_in_tmux() {
     keys("info threads");
     // gdb's pager, and out of it.
     shown("--Type <RET>");
-    tmux(&["send-keys", "-t", "gdb", "q", "Enter"]);
+    keys("q");
     keys("printf \"%d again\\n\", 6 * 7");
     shown("42 again");
 }

@@ -7,6 +7,7 @@ mod commands;
 mod damage;
 mod debuginfo;
 mod dump;
+mod editors;
 mod forms;
 mod frontends;
 mod fuzz;

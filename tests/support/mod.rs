@@ -6,6 +6,7 @@ pub mod fixtures;
 pub mod kdump;
 mod lab;
 pub mod program;
+pub mod terminal;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
