@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use corestub::rsp::{Endpoint, Listener};
+use corestub::session::Shown;
 use corestub::snapshot::{Options, Snapshot};
 
 /// Packets of one input.
@@ -92,7 +93,7 @@ fn connect() -> UnixStream {
         let mut options = Options::default();
         options.process.sysroot = Some("/nonexistent".into());
         options.process.debug_dirs = vec!["/nonexistent".into()];
-        let inferior = Snapshot::open(&[core], options).expect("the fixture").inferior();
+        let inferior = Snapshot::open(&[core], options).expect("the fixture").inferior(Shown::Tasks);
         let listener = Listener::bind(&Endpoint::Unix(place.clone())).expect("a socket");
         std::thread::spawn(move || listener.serve(inferior, &corestub::rsp::Options::default()));
         place
