@@ -49,8 +49,6 @@ pub(crate) enum Reaction {
     None,
     /// A `-` is to be sent.
     Refuse,
-    /// The last frame is to be sent once more, if it may have come by halves.
-    Again,
     /// The client can no longer know which reply belongs to which packet.
     Lost,
 }
@@ -87,11 +85,14 @@ pub(crate) struct Line {
     acknowledges: bool,
     /// `-` that came since the last packet arrived.
     refused: u32,
-    /// `-` that were sent since then.
+    /// `-` that were sent since then, and the packet that was refused last.
     refusals: u32,
+    turned_away: Option<Vec<u8>>,
     /// The client gave up waiting for the reply to the last packet.
     gave_up: bool,
     interrupted: bool,
+    /// The last frame was refused, and what came since leaves it wanted.
+    wanted_again: bool,
 }
 
 impl Line {
@@ -110,8 +111,10 @@ impl Line {
             acknowledges: false,
             refused: 0,
             refusals: 0,
+            turned_away: None,
             gave_up: false,
             interrupted: false,
+            wanted_again: false,
         }
     }
 
@@ -152,6 +155,13 @@ impl Line {
         self.again = self.again.saturating_add(1);
     }
 
+    /// Whether the last frame is to be sent once more, if it may have come by halves. To be
+    /// asked when all is taken that has come: behind a `-` may lie word that the client
+    /// waits no longer, and the frame would be taken for the next reply.
+    pub(crate) fn wanted_again(&mut self) -> bool {
+        std::mem::take(&mut self.wanted_again)
+    }
+
     /// The packet at work is done, with or without a reply.
     pub(crate) fn done(&mut self, replied: bool) {
         (self.at_work, self.replied) = (false, replied);
@@ -186,11 +196,12 @@ impl Line {
             }
             Event::Nack => {
                 self.refused = self.refused.saturating_add(1);
-                match (self.acks, self.replied && self.queue.is_empty()) {
-                    (true, true) if self.refused < GIVES_UP => Reaction::Again,
-                    // Nothing makes it pass over the reply that is on its way.
-                    (false, true) if self.refused == GIVES_UP => Reaction::Lost,
-                    _ => Reaction::None,
+                let idle = self.replied && self.queue.is_empty();
+                self.wanted_again = self.acks && idle && self.refused < GIVES_UP;
+                // Nothing makes it pass over the reply that is on its way.
+                match !self.acks && idle && self.refused == GIVES_UP {
+                    true => Reaction::Lost,
+                    false => Reaction::None,
                 }
             }
             // Between packets gdb would take an answer for the next reply.
@@ -210,6 +221,7 @@ impl Line {
     }
 
     fn packet(&mut self, packet: Option<Vec<u8>>) -> Reaction {
+        self.wanted_again = false;
         let certain = self.acknowledged > self.doubtful;
         let crosses = self.acks && self.acknowledges && !certain && self.last.is_some();
         let idle = self.replied && self.queue.is_empty();
@@ -219,13 +231,14 @@ impl Line {
         }
         if crosses && (idle || equal) && self.refusals < REFUSALS {
             self.refusals += 1;
+            self.turned_away = packet;
             return if self.lldb { Reaction::Lost } else { Reaction::Refuse };
         }
         let instead = crosses || self.given_up();
         let expected = self.frames.saturating_add(self.doubtful).saturating_sub(self.acknowledged);
         self.doubtful = match idle {
             // Whoever sends it a fourth time has nothing else to acknowledge.
-            _ if self.refusals == REFUSALS => 0,
+            _ if self.refusals == REFUSALS && self.turned_away == packet => 0,
             true => expected.min(self.again.saturating_add(self.doubtful)),
             false => self.doubtful.saturating_sub(self.acknowledged),
         };
@@ -233,6 +246,7 @@ impl Line {
         self.queue.push_back(Waiting { packet, instead });
         (self.acknowledged, self.frames, self.again) = (0, 0, 0);
         (self.refused, self.refusals, self.gave_up) = (0, 0, false);
+        self.turned_away = None;
         Reaction::None
     }
 }

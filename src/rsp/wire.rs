@@ -232,17 +232,16 @@ impl Wire {
             match self.line.take(event) {
                 Reaction::None => {}
                 Reaction::Refuse => self.output.refuse()?,
-                Reaction::Again if self.output.may_come_by_halves() => {
-                    self.line.sent_again();
-                    self.output.again()?;
-                }
-                Reaction::Again => {}
                 Reaction::Lost => {
                     return Err(io::Error::other(
                         "the client no longer knows which reply belongs to which packet; it must connect again",
                     ));
                 }
             }
+        }
+        if self.line.wanted_again() && self.output.may_come_by_halves() {
+            self.line.sent_again();
+            self.output.again()?;
         }
         Ok(())
     }
