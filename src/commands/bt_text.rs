@@ -8,7 +8,7 @@ use crate::arch::{Register, pt_regs};
 use crate::commands::entry;
 use crate::commands::lines::Lines;
 use crate::linux::registers::{self, Source, TaskRegisters};
-use crate::linux::stacks::{Kind, Stack};
+use crate::linux::stacks::{self, Kind, Stack};
 use crate::linux::{Kernel, Task};
 use crate::text::{Screen, put, row};
 use crate::unwind::{self, End, Frame, FrameKind, Trace};
@@ -127,6 +127,9 @@ pub(in crate::commands) fn write_trace(
         && let Some(regs) = registers::user(kernel, task).filter(TaskRegisters::in_user_mode)
     {
         registers_block(&Saved { regs, partial: false, noted: false }, screen)?;
+    }
+    if let Some(below) = trace.frames.iter().find_map(|f| stacks::overflow(task, f.sp)) {
+        row!(screen, "(the stack has overflowed: a frame begins {below} bytes below it)")?;
     }
     if let Some(why) = trace.incomplete(kernel) {
         if task.stack.0 == 0 {

@@ -11,7 +11,7 @@ use super::{Answer, Command, Context, Result, Text, entry};
 use crate::addr::VirtAddr;
 use crate::linux::log::{self, Log};
 use crate::linux::registers::{self, TaskRegisters};
-use crate::linux::{Kernel, Panicked, Task, clock, taint};
+use crate::linux::{Kernel, Panicked, Task, clock, stacks, taint};
 use crate::text::{Screen, row};
 use crate::unwind::{self, Frame, FrameKind, Trace};
 
@@ -202,7 +202,12 @@ impl Triage<'_> {
             }
             _ => None,
         };
-        what.map(str::to_owned).into_iter().chain(who).collect()
+        let overflow =
+            self.more.shown.as_ref().is_some_and(|(task, trace)| {
+                trace.frames.iter().any(|f| stacks::overflow(task, f.sp).is_some())
+            });
+        let overflow = overflow.then(|| "THE KERNEL STACK OVERFLOWED.".to_owned());
+        what.map(str::to_owned).into_iter().chain(overflow).chain(who).collect()
     }
 
     /// `#PF page fault at address 0xb (a member of a null pointer)`, if somebody crashed by one.

@@ -235,7 +235,7 @@ fn seconds(text: &str) -> Option<u64> {
 
 /// Words by which the line that tells of a crash is known, the surest first
 /// (crash's list, `task.c`).
-const PANIC: [&str; 17] = [
+const PANIC: [&str; 18] = [
     "SysRq : Crash",
     "SysRq : Trigger a crash",
     "SysRq : Netdump",
@@ -248,6 +248,7 @@ const PANIC: [&str; 17] = [
     "BUG: unable to handle kernel ",
     "general protection fault: ",
     "double fault: ",
+    "kernel stack overflow ",
     "divide error: ",
     "stack segment: ",
     "[Hardware Error]: ",
@@ -279,6 +280,10 @@ mod tests {
         let mut log =
             Log { records: vec![record("Oops: 0000 [#1]\nmore"), record("nothing")], ..Log::default() };
         assert_eq!(panic_message(&log), Some("Oops: 0000 [#1]"));
+        // 4.18 has words of its own for a double fault by an overflow.
+        let by = "kernel stack overflow (double-fault): 0000 [#1] SMP PTI";
+        let overflow = Log { records: vec![record(by)], ..Log::default() };
+        assert_eq!(panic_message(&overflow), Some(by));
         log.records.push(record("Kernel panic - not syncing: Fatal exception"));
         assert_eq!(panic_message(&log), Some("Kernel panic - not syncing: Fatal exception"));
     }

@@ -110,6 +110,13 @@ pub(crate) fn of_task(view: &View, task: &Task) -> Option<Stack> {
     (start != 0).then_some(Stack { kind: Kind::Task, cpu: None, range })
 }
 
+/// How far below the stack of `task` a stack pointer lies that has run out of it, into the
+/// guard page (`CONFIG_VMAP_STACK`, 4.9).
+#[must_use]
+pub(crate) fn overflow(task: &Task, sp: u64) -> Option<u64> {
+    task.stack.0.checked_sub(sp).filter(|below| (1..=PAGE).contains(below))
+}
+
 fn percpu_word(view: &View, cpu: u32, symbol: &str, offset: u64) -> Option<u64> {
     let at = view.percpu().address(view.symbol(symbol)?, cpu)?.checked_add(offset)?;
     view.space().read_u64(at).ok()

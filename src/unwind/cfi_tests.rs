@@ -45,6 +45,34 @@ fn a_hole_of_orc_is_crossed() {
     assert_eq!(end, End::NoRule);
 }
 
+/// The entry of 32-bit programs has neither, but stands where the user's registers lie.
+#[test]
+fn an_entry_without_rules_ends_in_user_mode() {
+    let walked = |sp: u64, cs: u64| {
+        let mut m = Machine::new();
+        m.symbol("__start_orc_unwind", TEXT + 0x3000);
+        m.task(TASK, 7, "task");
+        m.set(TASK, "task_struct", "mm", TASK + 0x8000);
+        m.write(TOP - 0x4000, &[0; 0x4000]);
+        m.symbol("_text", TEXT);
+        m.symbol("_etext", TEXT + 0x4000);
+        m.function("entry_INT80_compat", LEAF, &[0x90; 0x20]);
+        // ip, cs, flags, sp, ss: the last five words.
+        for (n, word) in (0u64..).zip([0x804_9000, cs, 0x246, 0xffff_d000, 0x2b]) {
+            m.word(TOP - 40 + n * 8, word);
+        }
+        let kernel = m.kernel();
+        let task = tasks::read(&kernel, VirtAddr(TASK)).unwrap();
+        let trace = walk(&kernel, &task, &Start { pc: LEAF + 8, sp, ..Start::default() });
+        (trace.frames.last().map(|f| (f.pc, f.kind, f.by)), trace.end)
+    };
+    let user = (0x804_9000, FrameKind::User, By::Entry);
+    assert_eq!(walked(TOP - 168, 0x23), (Some(user), End::Complete));
+    // Elsewhere, or where what lies there is not a user's.
+    assert_eq!(walked(TOP - 160, 0x23).1, End::NoRule);
+    assert_eq!(walked(TOP - 168, 0x10).1, End::NoRule);
+}
+
 #[test]
 fn an_interrupted_function_without_a_frame_has_its_caller() {
     let (frames, _) = walked(Machine::old());

@@ -10,7 +10,7 @@ use crate::addr::VirtAddr;
 use crate::arch::Register::{self, Cs, R10, R13, Rax, Rbp, Rdi, Rdx, Rip, Rsp};
 use crate::arch::{Registers, pt_regs};
 use crate::debuginfo::orc::{Base, Kind, OrcEntry};
-use crate::linux::{Kernel, Task};
+use crate::linux::{Kernel, Task, registers};
 
 /// The caller of a jump to a bad address: its return address is on top of the
 /// stack (the kernel's `null_orc_entry`).
@@ -66,10 +66,33 @@ pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut Sta
                 frames.push(frame);
             }
             Ok(None) => break End::Complete,
+            Err(End::NoRule) => match entered_from_user(kernel, task, &state) {
+                Some(frame) => {
+                    frames.push(frame);
+                    break End::Complete;
+                }
+                None => break End::NoRule,
+            },
             Err(end) => break end,
         }
     };
     Trace { frames, end, guessed }
+}
+
+/// Entries for 32-bit programs have no rules in 4.18 (`entry_INT80_compat`, seen in 4.18.0-147.el8):
+/// the frame whose stack pointer is where the user's registers lie is the entry's.
+fn entered_from_user(kernel: &Kernel, task: &Task, state: &State) -> Option<Frame> {
+    let at = registers::user_pt_regs(kernel, task).filter(|at| task.mm.is_some() && at.0 == state.sp)?;
+    let regs = registers::saved(kernel, at).filter(registers::TaskRegisters::in_user_mode)?;
+    let (pc, sp) = (regs.get(Rip)?, regs.get(Rsp)?);
+    Some(Frame { kind: FrameKind::User, pt_regs: Some(at), ..Frame::call(pc, sp, By::Entry) })
+}
+
+/// Whether the rules of ORC around `at` may well be wrong: objtool took the cold part of a
+/// function for one of its own.
+fn is_misunderstood(kernel: &Kernel, at: u64) -> bool {
+    kernel.layout().version.takes_cold_parts_for_functions()
+        && kernel.symbolise(VirtAddr(at)).is_some_and(|(symbol, ..)| symbol.name.contains(".cold"))
 }
 
 /// From the state of one frame to that of its caller: `None` at the outermost.
@@ -78,6 +101,13 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
     let mut rule = kernel.orc().lookup(kernel, at);
     let mut guessed = false;
     match rule.kind {
+        Kind::Call if is_misunderstood(kernel, at) => {
+            if let Some((pc, sp, regs)) = cfi::leave(kernel, at, state.sp, &state.regs, memory) {
+                *state = State { pc, sp, regs, exact: false, lost: false };
+                return Ok(Some(Frame::call(pc, sp, By::Cfi)));
+            }
+            state.lost = false;
+        }
         Kind::End | Kind::Undefined => {
             // A CPU interrupted at the first instruction of a retpoline thunk, which
             // is an end by ORC before 6.4, was just called.

@@ -92,6 +92,10 @@ pub(super) fn types(
     // The CPU's own structure (Intel SDM 3A, figure 8-11), the first member of the kernel's.
     out.put("tss_struct", "x86_tss.sp0", 4, 8);
     out.put("tss_struct", "x86_tss.ist", 36, 56);
+    // `struct entry_stack` of 4.15 and later.
+    if symbols.address("cpu_tss_rw").is_some() {
+        out.sizes.insert("entry_stack", 64 * 8);
+    }
     modules::find(space, symbols, &mut out);
     // Behind a reference count.
     let name = symbols.address("init_uts_ns").and_then(|at| space.read_vec(VirtAddr(at), 64).ok());

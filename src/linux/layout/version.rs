@@ -77,6 +77,13 @@ impl KernelVersion {
         !self.before(7, 1)
     }
 
+    /// Whether objtool takes `NAME.cold`, as gcc 9 calls the cold part of a function, for a
+    /// function of its own: before 4.20 (bcb6fb5da77c). The rules of ORC in it are wrong then.
+    #[must_use]
+    pub fn takes_cold_parts_for_functions(&self) -> bool {
+        self.before(4, 20)
+    }
+
     /// Where all of RAM is mapped if KASLR does not move it
     /// (`Documentation/arch/x86/x86_64/mm.rst`; until 4.20 it began lower).
     #[must_use]
