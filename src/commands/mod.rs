@@ -77,10 +77,12 @@ mod address;
 mod answer;
 mod bt;
 mod declare;
+mod dis;
 mod entry;
 mod help;
 mod kmem;
 mod lines;
+mod locks;
 mod log;
 mod mod_;
 mod orc_switch_rows;
@@ -91,6 +93,7 @@ mod rd;
 mod runq;
 mod search;
 mod select;
+mod struct_;
 mod sym;
 mod sys;
 mod task;
@@ -190,6 +193,7 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         task::command(),
         threads::command(),
         runq::command(),
+        locks::command(),
         mod_::command(),
         sym::command(),
         rd::command(),
@@ -197,6 +201,8 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         search::command(),
         process::maps::command(),
         process::verify::command(),
+        dis::command(),
+        struct_::command(),
         kmem::command(),
         kmem::whatis(),
         why::command(),

@@ -216,6 +216,23 @@ fn slab(kernel: &Kernel, addr: VirtAddr) -> Option<What> {
 }
 
 impl What {
+    /// In a word or two, for what is named in passing.
+    #[must_use]
+    pub(crate) fn short(&self) -> String {
+        let plus = |name: &str, offset: u64| match offset {
+            0 => name.to_owned(),
+            by => format!("{name}+{by:#x}"),
+        };
+        match self {
+            Self::Symbol { symbol, offset, module: Some(module), .. } => {
+                format!("{} [{module}]", plus(symbol, *offset))
+            }
+            Self::Symbol { symbol, offset, .. } => plus(symbol, *offset),
+            Self::Slab { cache, object, offset, .. } => plus(&format!("in {cache} object {object}"), *offset),
+            other => other.sentence(),
+        }
+    }
+
     /// A sentence for people.
     #[must_use]
     pub(crate) fn sentence(&self) -> String {

@@ -1,0 +1,378 @@
+//! `struct`: a structure's members, with the values that they have somewhere.
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+use super::{Answer, Command, CommandError, Context, Result, Text, address};
+use crate::addr::VirtAddr;
+use crate::debuginfo::Field;
+use crate::debuginfo::btf::{Btf, Kind, Located, Type, TypeId};
+use crate::linux::Kernel;
+use crate::linux::object::number;
+use crate::text::{Screen, row};
+
+pub(super) fn command() -> Command {
+    Command::of_kernel(
+        "struct",
+        "the members of a structure, and their values at an address or of each CPU",
+        "ADDRESS:a is the copy of every CPU of what per-CPU memory has there, ADDRESS:1,3 those of two.\n\n\
+         Examples:\n  \
+           (gdb) monitor struct task_struct.comm,pid init_task\n  \
+           $ corestub struct vmcore rq.nr_running,curr runqueues:a\n  \
+           $ corestub struct vmcore -o list_head",
+        run,
+    )
+}
+
+#[derive(Args)]
+struct Arguments {
+    /// The structure or union, and which of its members
+    #[arg(value_name = "NAME[.MEMBER,...]")]
+    name: String,
+    #[arg(value_name = "ADDRESS|SYMBOL[:CPUS]", help = address::HELP)]
+    address: Option<String>,
+    /// Offsets of the members
+    #[arg(short)]
+    offsets: bool,
+}
+
+/// Lines of one structure.
+const MAX_LINES: usize = 20_000;
+/// Structures in structures.
+const MAX_DEPTH: usize = 12;
+/// Elements of an array.
+const MAX_ELEMENTS: u64 = 1024;
+
+/// What is shown: rows for people, values for machines.
+struct Shown {
+    rows: Vec<String>,
+    json: Value,
+}
+
+impl serde::Serialize for Shown {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        self.json.serialize(to)
+    }
+}
+
+impl Text for Shown {
+    fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
+        Ok(self.rows.iter().try_for_each(|line| row!(screen, "{line}"))?)
+    }
+}
+
+fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    let btf = kernel
+        .btf()
+        .ok_or_else(|| CommandError::failed("the kernel has no BTF; gdb's `print` knows DWARF"))?;
+    let (name, members) = args.name.split_once('.').unwrap_or((&args.name, ""));
+    let id = [format!("struct {name}"), format!("union {name}"), name.to_owned()]
+        .iter()
+        .find_map(|name| btf.find(name))
+        .ok_or_else(|| CommandError::Failed(format!("there is no structure {name}")))?;
+    let members: Vec<&str> = members.split(',').filter(|m| !m.is_empty()).collect();
+    let mut writer = Writer { kernel, btf, offsets: args.offsets, rows: Vec::new(), base: None };
+    let Some(word) = &args.address else {
+        let json = writer.one(id, name, &members, None)?;
+        return Ok(Shown { rows: writer.rows, json }.into());
+    };
+    let (word, cpus) = match word.split_once(':') {
+        Some((word, cpus)) => (word, Some(cpus_of(kernel, cpus)?)),
+        None => (word.as_str(), None),
+    };
+    let at = address::of_kernel(kernel, context, word)?;
+    let Some(cpus) = cpus else {
+        let json = writer.one(id, name, &members, Some(at))?;
+        return Ok(Shown { rows: writer.rows, json }.into());
+    };
+    let mut all = Vec::new();
+    for cpu in cpus {
+        context.check()?;
+        let none = || CommandError::Failed(format!("there is no per-CPU memory of CPU {cpu}"));
+        let at = kernel.percpu().address(at, cpu).ok_or_else(none)?;
+        writer.rows.push(format!("[{cpu}]: {:x}", at.0));
+        let mut value = writer.one(id, name, &members, Some(at))?;
+        if let Some(object) = value.as_object_mut() {
+            object.insert("cpu".to_owned(), cpu.into());
+        }
+        all.push(value);
+    }
+    Ok(Shown { rows: writer.rows, json: all.into() }.into())
+}
+
+/// `a`: all that were online; else numbers and ranges.
+fn cpus_of(kernel: &Kernel, text: &str) -> Result<Vec<u32>> {
+    let wrong = || CommandError::Usage(format!("{text} is not `a` and no list of CPUs such as 0,2-3"));
+    if matches!(text, "a" | "all") {
+        return Ok(kernel.percpu().present().to_vec());
+    }
+    let mut all = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) =
+            first.parse().ok().zip(last.parse().ok()).filter(|(a, b)| a <= b).ok_or_else(wrong)?;
+        let there = kernel.percpu().present().iter().filter(|cpu| (first..=last).contains(cpu));
+        all.extend(there);
+    }
+    if all.is_empty() { Err(wrong()) } else { Ok(all) }
+}
+
+struct Writer<'k> {
+    kernel: &'k Kernel,
+    btf: &'k Btf,
+    offsets: bool,
+    rows: Vec<String>,
+    base: Option<VirtAddr>,
+}
+
+impl Writer<'_> {
+    fn one(&mut self, id: TypeId, name: &str, members: &[&str], at: Option<VirtAddr>) -> Result<Value> {
+        self.base = at;
+        if members.is_empty() {
+            let found = Located { bit_offset: 0, type_id: id, bits: None };
+            let word = self
+                .btf
+                .strip(id)
+                .map_or("struct", |t| if t.kind == Kind::Union { "union" } else { "struct" });
+            self.rows.push(format!("{word} {name} {{"));
+            let value = self.members(found, 0, 1);
+            self.rows.push("}".to_owned());
+            if let Some(size) = self.btf.size(id).filter(|_| at.is_none()) {
+                self.rows.push(format!("SIZE: {size}"));
+            }
+            return Ok(value);
+        }
+        let mut values = Map::new();
+        for member in members {
+            let found = self
+                .btf
+                .member(id, member)
+                .ok_or_else(|| CommandError::Failed(format!("{name} has no member {member}")))?;
+            let value = self.member(member, found, 0);
+            values.insert((*member).to_owned(), value);
+        }
+        Ok(values.into())
+    }
+
+    /// The members of the structure that `found` is.
+    fn members(&mut self, found: Located, depth: usize, indent: usize) -> Value {
+        let mut values = Map::new();
+        let Some(ty) = self.btf.strip(found.type_id) else { return Value::Null };
+        for member in ty.members() {
+            let Some(bit_offset) = found.bit_offset.checked_add(member.bit_offset.into()) else { continue };
+            let inner = Located { bit_offset, type_id: member.type_id, bits: member.bits };
+            if depth >= MAX_DEPTH || self.rows.len() >= MAX_LINES {
+                self.rows.push(format!("{:width$}...", "", width = indent * 2));
+                break;
+            }
+            if member.name.is_empty() {
+                let value = self.nested("", inner, depth + 1, indent);
+                if let Value::Object(inner) = value {
+                    values.extend(inner);
+                }
+                continue;
+            }
+            let value = self.shown(member.name, inner, depth, indent);
+            values.insert(member.name.to_owned(), value);
+        }
+        values.into()
+    }
+
+    fn member(&mut self, name: &str, found: Located, depth: usize) -> Value {
+        self.shown(name, found, depth, 1)
+    }
+
+    /// A member in one row, or in several.
+    fn shown(&mut self, name: &str, found: Located, depth: usize, indent: usize) -> Value {
+        let Some(ty) = self.btf.strip(found.type_id) else { return Value::Null };
+        if ty.kind.is_composite() && ty.members().len() > 0 {
+            return self.nested(name, found, depth + 1, indent);
+        }
+        let (text, value) = match (self.base, ty.kind) {
+            (None, _) => {
+                (declared(self.btf, found.type_id), Value::String(declared(self.btf, found.type_id)))
+            }
+            (Some(_), Kind::Array) => self.array(ty, found, depth),
+            (Some(_), _) => self.scalar(ty, found),
+        };
+        let place = self.place(found);
+        let row = match self.base {
+            None => format!("{:width$}{place}{text} {name};", "", width = indent * 2),
+            Some(_) => format!("{:width$}{place}{name} = {text},", "", width = indent * 2),
+        };
+        self.rows.push(row);
+        value
+    }
+
+    fn place(&self, found: Located) -> String {
+        if self.offsets { format!("[{}] ", found.bit_offset / 8) } else { String::new() }
+    }
+
+    fn nested(&mut self, name: &str, found: Located, depth: usize, indent: usize) -> Value {
+        let place = self.place(found);
+        let open = match (self.base, name) {
+            (Some(_), "") => "{".to_owned(),
+            (Some(_), name) => format!("{name} = {{"),
+            (None, _) => format!("{} {{", declared(self.btf, found.type_id)),
+        };
+        self.rows.push(format!("{:width$}{place}{open}", "", width = indent * 2));
+        let value = self.members(found, depth, indent + 1);
+        let end = if self.base.is_some() { "},".to_owned() } else { format!("}} {name};") };
+        self.rows.push(format!("{:width$}{end}", "", width = indent * 2));
+        value
+    }
+
+    /// An array; equal neighbours are told once.
+    fn array(&mut self, ty: Type<'_>, found: Located, depth: usize) -> (String, Value) {
+        let unknown = || ("?".to_owned(), Value::Null);
+        let Some(array) = ty.array() else { return unknown() };
+        let (Some(element), Some(size)) = (self.btf.strip(array.element), self.btf.size(array.element))
+        else {
+            return unknown();
+        };
+        if element.int().is_some_and(|int| int.char || (size == 1 && int.signed)) {
+            return self.text(found, array.len.into());
+        }
+        let mut parts: Vec<(String, u64)> = Vec::new();
+        let mut values = Vec::new();
+        for i in 0..u64::from(array.len).min(MAX_ELEMENTS) {
+            let Some(bit_offset) = i.checked_mul(size * 8).and_then(|o| found.bit_offset.checked_add(o))
+            else {
+                break;
+            };
+            let one = Located { bit_offset, type_id: array.element, bits: None };
+            let (text, value) = if element.kind.is_composite() {
+                let inner = &mut Writer {
+                    kernel: self.kernel,
+                    btf: self.btf,
+                    offsets: false,
+                    rows: Vec::new(),
+                    base: self.base,
+                };
+                let value = if depth < MAX_DEPTH { inner.members(one, depth + 1, 0) } else { Value::Null };
+                (format!("{{{}}}", inner.rows.join(" ").trim_end_matches(',')), value)
+            } else if element.kind == Kind::Array && depth < MAX_DEPTH {
+                self.array(element, one, depth + 1)
+            } else {
+                self.scalar(element, one)
+            };
+            values.push(value);
+            match parts.last_mut().filter(|(last, _)| *last == text) {
+                Some((_, count)) => *count += 1,
+                None => parts.push((text, 1)),
+            }
+        }
+        let parts = parts.into_iter().map(|(text, count)| match count {
+            1 => text,
+            n => format!("{text} <{n} times>"),
+        });
+        let more = if u64::from(array.len) > MAX_ELEMENTS { ", ..." } else { "" };
+        (format!("{{{}{more}}}", parts.collect::<Vec<_>>().join(", ")), values.into())
+    }
+
+    fn text(&self, found: Located, len: u64) -> (String, Value) {
+        let at = self.base.and_then(|base| base.checked_add(found.bit_offset / 8));
+        let len = usize::try_from(len.min(MAX_ELEMENTS)).unwrap_or(0);
+        match at.map(|at| self.kernel.space().read_vec(at, len)) {
+            Some(Ok(bytes)) => {
+                let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+                let text = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned();
+                (format!("{text:?}"), text.into())
+            }
+            Some(Err(fault)) => (format!("<{fault}>"), Value::Null),
+            None => ("?".to_owned(), Value::Null),
+        }
+    }
+
+    fn scalar(&self, ty: Type<'_>, found: Located) -> (String, Value) {
+        let (Some(base), Some(size)) =
+            (self.base, self.btf.size(found.type_id).filter(|s| (1..=8).contains(s)))
+        else {
+            return ("?".to_owned(), Value::Null);
+        };
+        // A bit-field is read by the bytes that hold a bit of it.
+        let start = u8::try_from(found.bit_offset % 8).unwrap_or(0);
+        let bits = found.bits.map(|width| (start, width));
+        let size =
+            bits.map_or(size, |(start, width)| (u64::from(start) + u64::from(width)).div_ceil(8).min(8));
+        let field = Field { offset: found.bit_offset / 8, size, bits };
+        let Some(at) = base.checked_add(field.offset) else { return ("?".to_owned(), Value::Null) };
+        let Some(raw) = number(self.kernel, at, field) else {
+            let fault = self.kernel.space().read_run(at, &mut [0]).err();
+            return (fault.map_or("?".to_owned(), |f| format!("<{f}>")), Value::Null);
+        };
+        let width = bits.map_or(size * 8, |(_, width)| u64::from(width));
+        match ty.kind {
+            Kind::Ptr => {
+                let name =
+                    self.kernel.symbolise(VirtAddr(raw)).filter(|_| self.kernel.is_text(VirtAddr(raw)));
+                let name = name.map(|(s, offset, _)| format!(" <{}+{offset}>", s.name)).unwrap_or_default();
+                (format!("{raw:#x}{name}"), format!("{raw:#x}").into())
+            }
+            Kind::Enum | Kind::Enum64 => {
+                let value = signed(raw, width);
+                let named = ty.enumerators().find(|e| e.value == value || e.value.cast_unsigned() == raw);
+                match named {
+                    Some(e) => (e.name.to_owned(), e.name.into()),
+                    None => (value.to_string(), value.into()),
+                }
+            }
+            _ => match ty.int() {
+                Some(int) if int.bool => ((raw != 0).to_string(), (raw != 0).into()),
+                Some(int) if int.signed => (signed(raw, width).to_string(), signed(raw, width).into()),
+                _ => (raw.to_string(), raw.into()),
+            },
+        }
+    }
+}
+
+/// The lowest `width` bits as a signed number.
+fn signed(raw: u64, width: u64) -> i64 {
+    let unused = u32::try_from(64u64.saturating_sub(width)).unwrap_or(0).min(63);
+    (raw << unused).cast_signed() >> unused
+}
+
+/// A type as C declares it, as far as one row goes.
+fn declared(btf: &Btf, id: TypeId) -> String {
+    let mut id = id;
+    let mut behind = String::new();
+    for _ in 0..MAX_DEPTH {
+        let Some(ty) = btf.get(id) else { return format!("void{behind}") };
+        match ty.kind {
+            Kind::Ptr => {
+                behind.insert(0, '*');
+                id = ty.target().unwrap_or(0);
+                if id == 0 {
+                    return format!("void {behind}");
+                }
+            }
+            Kind::Array => {
+                let Some(array) = ty.array() else { break };
+                behind.push_str(&format!("[{}]", array.len));
+                id = array.element;
+            }
+            Kind::Struct => return format!("struct {}{}", ty.name(), spaced(&behind)),
+            Kind::Union => return format!("union {}{}", ty.name(), spaced(&behind)),
+            Kind::Enum | Kind::Enum64 => return format!("enum {}{}", ty.name(), spaced(&behind)),
+            Kind::FuncProto => return format!("function {behind}"),
+            _ if !ty.name().is_empty() => return format!("{}{}", ty.name(), spaced(&behind)),
+            _ => id = ty.target().unwrap_or(0),
+        }
+    }
+    format!("?{behind}")
+}
+
+fn spaced(behind: &str) -> String {
+    if behind.is_empty() { String::new() } else { format!(" {behind}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signed;
+
+    #[test]
+    fn signs_of_narrow_numbers() {
+        assert_eq!((signed(0xff, 8), signed(0x7f, 8), signed(0b101, 3)), (-1, 127, -3));
+        assert_eq!((signed(u64::MAX, 64), signed(5, 64)), (-1, 5));
+    }
+}
