@@ -59,6 +59,8 @@ pub enum Command {
     Serve(Serve),
     /// Start gdb on a dump, connected, with debug files and scripts found
     Gdb(Gdb),
+    /// What several vmcores have in common: signature, culprit, register values, modules
+    Compare(Compare),
     /// Print which gdbinit to source in a gdb of your own
     Gdbinit {
         /// Write it and its helpers into this folder first
@@ -247,6 +249,20 @@ pub struct Gdb {
     /// Arguments for gdb
     #[arg(last = true, value_name = "GDB-ARGS")]
     pub gdb_args: Vec<OsString>,
+}
+
+/// `corestub compare`
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// The dumps, each a whole one
+    #[arg(required = true, value_name = "DUMP", num_args = 2..)]
+    pub dumps: Vec<PathBuf>,
+    /// JSON for machines
+    #[arg(long)]
+    pub json: bool,
+    /// The dumps' companions
+    #[command(flatten)]
+    pub input: Input,
 }
 
 // What a command of the table is run on, once: `corestub COMMAND DUMP... [ARGS]`.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
 use corestub::bytes::packed::Unpack;
-use corestub::cli::{self, Cli, Dialect, Input, OnDump, Serve};
+use corestub::cli::{self, Cli, Compare, Dialect, Input, OnDump, Serve};
 use corestub::commands::{self, Command, CommandError, Context};
 use corestub::error::{Error, Result};
 use corestub::gdb;
@@ -61,6 +61,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         cli::Command::Serve(serve) => run_serve(&serve).map(|()| ExitCode::SUCCESS),
         cli::Command::Gdb(args) => gdb::run(&args, options(&args.input)),
+        cli::Command::Compare(args) => Ok(run_compare(&args)),
         cli::Command::Gdbinit { dir } => gdb::gdbinit(dir.as_deref()).map(|path| {
             let mut out = io::stdout().lock();
             let _ = out.write_all(path.as_os_str().as_bytes()).and_then(|()| out.write_all(b"\n"));
@@ -183,6 +184,12 @@ fn run_serve(args: &Serve) -> Result<()> {
     listener.serve(inferior, &options)
 }
 
+/// Compares dumps, each opened only while it is looked at.
+fn run_compare(args: &Compare) -> ExitCode {
+    let open = |dump: &Path| Snapshot::open_partly(&[dump.to_owned()], options(&args.input));
+    shown("compare", |context, out| commands::compare(&args.dumps, &open, args.json, context, out))
+}
+
 /// Runs a command of the table once.
 fn once(command: &Command, given: &ArgMatches) -> ExitCode {
     let OnDump { dump, pieces } = OnDump::from_arg_matches(given).unwrap_or_else(|e| e.exit());
@@ -192,12 +199,16 @@ fn once(command: &Command, given: &ArgMatches) -> ExitCode {
         Ok(snapshot) => snapshot,
         Err(e) => return cannot_open(&e),
     };
-    let name = command.name();
+    shown(command.name(), |context, out| commands::run(snapshot.subject(), command, given, context, out))
+}
+
+/// What `run` writes, on stdout; what went wrong, on stderr.
+fn shown(name: &str, run: impl FnOnce(Context<'_>, &mut dyn Write) -> commands::Result<()>) -> ExitCode {
     let tell = |text: &str| eprintln!("corestub {name}: {text}");
     let context =
         Context { thread: None, task: None, last_fault: None, cancelled: &|| false, progress: Some(&tell) };
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let done = commands::run(snapshot.subject(), command, given, context, &mut out);
+    let done = run(context, &mut out);
     let written = out.flush();
     match done.and(written.map_err(CommandError::Output)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,6 +20,8 @@ pub struct Instruction {
     pub target: Option<u64>,
     /// Whether it is a call (of whatever kind).
     pub call: bool,
+    /// Whether nothing runs into the next instruction: a return, a jump, ud2.
+    pub ends: bool,
     /// The registers that its operands name, in their order, each once.
     pub registers: Vec<Register>,
     /// The memory that it works with.
@@ -48,6 +50,12 @@ impl Memory {
         Some(sum.wrapping_add(of(self.segment)?))
     }
 
+    /// Whether the register takes part in the address.
+    #[must_use]
+    pub fn uses(&self, register: Register) -> bool {
+        self.base == Some(register) || self.index == Some(register)
+    }
+
     /// The address, if no register takes part in it.
     #[must_use]
     pub fn absolute(&self) -> Option<u64> {
@@ -65,10 +73,21 @@ pub fn decode(code: &[u8], at: u64) -> Option<Instruction> {
     let instruction = Decoder::with_ip(64, code, at, DecoderOptions::NONE).decode();
     if instruction.is_invalid() {
         let (text, registers) = ("(bad)".to_owned(), Vec::new());
-        return Some(Instruction { at, len: 1, text, target: None, call: false, registers, memory: None });
+        return Some(Instruction {
+            at,
+            len: 1,
+            text,
+            target: None,
+            call: false,
+            ends: false,
+            registers,
+            memory: None,
+        });
     }
     let mut text = String::new();
-    GasFormatter::new().format(&instruction, &mut text);
+    let mut formatter = GasFormatter::new();
+    formatter.options_mut().set_uppercase_hex(false);
+    formatter.format(&instruction, &mut text);
     let mut registers = Vec::new();
     let mut memory = None;
     for i in 0..instruction.op_count() {
@@ -100,6 +119,10 @@ pub fn decode(code: &[u8], at: u64) -> Option<Instruction> {
         text,
         target: near.then(|| instruction.near_branch_target()),
         call: instruction.mnemonic() == Mnemonic::Call,
+        ends: matches!(
+            instruction.mnemonic(),
+            Mnemonic::Ret | Mnemonic::Jmp | Mnemonic::Ud2 | Mnemonic::Iretq
+        ),
         registers,
         memory,
     })

@@ -76,6 +76,9 @@ pub(super) struct Operand {
     pub(super) value: VirtAddr,
     /// What is odd about it.
     pub(super) note: Option<String>,
+    /// Whether it is, or is part of, the address of the memory operand.
+    #[serde(skip)]
+    pub(super) of_address: bool,
 }
 
 #[derive(Serialize)]
@@ -127,6 +130,7 @@ impl List<'_> {
         let (files, sites) = (LineFiles::new(kernel), Sites::read(kernel));
         let lines = self.lines.then(|| Lines::new(&files));
         let (mut rows, mut at, mut last) = (Vec::new(), start, Vec::new());
+        let mut ended = false;
         while at < end && (rows.len() as u64) < most {
             self.context.check()?;
             let mut code = [0; LONGEST];
@@ -147,18 +151,20 @@ impl List<'_> {
                 Some(regs) if here == Some(at) => operands(kernel, regs, &found),
                 _ => Vec::new(),
             };
+            let ends = found.ends || ended && code.first() == Some(&0xcc);
             rows.push(Row {
                 address: VirtAddr(at),
                 symbol: place.as_ref().map(|(s, ..)| s.name.to_owned()),
                 offset,
                 target: target(kernel, &found),
-                site: offset.and_then(|offset| sites.at(kernel, at, code, offset)),
+                site: offset.and_then(|offset| sites.at(kernel, at, code, offset, ended)),
                 lines: source,
                 here: here == Some(at),
                 operands,
                 text: found.text,
             });
             at = at.saturating_add(found.len as u64);
+            ended = ends;
         }
         Ok((rows, None))
     }
@@ -179,7 +185,9 @@ pub(super) fn operands(kernel: &Kernel, regs: &TaskRegisters, found: &Instructio
     let mut all: Vec<Operand> = registers
         .filter_map(|r| {
             let value = value(*r)?;
-            Some(Operand { name: r.name().to_owned(), value: VirtAddr(value), note: odd(kernel, value) })
+            let of_address = found.memory.is_some_and(|m| m.uses(*r));
+            let note = odd(kernel, value);
+            Some(Operand { name: r.name().to_owned(), value: VirtAddr(value), note, of_address })
         })
         .collect();
     if let Some(at) = found.memory.and_then(|m| m.address(&value)) {
@@ -187,7 +195,10 @@ pub(super) fn operands(kernel: &Kernel, regs: &TaskRegisters, found: &Instructio
             let fault = kernel.space().read_run(VirtAddr(at), &mut [0]).err();
             fault.filter(|_| at >= kernel.user_limit()).map(|fault| fault.to_string())
         });
-        all.push(Operand { name: "address".to_owned(), value: VirtAddr(at), note });
+        // `(%rcx)` is said once.
+        if note.is_none() || !all.iter().any(|o| o.value == VirtAddr(at)) {
+            all.push(Operand { name: "address".to_owned(), value: VirtAddr(at), note, of_address: true });
+        }
     }
     all
 }

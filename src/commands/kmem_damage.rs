@@ -14,6 +14,10 @@ use crate::text::{Screen, row};
 /// Bytes of an object that are shown.
 const SHOWN: usize = 48;
 
+/// More findings than this are of a dump that is damaged itself, or of a kernel that
+/// nobody understands.
+pub(in crate::commands) const MANY: usize = 64;
+
 /// One finding.
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::commands) struct Damage {
@@ -124,6 +128,11 @@ impl Neighbour {
         let read = kernel.space().read(from, &mut bytes).unwrap_or(0);
         bytes.truncate(read);
         Self { at, allocated, from, hex: hex::encode(&bytes), bytes }
+    }
+
+    /// The bytes as text: those that are none are left out.
+    pub(in crate::commands) fn letters(&self) -> String {
+        self.bytes.iter().filter(|b| (0x20..0x7f).contains(*b)).map(|b| char::from(*b)).collect()
     }
 
     fn rows(&self, screen: &mut Screen<'_>) -> io::Result<()> {

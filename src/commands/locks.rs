@@ -85,6 +85,8 @@ pub(super) struct Blocked {
     /// The pids that hold it up, one behind the other.
     pub(super) chain: Vec<u32>,
     pub(super) deadlock: bool,
+    /// It waits for tasks that are in one.
+    behind_deadlock: bool,
     /// The function that went to sleep.
     function: Option<String>,
     /// What the log says of it.
@@ -166,13 +168,14 @@ impl<'k> Waits<'k> {
     fn row(&mut self, task: &'k Task) -> Blocked {
         let kernel = self.kernel;
         let Asleep { wait, other, function } = self.of(task);
-        let (chain, deadlock) = locks::chain(task.addr, |at| {
+        let (chain, cycle) = locks::chain(task.addr, |at| {
             let task = kernel.tasks().by_address(at)?;
             match self.of(task).wait?.owner {
                 Owner::Task(owner) => Some(owner),
                 Owner::Readers(_) | Owner::Unknown => None,
             }
         });
+        let deadlock = cycle && chain.last() == Some(&task.addr);
         let by = |at: VirtAddr| kernel.tasks().by_address(at);
         let owner = wait.and_then(|wait| {
             let (at, reader) = match wait.owner {
@@ -195,6 +198,7 @@ impl<'k> Waits<'k> {
             owner,
             chain: chain.into_iter().skip(1).filter_map(|at| Some(by(at)?.pid)).collect(),
             deadlock,
+            behind_deadlock: cycle && !deadlock,
             function,
             log: said(kernel, task),
         }
@@ -214,6 +218,16 @@ fn said(kernel: &Kernel, task: &Task) -> Option<String> {
 }
 
 impl Blocked {
+    /// Whether it is in a deadlock.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.deadlock
+    }
+
+    /// Whether a lock was found.
+    pub(super) fn is_of_a_lock(&self) -> bool {
+        self.lock.is_some()
+    }
+
     /// What it waits for, in words.
     pub(super) fn sentence(&self) -> String {
         let mut text = match (&self.name, self.kind) {
@@ -245,7 +259,11 @@ impl Text for Rows {
             row!(screen)?;
             if blocked.chain.len() > 1 || blocked.deadlock {
                 let pids: Vec<String> = blocked.chain.iter().map(ToString::to_string).collect();
-                let end = if blocked.deadlock { ": DEADLOCK" } else { "" };
+                let end = match blocked {
+                    Blocked { deadlock: true, .. } => ": DEADLOCK",
+                    Blocked { behind_deadlock: true, .. } => ": a deadlock of these",
+                    _ => "",
+                };
                 row!(screen, "            held up by {}{end}", pids.join(", by "))?;
             }
             if let (Some(function), Some(_)) = (&blocked.function, blocked.kind) {

@@ -76,6 +76,7 @@ use crate::text::{Screen, printable, put, row};
 mod address;
 mod answer;
 mod bt;
+mod compare;
 mod declare;
 mod dis;
 mod entry;
@@ -93,6 +94,7 @@ mod rd;
 mod runq;
 mod search;
 mod select;
+mod signature;
 mod struct_;
 mod sym;
 mod sys;
@@ -103,6 +105,7 @@ mod vtop;
 mod why;
 
 use answer::{Answer, Text};
+pub use compare::compare;
 pub use declare::Command;
 use declare::FOR_VMCORES;
 

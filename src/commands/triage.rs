@@ -6,8 +6,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::bt::{self, Places};
+use super::kmem::damage::Damage;
 use super::lines::{LineFiles, Lines};
-use super::{Answer, Command, Context, Result, Text, entry};
+use super::locks::{self, Blocked};
+use super::{Answer, Command, Context, Result, Text, entry, kmem, signature};
 use crate::addr::VirtAddr;
 use crate::linux::log::{self, Log};
 use crate::linux::registers::{self, TaskRegisters};
@@ -17,6 +19,8 @@ use crate::unwind::{self, Frame, FrameKind, Trace};
 
 #[path = "triage_full.rs"]
 mod full;
+#[path = "triage_memory.rs"]
+mod memory;
 #[path = "triage_screen.rs"]
 mod screen;
 
@@ -99,17 +103,24 @@ struct Culprit<'a> {
 }
 
 #[derive(Serialize)]
-struct Triage<'d> {
-    panic: Option<String>,
+pub(super) struct Triage<'d> {
+    pub(super) panic: Option<String>,
     release: String,
     pid: Option<u32>,
     comm: Option<&'d str>,
     cpu: Option<u32>,
-    exception: Option<String>,
+    pub(super) exception: Option<String>,
     fault_address: Option<VirtAddr>,
     culprit: Option<Culprit<'d>>,
     taint: String,
     blocked: usize,
+    /// See [`signature`].
+    pub(super) signature: Option<String>,
+    pub(super) coarse_signature: Option<String>,
+    /// Lists of free objects that are smashed.
+    slab_damage: Vec<Damage>,
+    /// Blocked tasks that wait for a lock, those in a deadlock first.
+    locks: Vec<Blocked>,
     #[serde(skip)]
     more: More<'d>,
 }
@@ -128,6 +139,11 @@ struct More<'d> {
 }
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    Ok(of(kernel, args.full, context)?.into())
+}
+
+/// All that is found out, shown at length if `full`.
+pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Result<Triage<'d>> {
     let log = kernel.log();
     let active: Vec<&Task> = super::select::active(kernel).into_iter().map(AsRef::as_ref).collect();
     let crashed = kernel.panic_task().map(AsRef::as_ref);
@@ -141,7 +157,13 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
     let blocked: Vec<&Task> =
         kernel.tasks().all().iter().map(AsRef::as_ref).filter(|t: &&Task| t.state == 'D').collect();
     let taints = taint::of_kernel(kernel).unwrap_or(0);
-    let triage = Triage {
+    let mut locks = locks::blocked(kernel, false, context)?;
+    locks.retain(Blocked::is_of_a_lock);
+    let culprit = crashed.and(trace).and_then(|t| culprit(kernel, t));
+    let signatures =
+        crashed.and(trace).map(|t| signatures(kernel, t, exception.as_deref(), culprit.as_ref()));
+    let (signature, coarse_signature) = signatures.unzip();
+    Ok(Triage {
         panic: log::panic_message(log).map(str::to_owned),
         release: kernel.utsname().release,
         pid: crashed.and_then(Task::known_pid),
@@ -149,12 +171,16 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         cpu: crashed.map(|t| t.cpu),
         fault_address: crashed.and_then(|_| fault_address(log, exception.as_deref())).map(VirtAddr),
         exception,
-        culprit: crashed.and(trace).and_then(|t| culprit(kernel, t)),
+        culprit,
         taint: taint::letters(taints),
         blocked: blocked.len(),
-        more: More { full: args.full, kernel, context, active, blocked, crashed, shown, taints },
-    };
-    Ok(triage.into())
+        signature,
+        coarse_signature,
+        // A machine that ran may have been stopped in the middle of a change.
+        slab_damage: crashed.map(|_| memory::damage(kernel)).unwrap_or_default(),
+        locks,
+        more: More { full, kernel, context, active, blocked, crashed, shown, taints },
+    })
 }
 
 impl Text for Triage<'_> {
@@ -291,6 +317,22 @@ fn fault_address(log: &Log, exception: Option<&str>) -> Option<u64> {
         log.records.iter().rev().find(|r| r.text.starts_with("BUG: ") && r.text.contains("address"))?;
     let digits = line.text.rsplit(' ').next()?;
     u64::from_str_radix(digits.trim_start_matches("0x"), 16).ok()
+}
+
+/// The signature, and the coarse one.
+fn signatures(
+    kernel: &Kernel,
+    trace: &Trace,
+    exception: Option<&str>,
+    culprit: Option<&Culprit<'_>>,
+) -> (String, String) {
+    let start = trace.frames.iter().position(|f| f.kind == FrameKind::Regs).unwrap_or(0);
+    let frames = trace.frames.iter().skip(start).filter(|f| f.kind != FrameKind::User);
+    let names = frames.filter_map(|f| Some(bt::place(kernel, f.lookup_pc())?.name));
+    let names = names.filter(|name| !reporter(name)).take(signature::FRAMES);
+    let exception = exception.and_then(|e| e.split(' ').next()).unwrap_or("panic");
+    let culprit = culprit.and_then(|c| c.symbol).unwrap_or("unknown");
+    (signature::of(names), signature::of([exception, culprit]))
 }
 
 fn reporter(name: &str) -> bool {

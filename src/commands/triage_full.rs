@@ -31,6 +31,7 @@ impl Triage<'_> {
         if !blocked.is_empty() {
             row!(screen)?;
             row!(screen, "BLOCKED (state D): {} tasks", blocked.len())?;
+            self.deadlocks(screen)?;
             let groups = bt::collapse(kernel, blocked, *context)?;
             bt::write_groups(kernel, &groups, screen)?;
         }
@@ -70,9 +71,11 @@ impl Triage<'_> {
         bt::heading(task, screen)?;
         bt::write_trace(kernel, task, trace, Style::default(), None, screen)?;
         match self.at_the_exception().and_then(|regs| regs.get(Register::Rip)) {
-            Some(rip) => row!(screen, "{}", code(kernel, rip, BEFORE, AFTER)),
-            None => Ok(()),
+            Some(rip) => row!(screen, "{}", code(kernel, rip, BEFORE, AFTER))?,
+            None => return self.smashed(screen),
         }
+        self.odd_operands().iter().try_for_each(|operand| row!(screen, "{operand}"))?;
+        self.smashed(screen)
     }
 
     fn accuse(&self, culprit: &Culprit<'_>, screen: &mut Screen<'_>) -> io::Result<()> {

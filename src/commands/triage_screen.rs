@@ -10,6 +10,7 @@ use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::commands::Result;
 use crate::commands::bt::{self, Places};
+use crate::commands::locks::Blocked;
 use crate::commands::log::{Form, write_record};
 use crate::linux::registers::TaskRegisters;
 use crate::linux::{Kernel, taint};
@@ -28,6 +29,8 @@ const FRAMES: usize = 7;
 const CPUS: usize = 2;
 /// Different stacks of blocked tasks.
 const GROUPS: usize = 2;
+/// Messages where there is no room for more.
+const FEW: usize = 2;
 /// Messages, where there is room, and the rows around them.
 const LINES: usize = 8;
 const AROUND: usize = 4;
@@ -43,7 +46,8 @@ impl Triage<'_> {
             self.which(Some(COLUMNS), all)?;
             self.what_and_where(all)?;
             self.short_stack(&mut places, all)?;
-            self.evidence(all)
+            self.evidence(all)?;
+            self.smashed(all)
         });
         let mut used = fit(rows.lines(), screen)?;
         context.check()?;
@@ -51,7 +55,7 @@ impl Triage<'_> {
         context.check()?;
         used += fit(self.blocked_at_a_glance()?.lines(), screen)?;
         let room = |rows: usize| rows.saturating_sub(used + AROUND);
-        let lines = room(*ROWS.end()).min(room(*ROWS.start()).max(LINES));
+        let lines = room(*ROWS.end()).min(room(*ROWS.start()).max(LINES)).max(FEW);
         row!(screen)?;
         row!(screen, "LAST MESSAGES")?;
         let records = last_words(kernel.log(), lines);
@@ -94,7 +98,9 @@ impl Triage<'_> {
         row!(screen, "STACK of pid {} \"{}\"", task.pid_text(), task.comm)?;
         let first = self.culprit.as_ref().map_or(0, |Culprit { frame, .. }| *frame);
         let frames: Vec<&Frame> = trace.frames.iter().skip(first).collect();
-        for frame in frames.iter().take(FRAMES) {
+        // What is smashed says more than who called.
+        let shown = if self.slab_damage.is_empty() { FRAMES } else { FRAMES - 2 };
+        for frame in frames.iter().take(shown) {
             if frame.kind == FrameKind::User {
                 row!(screen, "    user mode, {:#x}", frame.pc)?;
                 continue;
@@ -107,7 +113,7 @@ impl Triage<'_> {
                 None => row!(screen, "    {:#x}", frame.pc)?,
             }
         }
-        match (frames.len().saturating_sub(FRAMES), trace.end.sentence()) {
+        match (frames.len().saturating_sub(shown), trace.end.sentence()) {
             (0, None) => Ok(()),
             (0, Some(why)) => row!(screen, "    ({why})"),
             (more, _) => row!(screen, "    ({more} more)"),
@@ -123,7 +129,8 @@ impl Triage<'_> {
         if let Some(instruction) = instruction(kernel, rip, &regs) {
             row!(screen, "INSTRUCTION: {instruction}")?;
         }
-        row!(screen, "{}", full::code(kernel, rip, BEFORE, AFTER))
+        row!(screen, "{}", full::code(kernel, rip, BEFORE, AFTER))?;
+        self.odd_operands().iter().try_for_each(|operand| row!(screen, "    {operand}"))
     }
 
     fn others_at_a_glance<'a>(&'a self, places: &mut Places<'a>, screen: &mut Screen<'_>) -> io::Result<()> {
@@ -167,7 +174,10 @@ impl Triage<'_> {
         Ok(Rows::of(|all| {
             row!(all)?;
             row!(all, "BLOCKED (state D): {} tasks, {} different stacks", blocked.len(), groups.len())?;
-            groups.iter().take(GROUPS).try_for_each(|group| row!(all, "    {}", group.glance(kernel)))
+            self.deadlocks(all)?;
+            let groups =
+                groups.iter().take(if self.locks.iter().any(Blocked::is_stuck) { 1 } else { GROUPS });
+            groups.into_iter().try_for_each(|group| row!(all, "    {}", group.glance(kernel)))
         }))
     }
 }

@@ -66,9 +66,16 @@ impl Sites {
     }
 
     /// What may rewrite the instruction at `at`, which is `code`, `offset` bytes into its
-    /// function.
+    /// function. An int3 `behind_the_end` of code fills it up.
     #[must_use]
-    pub(crate) fn at(&self, kernel: &Kernel, at: u64, code: &[u8], offset: u64) -> Option<String> {
+    pub(crate) fn at(
+        &self,
+        kernel: &Kernel,
+        at: u64,
+        code: &[u8],
+        offset: u64,
+        behind_the_end: bool,
+    ) -> Option<String> {
         let named = |key: u64| match kernel.symbolise(VirtAddr(key)) {
             Some((symbol, 0, _)) => symbol.name.to_owned(),
             Some((symbol, by, _)) => format!("{}+{by:#x}", symbol.name),
@@ -89,7 +96,7 @@ impl Sites {
         if self.probes.contains(&at) {
             return Some("kprobe".to_owned());
         }
-        if code.first() == Some(&0xcc) {
+        if code.first() == Some(&0xcc) && !behind_the_end {
             return Some("int3: a probe, or code that was being rewritten".to_owned());
         }
         // endbr64 may stand in front.

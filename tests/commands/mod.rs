@@ -4,6 +4,7 @@
 mod crash;
 mod declared;
 mod hostile;
+mod memory;
 mod shell;
 mod snapshots;
 

@@ -121,11 +121,11 @@ fn user(kernel: &Kernel, task: Option<&Task>, addr: VirtAddr, all: &mut Vec<What
 }
 
 fn symbol(kernel: &Kernel, addr: VirtAddr) -> Option<What> {
-    let text = kernel.is_text(addr);
     if let Some((module, symbols)) = kernel.module_at(addr) {
         let name = module.name.clone();
         return Some(match symbols.by_address(addr.0) {
             Some((symbol, offset)) => {
+                let text = symbol.is_text();
                 What::Symbol { symbol: symbol.name.to_owned(), offset, module: Some(name), text }
             }
             None => {
@@ -139,6 +139,7 @@ fn symbol(kernel: &Kernel, addr: VirtAddr) -> Option<What> {
         return None;
     }
     let (symbol, offset) = kernel.symbols().by_address(addr.0)?;
+    let text = symbol.is_text();
     Some(What::Symbol { symbol: symbol.name.to_owned(), offset, module: None, text })
 }
 
