@@ -27,7 +27,7 @@ sent = 0
 def read():
     while True:
         length = 0
-        while line := gdb.stdout.readline().strip():
+        for line in iter(lambda: gdb.stdout.readline().strip(), b""):
             name, _, value = line.partition(b":")
             if name.lower() == b"content-length":
                 length = int(value)
@@ -65,7 +65,7 @@ def wait(fits):
             events.append(message["event"])
         if fits(message):
             return message
-    sys.exit("no answer in %s s; gdb said %r" % (seconds, "".join(console)))
+    sys.exit(f"no answer in {seconds} s; gdb said {''.join(console)!r}")
 
 
 def answer(number):
