@@ -80,6 +80,7 @@ const VMCORE: &[&str] = &[
     "why 0",
     "why ffff888000000000 --json",
     "whatis init_task labcrash_banner 0072006900560338",
+    "kmem init_task",
     "dis labcrash_level3",
     "dis -r labcrash_level3+5 --json",
     "struct task_struct.pid,comm init_task",
@@ -429,7 +430,7 @@ fn the_matrix_has_every_command() {
     for line in listed.filter(|l| l.starts_with("  ") && !l.starts_with("   ")) {
         let command = line.split_whitespace().next().unwrap();
         let asked = |lines: &[&str]| lines.iter().any(|l| l.split(' ').next() == Some(command));
-        let verb = ["serve", "gdb", "gdbinit", "help"].contains(&command);
+        let verb = ["serve", "gdb", "gdbinit", "compare", "help"].contains(&command);
         assert!(verb || asked(VMCORE) || asked(PROCESS), "{command} is not in the matrix");
     }
 }

@@ -230,7 +230,10 @@ impl Writer<'_> {
         else {
             return unknown();
         };
-        if element.int().is_some_and(|int| int.char || (size == 1 && int.signed)) {
+        // Since 6.2 the kernel is built with -funsigned-char (3bc753c06dd0): then only the
+        // name tells a char from a number.
+        let named = size == 1 && element.name() == "char";
+        if element.int().is_some_and(|int| int.char || named || size == 1 && int.signed) {
             return self.text(found, array.len.into());
         }
         let mut parts: Vec<(String, u64)> = Vec::new();
