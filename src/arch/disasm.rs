@@ -22,7 +22,7 @@ pub struct Instruction {
     pub call: bool,
     /// Whether nothing runs into the next instruction: a return, a jump, ud2.
     pub ends: bool,
-    /// The registers that its operands name, in their order, each once.
+    /// The registers that its operands name, each once, the destination's first.
     pub registers: Vec<Register>,
     /// The memory that it works with.
     pub memory: Option<Memory>,
@@ -228,9 +228,9 @@ mod tests {
         assert_eq!(decode(&[0x0f, 0x1f, 0x44, 0, 0], 0).unwrap().memory, None);
         assert!(is_site(&[0x0f, 0x1f, 0x44, 0, 0]) && !is_site(&[0xe8, 0, 0, 0, 0]) && !is_site(&[]));
         // mov %ah,%r9b: parts of registers
-        assert_eq!(decode(&[0x41, 0x88, 0xc1], 0).unwrap().registers, [Register::Rax, Register::R9]);
-        assert_eq!(decode(&[0x88, 0xe3], 0).unwrap().registers, [Register::Rax, Register::Rbx]);
-        assert_eq!(decode(&[0x66, 0x44, 0x89, 0xf8], 0).unwrap().registers, [Register::R15, Register::Rax]);
+        assert_eq!(decode(&[0x41, 0x88, 0xc1], 0).unwrap().registers, [Register::R9, Register::Rax]);
+        assert_eq!(decode(&[0x88, 0xe3], 0).unwrap().registers, [Register::Rbx, Register::Rax]);
+        assert_eq!(decode(&[0x66, 0x44, 0x89, 0xf8], 0).unwrap().registers, [Register::Rax, Register::R15]);
         assert_eq!(decode(&[0x06], 0).unwrap().text, "(bad)");
         assert_eq!(decode(&[], 0), None);
     }
