@@ -33,7 +33,8 @@ use super::frame::Event;
 /// gdb gives a reply up when it has refused this many.
 const GIVES_UP: u32 = 3;
 /// So often is a packet refused for the sake of an older reply. gdb sends it
-/// three times more; a client that does not acknowledge every reply is served then.
+/// three times more; a client that does not acknowledge every reply is served then, or
+/// after twice as many refusals of whatever it sends.
 const REFUSALS: u32 = 3;
 
 /// Whether this packet runs a `monitor` command. gdb never gives its output up: it
@@ -85,9 +86,11 @@ pub(crate) struct Line {
     acknowledges: bool,
     /// `-` that came since the last packet arrived.
     refused: u32,
-    /// `-` that were sent since then, and the packet that was refused last.
+    /// `-` that were sent since then.
     refusals: u32,
+    /// The packet that was refused last, and how often in a row.
     turned_away: Option<Vec<u8>>,
+    in_a_row: u32,
     /// The client gave up waiting for the reply to the last packet.
     gave_up: bool,
     interrupted: bool,
@@ -112,6 +115,7 @@ impl Line {
             refused: 0,
             refusals: 0,
             turned_away: None,
+            in_a_row: 0,
             gave_up: false,
             interrupted: false,
             wanted_again: false,
@@ -229,16 +233,17 @@ impl Line {
         if crosses && equal && self.acknowledged == 0 {
             return Reaction::None;
         }
-        if crosses && (idle || equal) && self.refusals < REFUSALS {
+        let in_a_row = if self.turned_away == packet { self.in_a_row } else { 0 };
+        if crosses && (idle || equal) && in_a_row < REFUSALS && self.refusals < 2 * REFUSALS {
             self.refusals += 1;
-            self.turned_away = packet;
+            (self.turned_away, self.in_a_row) = (packet, in_a_row + 1);
             return if self.lldb { Reaction::Lost } else { Reaction::Refuse };
         }
         let instead = crosses || self.given_up();
         let expected = self.frames.saturating_add(self.doubtful).saturating_sub(self.acknowledged);
         self.doubtful = match idle {
             // Whoever sends it a fourth time has nothing else to acknowledge.
-            _ if self.refusals == REFUSALS && self.turned_away == packet => 0,
+            _ if in_a_row == REFUSALS => 0,
             true => expected.min(self.again.saturating_add(self.doubtful)),
             false => self.doubtful.saturating_sub(self.acknowledged),
         };
@@ -246,7 +251,7 @@ impl Line {
         self.queue.push_back(Waiting { packet, instead });
         (self.acknowledged, self.frames, self.again) = (0, 0, 0);
         (self.refused, self.refusals, self.gave_up) = (0, 0, false);
-        self.turned_away = None;
+        (self.turned_away, self.in_a_row) = (None, 0);
         Reaction::None
     }
 }

@@ -441,7 +441,28 @@ fn rare_ones() {
             q(1, 1073, 2085, 1432, None),
         ],
     };
-    for script in [asked_anew, copies_refused] {
+    // Copies of one question were refused, then another one once.
+    let thrice_but_not_the_same = Script {
+        acks: true,
+        delay: 178,
+        stops: vec![(52199, 3339), (36123, 4466), (57431, 4855)],
+        questions: vec![
+            q(0, 2564, 0, 4731, None),
+            q(2, 3793, 0, 5602, None),
+            q(3, 1891, 0, 1954, None),
+            q(1, 1109, 0, 2152, None),
+            q(0, 1350, 0, 4800, None),
+            q(1, 1324, 0, 8803, None),
+            q(0, 2727, 0, 3443, None),
+            q(2, 2681, 0, 1138, None),
+            q(2, 3053, 4992, 8119, None),
+            q(3, 3508, 0, 3522, None),
+            q(3, 812, 0, 4205, None),
+            q(0, 1069, 0, 4061, None),
+            q(1, 2074, 0, 8492, None),
+        ],
+    };
+    for script in [asked_anew, copies_refused, thrice_but_not_the_same] {
         let (_, _, wrong, lost) = play(&script);
         assert_eq!((wrong, lost), (0, false), "{script:?}");
     }
