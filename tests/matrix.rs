@@ -151,8 +151,11 @@ fn said(dump: &Path, options: &[&str], lines: &[&str]) -> String {
         let out = corestub.stdin(Stdio::null()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         writeln!(all, "$ {line}\n{}", text(&out.stdout).trim_end()).unwrap();
-        if !out.stderr.is_empty() {
-            writeln!(all, "stderr: {}", text(&out.stderr).trim_end()).unwrap();
+        // Progress is told by the clock.
+        let stderr = text(&out.stderr);
+        let told: Vec<&str> = stderr.lines().filter(|l| !l.ends_with("% of memory searched")).collect();
+        if !told.is_empty() {
+            writeln!(all, "stderr: {}", told.join("\n").trim_end()).unwrap();
         }
         match out.status.code() {
             Some(0) => all.push('\n'),
