@@ -122,7 +122,7 @@ pub fn parse_files(desc: &[u8]) -> Result<Vec<FileNote>, String> {
 }
 
 /// Whether the offsets are bytes although the note says that they count in `unit`s:
-/// .NET's createdump writes them so (dotnet/runtime, `crashinfo.cpp`, 3.1 to 8).
+/// .NET's createdump writes them so (dotnet/runtime, `crashinfo.cpp`).
 /// Told by parts of a file that follow each other in memory: their distance in the
 /// file is their distance in memory.
 fn in_bytes(rows: &[(u64, u64, u64)], unit: u64) -> bool {
