@@ -10,16 +10,16 @@
 //! * QEMU with paging writes one segment for each mapping: the same memory many
 //!   times, at the same place in the file. `p_offset` is -1 for what is no memory.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Form;
 use super::extents::{Extent, Extents};
 use super::notes::Notes;
-use crate::addr::PhysAddr;
+use super::{Form, Memory};
 use crate::arch::map;
 use crate::bytes::source::Source;
 use crate::elf::{Header, PT_LOAD, PT_NOTE, ProgramHeader, notes};
-use crate::error::{Error, ReadFault, Result};
+use crate::error::{Error, Result};
 
 /// makedumpfile's mark in `e_flags` of a dump it could not finish (`DUMP_ELF_INCOMPLETE`).
 const INCOMPLETE: u32 = 1;
@@ -92,7 +92,7 @@ impl CoreHeaders {
 
 /// An ELF vmcore.
 pub(super) struct ElfDump {
-    source: Arc<dyn Source>,
+    path: PathBuf,
     extents: Extents,
     notes: Notes,
     flags: u32,
@@ -118,10 +118,11 @@ impl ElfDump {
         };
         let stored = loads().filter(|s| s.filesz > 0);
         let stored = stored.map(|s| Extent { start: s.paddr, len: s.filesz, offset: s.offset }).collect();
-        let extents = Extents::new(stored, loads().map(|s| (s.paddr, s.memsz)).collect());
+        let path = source.path().to_owned();
+        let extents = Extents::new(source, stored, loads().map(|s| (s.paddr, s.memsz)).collect());
         let image = loads().find(|s| s.vaddr.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE);
         let phys_base = image.map(|s| s.paddr.wrapping_sub(s.vaddr - map::KERNEL_MAP).cast_signed());
-        Ok(Self { source, extents, notes, flags: headers.flags, phys_base })
+        Ok(Self { path, extents, notes, flags: headers.flags, phys_base })
     }
 }
 
@@ -145,8 +146,8 @@ impl Form for ElfDump {
     }
 
     fn incomplete(&self) -> Option<String> {
-        self.extents.incomplete(&*self.source).or_else(|| {
-            let path = self.source.path().display();
+        self.extents.incomplete().or_else(|| {
+            let path = self.path.display();
             (self.flags & INCOMPLETE != 0).then(|| {
                 format!(
                     "{path} is marked incomplete: its writer ran out of space or time, and pages are lost"
@@ -155,20 +156,8 @@ impl Form for ElfDump {
         })
     }
 
-    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.physical_ranges(max)
-    }
-
-    fn stored_ranges(&self, _max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.stored_ranges(&*self.source)
-    }
-
-    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        self.extents.read_phys(&*self.source, addr, buf)
-    }
-
-    fn trouble(&self) -> Vec<String> {
-        self.source.trouble().into_iter().collect()
+    fn memory(&self) -> &dyn Memory {
+        &self.extents
     }
 }
 

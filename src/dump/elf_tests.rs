@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::addr::PhysAddr;
 use crate::bytes::source::InMemory;
+use crate::error::ReadFault;
 
 /// `(type, offset, vaddr, paddr, filesz, memsz)`
 type Phdr = (u32, u64, u64, u64, u64, u64);
@@ -50,7 +52,7 @@ fn open(bytes: Vec<u8>) -> Result<ElfDump> {
 
 fn read(dump: &ElfDump, phys: u64) -> Result<u8, ReadFault> {
     let mut b = [0];
-    assert_eq!(dump.read_phys(PhysAddr(phys), &mut b)?, 1);
+    assert_eq!(dump.memory().read_phys(PhysAddr(phys), &mut b)?, 1);
     Ok(b[0])
 }
 
@@ -81,9 +83,9 @@ fn what_is_not_in_the_file_is_never_zero() {
     );
     assert!(dump.incomplete().unwrap().contains("1 MiB"));
     let mut page = [0; 0x2000];
-    assert_eq!(dump.read_phys(PhysAddr(0x1234), &mut page), Ok(0xdcc));
-    assert_eq!(dump.read_phys(PhysAddr(0x2000), &mut page), Ok(0x800));
-    assert_eq!(dump.read_phys(PhysAddr(0x8000), &mut page), Ok(0x100));
+    assert_eq!(dump.memory().read_phys(PhysAddr(0x1234), &mut page), Ok(0xdcc));
+    assert_eq!(dump.memory().read_phys(PhysAddr(0x2000), &mut page), Ok(0x800));
+    assert_eq!(dump.memory().read_phys(PhysAddr(0x8000), &mut page), Ok(0x100));
     assert_eq!(dump.notes.vmcoreinfo.as_deref(), Some(&b"OSRELEASE=6.1\n"[..]));
     assert_eq!(dump.name(), "ELF (makedumpfile)");
 }
@@ -99,8 +101,8 @@ fn seventy_thousand_segments_are_all_found() {
         assert_eq!(read(&dump, i << 13).unwrap(), data[usize::try_from(i % 251).unwrap()]);
         assert_eq!(read(&dump, (i << 13) + 1), Err(ReadFault::Excluded { phys: (i << 13) + 1 }));
     }
-    assert_eq!(dump.physical_ranges(4096).len(), 4096);
-    assert_eq!(dump.physical_ranges(4096)[4095], (PhysAddr(4095 << 13), (65_904 << 13) + 4096));
+    assert_eq!(dump.memory().physical_ranges(4096).len(), 4096);
+    assert_eq!(dump.memory().physical_ranges(4096)[4095], (PhysAddr(4095 << 13), (65_904 << 13) + 4096));
 }
 
 #[test]
@@ -198,7 +200,7 @@ proptest! {
                 for phys in [0, 8, 15, 16, 0x100f, 0x1010, value, value.wrapping_add(7)] {
                     let _ = read(&dump, phys);
                 }
-                let _ = (dump.incomplete(), dump.physical_ranges(2), dump.name());
+                let _ = (dump.incomplete(), dump.memory().physical_ranges(2), dump.name());
             }
         }
     }

@@ -5,6 +5,9 @@
 //! of overlapping runs the one that begins first counts, what is stored counts before what
 //! is not, and what joins in memory and in the file is joined.
 
+use std::sync::Arc;
+
+use super::{Memory, PhysicalMemory};
 use crate::addr::PhysAddr;
 use crate::bytes::source::Source;
 use crate::error::ReadFault;
@@ -25,6 +28,7 @@ impl Extent {
 
 /// Where a file has which memory.
 pub(super) struct Extents {
+    source: Arc<dyn Source>,
     /// What the file stores: sorted, disjoint.
     stored: Vec<Extent>,
     /// What the machine has: sorted, disjoint, `(start, len)`.
@@ -32,16 +36,16 @@ pub(super) struct Extents {
 }
 
 impl Extents {
-    /// Runs that the file has, and memory of the machine as `(start, len)`, in any order.
+    /// Runs that `source` has, and memory of the machine as `(start, len)`, in any order.
     /// No run and no range goes beyond the end of its numbers.
-    pub(super) fn new(stored: Vec<Extent>, memory: Vec<(u64, u64)>) -> Self {
-        Self { stored: disjoint(stored), memory: union(memory) }
+    pub(super) fn new(source: Arc<dyn Source>, stored: Vec<Extent>, memory: Vec<(u64, u64)>) -> Self {
+        Self { source, stored: disjoint(stored), memory: union(memory) }
     }
 
     /// Memory of which the file has all.
-    pub(super) fn all(stored: Vec<Extent>) -> Self {
+    pub(super) fn all(source: Arc<dyn Source>, stored: Vec<Extent>) -> Self {
         let memory = stored.iter().map(|e| (e.start, e.len)).collect();
-        Self::new(stored, memory)
+        Self::new(source, stored, memory)
     }
 
     /// Whether the machine has more memory than the file.
@@ -51,21 +55,22 @@ impl Extents {
     }
 
     /// Bytes that are to be in the file, and lie behind its end.
-    pub(super) fn lost(&self, source: &dyn Source) -> u64 {
-        let end = source.len();
+    pub(super) fn lost(&self) -> u64 {
+        let end = self.source.len();
         let lost = |e: &Extent| e.offset.saturating_add(e.len).saturating_sub(e.offset.max(end));
         self.stored.iter().map(lost).fold(0, u64::saturating_add)
     }
 
     /// What is lost behind the end of the file, in words.
-    pub(super) fn incomplete(&self, source: &dyn Source) -> Option<String> {
-        let lost = Some(self.lost(source)).filter(|&lost| lost > 0)?;
-        let (path, end, mib) = (source.path().display(), source.len(), lost.div_ceil(1 << 20));
+    pub(super) fn incomplete(&self) -> Option<String> {
+        let lost = Some(self.lost()).filter(|&lost| lost > 0)?;
+        let (path, end, mib) = (self.source.path().display(), self.source.len(), lost.div_ceil(1 << 20));
         Some(format!("{path} ends at {end:#x}, and {mib} MiB of memory after that are lost"))
     }
+}
 
-    /// The machine's memory in coarse ranges of bytes.
-    pub(super) fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
+impl Memory for Extents {
+    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
         let mut ranges: Vec<_> = self.memory.iter().map(|&(start, len)| (PhysAddr(start), len)).collect();
         if let Some(&(last, len)) = ranges.last().filter(|_| ranges.len() > max) {
             ranges.truncate(max);
@@ -76,27 +81,25 @@ impl Extents {
         ranges
     }
 
-    /// What the file has bytes for.
-    pub(super) fn stored_ranges(&self, source: &dyn Source) -> Vec<(PhysAddr, u64)> {
-        let end = source.len();
+    fn stored_ranges(&self, _max: usize) -> Vec<(PhysAddr, u64)> {
+        let end = self.source.len();
         let there = |e: &Extent| e.len.min(end.saturating_sub(e.offset));
         self.stored.iter().map(|e| (PhysAddr(e.start), there(e))).filter(|&(_, len)| len > 0).collect()
     }
 
-    /// See [`super::PhysicalMemory::read_phys`].
-    pub(super) fn read_phys(
-        &self,
-        source: &dyn Source,
-        addr: PhysAddr,
-        buf: &mut [u8],
-    ) -> Result<usize, ReadFault> {
+    fn trouble(&self) -> Vec<String> {
+        self.source.trouble().into_iter().collect()
+    }
+}
+
+impl PhysicalMemory for Extents {
+    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        let source = &*self.source;
         let phys = addr.0;
         let to_page_end = super::to_page_end(addr);
-        let after = self.stored.partition_point(|e| e.start <= phys);
-        let extent = after.checked_sub(1).and_then(|i| self.stored.get(i)).filter(|e| phys < e.end());
+        let extent = super::last_from(&self.stored, phys, |e| e.start).filter(|e| phys < e.end());
         let Some(extent) = extent else {
-            let after = self.memory.partition_point(|m| m.0 <= phys);
-            let range = after.checked_sub(1).and_then(|i| self.memory.get(i));
+            let range = super::last_from(&self.memory, phys, |m| m.0);
             return Err(match range.filter(|m| phys - m.0 < m.1) {
                 Some(_) => ReadFault::Excluded { phys },
                 None => ReadFault::NoMemory { phys },

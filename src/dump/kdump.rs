@@ -21,12 +21,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Form;
 use super::bitmap::Bitmap;
 use super::codec::{Codec, Decoders};
 use super::kdump_header::{DESCRIPTOR_BYTES, Header};
 use super::notes::Notes;
 use super::page_cache::{PAGE_BYTES, PageCache};
+use super::{Form, Memory, PhysicalMemory};
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::bytes;
 use crate::bytes::source::Source;
@@ -173,6 +173,12 @@ impl Form for Kdump {
         (!lacks.is_empty()).then(|| lacks.join("; "))
     }
 
+    fn memory(&self) -> &dyn Memory {
+        self
+    }
+}
+
+impl Memory for Kdump {
     fn trouble(&self) -> Vec<String> {
         self.pieces.iter().filter_map(|p| p.source.trouble()).collect()
     }
@@ -184,7 +190,9 @@ impl Form for Kdump {
     fn stored_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
         self.runs(max, |piece| &piece.dumped)
     }
+}
 
+impl PhysicalMemory for Kdump {
     fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
         let within = usize::try_from(addr.page_offset()).unwrap_or(0);
         let n = buf.len().min(PAGE_BYTES - within);

@@ -12,16 +12,15 @@
 
 use std::sync::Arc;
 
-use super::Form;
 use super::extents::{Extent, Extents};
 use super::notes::Notes;
-use crate::addr::PhysAddr;
+use super::{Form, Memory};
 use crate::bytes::packed::Unpack;
 use crate::bytes::packed::parts::{Collector, Parts};
 use crate::bytes::packed::snappy;
 use crate::bytes::source::Source;
 use crate::bytes::{u32_at, u64_at};
-use crate::error::{Error, ReadFault, Result};
+use crate::error::{Error, Result};
 
 const HEADER: u64 = 32;
 /// More ranges than this are noise: a machine has tens, AVML cuts them at 16 MiB.
@@ -29,8 +28,7 @@ const RANGES_MAX: usize = 1 << 20;
 
 /// The image.
 pub(super) struct Lime {
-    /// Memory, unpacked.
-    source: Arc<dyn Source>,
+    /// In the memory, unpacked.
     extents: Extents,
     packed: bool,
     /// Where it breaks off.
@@ -134,7 +132,7 @@ impl Lime {
         } else {
             source
         };
-        Ok(Self { source, extents: Extents::all(stored), packed, broken })
+        Ok(Self { extents: Extents::all(source, stored), packed, broken })
     }
 }
 
@@ -151,20 +149,8 @@ impl Form for Lime {
         self.broken.clone()
     }
 
-    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.physical_ranges(max)
-    }
-
-    fn stored_ranges(&self, _max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.stored_ranges(&*self.source)
-    }
-
-    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        self.extents.read_phys(&*self.source, addr, buf)
-    }
-
-    fn trouble(&self) -> Vec<String> {
-        self.source.trouble().into_iter().collect()
+    fn memory(&self) -> &dyn Memory {
+        &self.extents
     }
 }
 

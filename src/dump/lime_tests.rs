@@ -6,7 +6,9 @@ use std::io::Write;
 use proptest::prelude::*;
 
 use super::*;
+use crate::addr::PhysAddr;
 use crate::bytes::source::InMemory;
+use crate::error::ReadFault;
 
 fn page(seed: usize) -> Vec<u8> {
     (0..4096).map(|i| if i % 3 == 0 { (seed ^ i) as u8 } else { 7 }).collect()
@@ -43,7 +45,7 @@ fn open(bytes: Vec<u8>) -> Result<Lime> {
 
 fn read(lime: &Lime, phys: u64) -> Result<Vec<u8>, ReadFault> {
     let mut buf = vec![0; 4096];
-    lime.read_phys(PhysAddr(phys), &mut buf).map(|n| buf[..n].to_vec())
+    lime.memory().read_phys(PhysAddr(phys), &mut buf).map(|n| buf[..n].to_vec())
 }
 
 #[test]
@@ -64,8 +66,8 @@ fn both_forms_read_every_page() {
             assert_eq!(read(&lime, phys), Err(ReadFault::NoMemory { phys }));
         }
         let ranges: Vec<_> = RANGES.iter().map(|&(at, n)| (PhysAddr(at), n as u64 * 4096)).collect();
-        assert_eq!(lime.physical_ranges(9), ranges);
-        assert_eq!(lime.stored_ranges(9), ranges);
+        assert_eq!(lime.memory().physical_ranges(9), ranges);
+        assert_eq!(lime.memory().stored_ranges(9), ranges);
     }
 }
 
@@ -113,7 +115,7 @@ fn headers_that_lie_are_refused() {
     bytes[16..24].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
     let lime = open(bytes).unwrap();
     assert!(lime.incomplete().is_some() && read(&lime, 0).is_ok());
-    assert_eq!(lime.stored_ranges(9), [(PhysAddr(0), 4096)]);
+    assert_eq!(lime.memory().stored_ranges(9), [(PhysAddr(0), 4096)]);
     assert!(matches!(read(&lime, 1 << 60), Err(ReadFault::Truncated { .. })));
 }
 
@@ -127,7 +129,7 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         if let Ok(lime) = open(bytes) {
-            let _ = (lime.incomplete(), lime.physical_ranges(5), lime.stored_ranges(5));
+            let _ = (lime.incomplete(), lime.memory().physical_ranges(5), lime.memory().stored_ranges(5));
             for phys in [0, 0x1000, 0x10_0000, to, u64::MAX] {
                 let _ = read(&lime, phys);
             }

@@ -58,6 +58,18 @@ pub trait PhysicalMemory: Send + Sync {
     fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault>;
 }
 
+/// The memory in a dump, whatever its format.
+trait Memory: PhysicalMemory {
+    /// The machine's memory, in at most `max` ranges.
+    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)>;
+
+    /// What of it the file has bytes for, in `max` ranges or as many as the file is made of.
+    fn stored_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)>;
+
+    /// What happened to each file since it was opened.
+    fn trouble(&self) -> Vec<String>;
+}
+
 /// What every format of a machine's dump tells.
 trait Form: Send + Sync {
     /// The format, for people.
@@ -69,17 +81,8 @@ trait Form: Send + Sync {
     /// What was lost when the dump was written or copied, in words.
     fn incomplete(&self) -> Option<String>;
 
-    /// The machine's memory, in at most `max` ranges.
-    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)>;
-
-    /// What of it the file has bytes for, in `max` ranges or as many as the file is made of.
-    fn stored_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)>;
-
-    /// See [`PhysicalMemory::read_phys`].
-    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault>;
-
-    /// What happened to each file since it was opened.
-    fn trouble(&self) -> Vec<String>;
+    /// The memory itself.
+    fn memory(&self) -> &dyn Memory;
 
     /// See [`Vmcore::phys_base_hint`].
     fn phys_base(&self) -> Option<i64> {
@@ -199,20 +202,20 @@ impl Vmcore {
     /// bitmap of a kdump.
     #[must_use]
     pub fn physical_ranges(&self) -> Vec<(PhysAddr, u64)> {
-        self.form.physical_ranges(Self::RANGES_MAX)
+        self.form.memory().physical_ranges(Self::RANGES_MAX)
     }
 
     /// The part of [`Self::physical_ranges`] that the file has bytes for: headers can
     /// claim any amount of memory, so this is what a search goes through.
     #[must_use]
     pub fn stored_ranges(&self) -> Vec<(PhysAddr, u64)> {
-        self.form.stored_ranges(Self::RANGES_MAX)
+        self.form.memory().stored_ranges(Self::RANGES_MAX)
     }
 
     /// What happened to the files since they were opened, in words.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let all = self.form.trouble();
+        let all = self.form.memory().trouble();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
@@ -229,7 +232,7 @@ impl Vmcore {
 
 impl PhysicalMemory for Vmcore {
     fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        self.form.read_phys(addr, buf)
+        self.form.memory().read_phys(addr, buf)
     }
 }
 
@@ -240,6 +243,12 @@ fn unread(addr: PhysAddr, error: &io::Error) -> ReadFault {
         Some(errno) => ReadFault::Unread { addr: addr.0, errno },
         None => ReadFault::Shrunk { addr: addr.0 },
     }
+}
+
+/// The last of `sorted` whose `start` is not behind `at`.
+fn last_from<T>(sorted: &[T], at: u64, start: impl Fn(&T) -> u64) -> Option<&T> {
+    let after = sorted.partition_point(|one| start(one) <= at);
+    sorted.get(after.checked_sub(1)?)
 }
 
 /// Bytes from `addr` to the end of its page.

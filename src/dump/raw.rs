@@ -6,18 +6,14 @@
 
 use std::sync::Arc;
 
-use super::Form;
 use super::extents::{Extent, Extents};
 use super::notes::Notes;
-use crate::addr::PhysAddr;
+use super::{Form, Memory};
 use crate::bytes::source::Source;
-use crate::error::{Error, ReadFault, Result};
+use crate::error::{Error, Result};
 
 /// A raw image.
-pub(super) struct Raw {
-    source: Arc<dyn Source>,
-    extents: Extents,
-}
+pub(super) struct Raw(Extents);
 
 impl Raw {
     /// `source` as the memory from `base` on.
@@ -32,8 +28,7 @@ impl Raw {
                 found: format!("{len:#x} bytes from --raw={base:#x} on"),
             });
         }
-        let extents = Extents::all(vec![Extent { start: base, len, offset: 0 }]);
-        Ok(Self { source, extents })
+        Ok(Self(Extents::all(source, vec![Extent { start: base, len, offset: 0 }])))
     }
 }
 
@@ -50,19 +45,7 @@ impl Form for Raw {
         None
     }
 
-    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.physical_ranges(max)
-    }
-
-    fn stored_ranges(&self, _max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.stored_ranges(&*self.source)
-    }
-
-    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        self.extents.read_phys(&*self.source, addr, buf)
-    }
-
-    fn trouble(&self) -> Vec<String> {
-        self.source.trouble().into_iter().collect()
+    fn memory(&self) -> &dyn Memory {
+        &self.0
     }
 }

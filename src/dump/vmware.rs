@@ -19,14 +19,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Form;
 use super::extents::{Extent, Extents};
 use super::notes::{Notes, PrStatus, QemuCpu};
-use crate::addr::{PAGE_SIZE, PhysAddr};
+use super::{Form, Memory};
+use crate::addr::PAGE_SIZE;
 use crate::arch::{Register, Registers};
 use crate::bytes::source::Source;
 use crate::bytes::{array_at, cstr, u32_at, u64_at};
-use crate::error::{Error, ReadFault, Result};
+use crate::error::{Error, Result};
 
 const FORMAT: &str = "VMware state";
 const GROUP_BYTES: usize = 80;
@@ -41,7 +41,6 @@ const VALUE_MAX: u64 = 256;
 
 /// A suspended machine.
 pub(super) struct Vmware {
-    memory: Arc<dyn Source>,
     extents: Extents,
     state: State,
 }
@@ -121,8 +120,8 @@ impl Vmware {
         };
         let inside = state.memory.filter(|_| memory.path() == state_file.path());
         let (base, len) = inside.unwrap_or((0, memory.len()));
-        let extents = Extents::all(state.extents(base, len));
-        Ok(Self { memory, extents, state })
+        let extents = Extents::all(memory, state.extents(base, len));
+        Ok(Self { extents, state })
     }
 }
 
@@ -307,23 +306,11 @@ impl Form for Vmware {
     }
 
     fn incomplete(&self) -> Option<String> {
-        self.extents.incomplete(&*self.memory)
+        self.extents.incomplete()
     }
 
-    fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.physical_ranges(max)
-    }
-
-    fn stored_ranges(&self, _max: usize) -> Vec<(PhysAddr, u64)> {
-        self.extents.stored_ranges(&*self.memory)
-    }
-
-    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        self.extents.read_phys(&*self.memory, addr, buf)
-    }
-
-    fn trouble(&self) -> Vec<String> {
-        self.memory.trouble().into_iter().collect()
+    fn memory(&self) -> &dyn Memory {
+        &self.extents
     }
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::addr::PhysAddr;
 use crate::bytes::source::InMemory;
 
 /// A number of an item, as `(name, indices, value)`.
@@ -92,7 +93,7 @@ fn none(path: &Path) -> Result<Arc<dyn Source>> {
 
 fn byte(dump: &Vmware, phys: u64) -> Option<u8> {
     let mut buf = [0; 1];
-    dump.read_phys(PhysAddr(phys), &mut buf).ok().map(|_| buf[0])
+    dump.memory().read_phys(PhysAddr(phys), &mut buf).ok().map(|_| buf[0])
 }
 
 #[test]
@@ -105,7 +106,10 @@ fn regions_say_where_memory_lies() {
         let dump = open(order.map(|i| Arc::clone(&both[i])).to_vec());
         assert_eq!((byte(&dump, 0x3fff), byte(&dump, 0x4000)), (Some(3), None));
         assert_eq!((byte(&dump, 0x1_0000_0000), byte(&dump, 0x1_0000_5fff)), (Some(4), Some(9)));
-        assert_eq!(dump.physical_ranges(9), [(PhysAddr(0), 0x4000), (PhysAddr(0x1_0000_0000), 0x6000)]);
+        assert_eq!(
+            dump.memory().physical_ranges(9),
+            [(PhysAddr(0), 0x4000), (PhysAddr(0x1_0000_0000), 0x6000)]
+        );
         assert_eq!((dump.incomplete(), dump.name().as_str()), (None, "VMware"));
     }
     // Regions without sizes reach to the next; memory in the state itself.
@@ -155,7 +159,7 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         if let Ok(dump) = Vmware::open(vec![source("a.vmss", bytes), source("b", memory(10))], none) {
-            let _ = (dump.notes(), dump.incomplete(), dump.stored_ranges(4));
+            let _ = (dump.notes(), dump.incomplete(), dump.memory().stored_ranges(4));
             for phys in [0, 0x3000, 0x1_0000_0000, u64::from(to) << 12] {
                 let _ = byte(&dump, phys);
             }

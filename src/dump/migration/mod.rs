@@ -21,8 +21,8 @@
 
 use std::sync::Arc;
 
-use super::Form;
 use super::notes::Notes;
+use super::{Form, Memory, PhysicalMemory};
 use crate::addr::PhysAddr;
 use crate::bytes::packed::{self, Unpack};
 use crate::bytes::source::{Source, Tail};
@@ -237,6 +237,12 @@ impl Form for Migration {
         own.or_else(|| self.ram.lacks().map(|lacks| format!("{}: {lacks}", self.source.path().display())))
     }
 
+    fn memory(&self) -> &dyn Memory {
+        self
+    }
+}
+
+impl Memory for Migration {
     fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
         self.ram.ranges(max)
     }
@@ -245,12 +251,14 @@ impl Form for Migration {
         self.ram.ranges(max)
     }
 
-    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
-        self.ram.read_phys(&*self.source, addr, buf)
-    }
-
     fn trouble(&self) -> Vec<String> {
         self.source.trouble().into_iter().collect()
+    }
+}
+
+impl PhysicalMemory for Migration {
+    fn read_phys(&self, addr: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
+        self.ram.read_phys(&*self.source, addr, buf)
     }
 }
 

@@ -143,7 +143,7 @@ fn open(bytes: Vec<u8>) -> Result<Migration> {
 
 fn byte(dump: &Migration, phys: u64) -> Result<u8, ReadFault> {
     let mut buf = [0; 8192];
-    let n = dump.read_phys(PhysAddr(phys), &mut buf)?;
+    let n = dump.memory().read_phys(PhysAddr(phys), &mut buf)?;
     assert_eq!(n as u64, 4096 - phys % 4096);
     assert!(buf[..n].iter().all(|&b| b == buf[0]));
     Ok(buf[0])
@@ -179,7 +179,7 @@ fn the_last_of_each_page_is_read() {
     for phys in [0xa_0000, 0x20_0000, 1 << 32, u64::MAX] {
         assert_eq!(byte(&dump, phys), Err(ReadFault::NoMemory { phys }));
     }
-    assert_eq!(dump.physical_ranges(9), [(PhysAddr(0), 0xa_0000), (PhysAddr(0xc_0000), 0x14_0000)]);
+    assert_eq!(dump.memory().physical_ranges(9), [(PhysAddr(0), 0xa_0000), (PhysAddr(0xc_0000), 0x14_0000)]);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn memory_beyond_the_hole_lies_at_4_gib() {
         let dump = open(bytes).unwrap();
         assert_eq!((byte(&dump, low - 4096), byte(&dump, 1 << 32)), (Ok(1), Ok(2)));
         assert_eq!(byte(&dump, low), Err(ReadFault::NoMemory { phys: low }));
-        assert_eq!(dump.physical_ranges(9).last(), Some(&(PhysAddr(1 << 32), (5 << 30) - low)));
+        assert_eq!(dump.memory().physical_ranges(9).last(), Some(&(PhysAddr(1 << 32), (5 << 30) - low)));
     }
     // Nodes one behind the other, by their names.
     let mut bytes = head("pc-q35-9.0", &[]);
@@ -323,10 +323,10 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         if let Ok(dump) = open(bytes) {
-            let _ = (dump.notes(), dump.incomplete(), dump.physical_ranges(9), dump.name());
+            let _ = (dump.notes(), dump.incomplete(), dump.memory().physical_ranges(9), dump.name());
             let mut buf = [0; 4096];
             for phys in [0, 0x2000, 0x10_0000, 1 << 32, u64::from_le_bytes(to)] {
-                let _ = dump.read_phys(PhysAddr(phys), &mut buf);
+                let _ = dump.memory().read_phys(PhysAddr(phys), &mut buf);
             }
         }
     }
