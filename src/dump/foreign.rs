@@ -6,6 +6,9 @@ const UNPACK: &str = "unpack it, and give the dump in it";
 const FROM_DISK: &str = "it is a disk, not memory: start the guest, then virsh dump --memory-only";
 const OTHER_DUMP: &str = "dump with kdump in the guest, or by the hypervisor as ELF";
 
+const LKCD: &str = "crash reads it; LKCD ended with Linux 2.6";
+const RESTORE_XEN: &str = "restore it; then xl dump-core, or kdump in the guest";
+
 const SADUMP: (&str, &str) =
     ("a SADUMP file (Fujitsu)", "makedumpfile -l -d 0 -x VMLINUX FILE NEW makes a kdump file of it");
 
@@ -23,27 +26,15 @@ const FOREIGN: [(&[u8], &str, &str); 33] = [
     (b"FreeBSD Kernel Dump", "a FreeBSD dump", LINUX_ONLY),
     (b"\0\0\0\0FreeBSD", "a FreeBSD dump", LINUX_ONLY),
     (b"sadump\0\0", SADUMP.0, SADUMP.1),
-    (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "an LKCD dump", "crash reads it; LKCD ended with Linux 2.6"),
-    (b"\xcd\x23\x8f\x61\x73\x01\x19\xa8", "a live LKCD dump", "crash reads it; LKCD ended with Linux 2.6"),
+    (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "an LKCD dump", LKCD),
+    (b"\xcd\x23\x8f\x61\x73\x01\x19\xa8", "a live LKCD dump", LKCD),
     (b"\xfd\x23\x8f\x61\x73\x01\x19\xa8", "an s390 dump", "corestub serves x86-64 dumps only"),
     (b"mclx", "a Mission Critical Linux dump", "crash reads it"),
     (b"\xed\xeb\x0f\xf0", "a dump of a Xen domain (xm dump-core, old form)", OTHER_DUMP),
     (b"\xee\xeb\x0f\xf0", "a dump of a Xen HVM domain (xm dump-core, old form)", OTHER_DUMP),
-    (
-        b"LinuxGuestRecord",
-        "a saved Xen domain (xl save)",
-        "restore it; then xl dump-core, or kdump in the guest",
-    ),
-    (
-        b"Xen saved domain",
-        "a saved Xen domain (xl save)",
-        "restore it; then xl dump-core, or kdump in the guest",
-    ),
-    (
-        b"\xff\xff\xff\xff\xff\xff\xff\xff\x46\x4e\x45\x58",
-        "a saved Xen domain (libxc)",
-        "restore it; then xl dump-core, or kdump in the guest",
-    ),
+    (b"LinuxGuestRecord", "a saved Xen domain (xl save)", RESTORE_XEN),
+    (b"Xen saved domain", "a saved Xen domain (xl save)", RESTORE_XEN),
+    (b"\xff\xff\xff\xff\xff\xff\xff\xff\x46\x4e\x45\x58", "a saved Xen domain (libxc)", RESTORE_XEN),
     (
         b"\x7fVirtualBox Saved",
         "a saved state of VirtualBox",
