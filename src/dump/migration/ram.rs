@@ -16,8 +16,12 @@
 //! The stream tells blocks, not addresses. A PC has its memory in one block, whose front
 //! lies at 0 and whose rest at 4 GiB (QEMU `hw/i386/pc_piix.c`, `pc_q35.c`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::super::codec::{Codec, Decoders};
+use super::super::page_cache::PageCache;
+use super::super::{last_from, unread};
 use super::stream::Stream;
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::bytes::source::Source;
@@ -46,6 +50,8 @@ pub(super) struct Ram {
     differences: u64,
     too_large: bool,
     whole: bool,
+    cache: PageCache,
+    decoders: Decoders,
 }
 
 struct Block {
@@ -260,8 +266,7 @@ impl Ram {
         buf: &mut [u8],
     ) -> Result<usize, ReadFault> {
         let phys = addr.0;
-        let after = self.layout.partition_point(|l| l.0 <= phys);
-        let found = after.checked_sub(1).and_then(|i| self.layout.get(i)).filter(|l| phys - l.0 < l.3);
+        let found = last_from(&self.layout, phys, |l| l.0).filter(|l| phys - l.0 < l.3);
         let &(start, block, offset, _) = found.ok_or(ReadFault::NoMemory { phys })?;
         let at = offset + (phys - start);
         let within = at % PAGE_SIZE;
@@ -273,10 +278,13 @@ impl Ram {
             Kind::Difference => return Err(corrupt),
             Kind::Fill(byte) => buf.fill(byte),
             Kind::Page(from) => {
-                source.read_exact_at(from + within, buf).map_err(|e| super::super::unread(addr, &e))?;
+                source.read_exact_at(from + within, buf).map_err(|e| unread(addr, &e))?;
             }
             Kind::Zlib(from) => {
-                let page = inflated(source, from).ok_or(corrupt)?;
+                let page = self.cache.page((block, from), |page| {
+                    let data = packed(source, from).ok_or(corrupt)?;
+                    self.decoders.decode(Codec::Zlib, &data, page).ok_or(corrupt)
+                })?;
                 let within = usize::try_from(within).unwrap_or(0);
                 buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
             }
@@ -305,16 +313,11 @@ impl Ram {
     }
 }
 
-/// The page in a zlib stream at `at`, its length before it.
-fn inflated(source: &dyn Source, at: u64) -> Option<[u8; 4096]> {
-    use flate2::{Decompress, FlushDecompress, Status};
-
+/// The zlib stream of a page at `at`, its length before it.
+fn packed(source: &dyn Source, at: u64) -> Option<Cow<'_, [u8]>> {
     let mut len = [0; 4];
     source.read_exact_at(at, &mut len).ok()?;
     // zlib's worst case of a page is a few bytes more than it.
     let len = usize::try_from(u32::from_be_bytes(len)).ok().filter(|&n| n <= 8192)?;
-    let data = source.bytes(at + 4, len).ok()?;
-    let (mut zlib, mut page) = (Decompress::new(true), [0; 4096]);
-    let status = zlib.decompress(&data, &mut page, FlushDecompress::Finish).ok()?;
-    (status == Status::StreamEnd && zlib.total_out() == PAGE_SIZE).then_some(page)
+    source.bytes(at + 4, len).ok()
 }
