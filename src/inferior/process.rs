@@ -20,7 +20,8 @@ use crate::inferior::core_registers;
 use crate::inferior::description::{Description, OsAbi};
 use crate::inferior::{CommandContext, FileError, Inferior, RegisterFile, ThreadInfo, Tid};
 use crate::memory::AddressSpace;
-use crate::process::files::{FoundFile, MappedFile};
+use crate::process::files::MappedFile;
+use crate::process::found::FoundFile;
 use crate::process::image::Image;
 use crate::process::{Process, debug_link, link_map, procfs, signal, skeleton};
 

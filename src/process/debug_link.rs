@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use flate2::Crc;
 
-use super::files::{FoundFile, MappedFile};
+use super::files::MappedFile;
+use super::found::FoundFile;
 use super::places::Places;
 use crate::bytes::u32_at;
 

@@ -37,14 +37,3 @@ fn links_do_not_lead_out_of_the_sysroot() {
     assert_eq!(resolve("/lib/up"), Some(root.join("etc/passwd")));
     assert_eq!(resolve("/loop"), None);
 }
-
-#[test]
-fn only_regular_files_are_opened() {
-    let dir = tempfile::tempdir().unwrap();
-    let fifo = dir.path().join("fifo");
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    assert!(matches!(open_regular(&fifo), Err(Refusal::NotRegular(_, "a FIFO"))));
-    assert!(matches!(open_regular(dir.path()), Err(Refusal::NotRegular(_, "a directory"))));
-    assert!(matches!(open_regular(Path::new("/dev/null")), Err(Refusal::NotRegular(_, "a device"))));
-    assert!(matches!(open_regular(&dir.path().join("none")), Err(Refusal::Missing)));
-}

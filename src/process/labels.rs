@@ -69,7 +69,7 @@ impl Labels {
         }
         stacks.sort_by_key(|s| s.range.start);
         stacks.dedup_by_key(|s| s.range.start);
-        let has_go = |f: &super::files::FoundFile| f.elf.section(".go.buildinfo").is_some();
+        let has_go = |f: &super::found::FoundFile| f.elf.section(".go.buildinfo").is_some();
         let go = process.program().and_then(|i| i.file.as_ref()?.served()).is_some_and(has_go);
         Self { stacks, vdso: process.auxv_entry(AT_SYSINFO_EHDR), go }
     }

@@ -12,7 +12,7 @@
 //!              a list of them                   python      frames of Python
 //!  names       of functions, as in the source    labels      of mappings without a file
 //!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
-//!  stores      where systems keep cores
+//!  stores      where systems keep cores         found       a file that a name led to
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -34,6 +34,7 @@ pub mod core_file;
 pub mod debug_link;
 pub mod disasm;
 pub mod files;
+pub mod found;
 pub mod image;
 mod inferred;
 pub mod labels;
@@ -53,7 +54,8 @@ pub mod unwind;
 pub mod verify;
 
 use core_file::{CoreFile, ThreadNotes};
-use files::{FoundFile, MappedFile};
+use files::MappedFile;
+use found::FoundFile;
 use image::Image;
 use labels::Labels;
 use link_map::LinkMap;

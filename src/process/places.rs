@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::files::FoundFile;
+use super::found::FoundFile;
 use super::proof::Given;
 use crate::debuginfo::locate::Locator;
 use crate::elf::BuildId;

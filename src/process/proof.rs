@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use super::files::FoundFile;
+use super::found::FoundFile;
 use super::notes::FileNote;
 use crate::addr::PAGE_SIZE;
 use crate::bytes::u64_at;

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Process;
-use super::files::{FoundFile, Lookup, MappedFile, Refusal};
+use super::files::{Lookup, MappedFile};
+use super::found::{FoundFile, Refusal};
 use super::image::Image;
 use crate::addr::PAGE_SIZE;
 use crate::bytes::u64_at;
