@@ -174,7 +174,7 @@ pub(crate) struct Collector {
 
 impl Collector {
     /// More parts than this are a bomb: 640 MiB of bgzip's smallest.
-    const MAX: usize = 1 << 22;
+    pub(super) const MAX: usize = 1 << 22;
 
     /// How much the parts so far hold.
     pub(crate) fn unpacked(&self) -> u64 {

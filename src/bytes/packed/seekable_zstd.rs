@@ -23,7 +23,9 @@ pub(super) fn index(source: &dyn Source) -> Option<Index> {
     if u32_at(&footer, 5)? != SEEKABLE {
         return None;
     }
+    // The table is read at once.
     let frames = u64::from(u32_at(&footer, 0)?);
+    (frames <= Collector::MAX as u64).then_some(())?;
     let row: usize = if footer.get(4)? & 0x80 == 0 { 8 } else { 12 };
     let rows = frames.checked_mul(row as u64)?;
     let table = end.checked_sub(FOOTER + rows)?;

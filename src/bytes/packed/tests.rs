@@ -238,6 +238,54 @@ fn indexed_files_are_read_in_parts() {
     }
 }
 
+/// Zeros without end but for a front and a tail; counts what is read of it.
+struct Hole {
+    front: Vec<u8>,
+    tail: Vec<u8>,
+    len: u64,
+    read: std::sync::atomic::AtomicU64,
+}
+
+impl Source for Hole {
+    fn path(&self) -> &Path {
+        Path::new("hole")
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.len.saturating_sub(offset).min(buf.len() as u64) as usize;
+        self.read.fetch_add(n as u64, std::sync::atomic::Ordering::Relaxed);
+        for (byte, at) in buf[..n].iter_mut().zip(offset..) {
+            let tail = at.checked_sub(self.len - self.tail.len() as u64);
+            let there = tail.map_or(self.front.get(at as usize), |at| self.tail.get(at as usize));
+            *byte = there.copied().unwrap_or(0);
+        }
+        Ok(n)
+    }
+}
+
+#[test]
+fn a_hole_is_no_index_and_is_not_read_through() {
+    let hole =
+        |front: &[u8], tail: Vec<u8>| Hole { front: front.to_vec(), tail, len: 1 << 28, read: 0.into() };
+    let read = |hole: &Hole| hole.read.load(std::sync::atomic::Ordering::Relaxed);
+    // Padding behind a stream of xz.
+    let xz = hole(&xz(b"x", None), Vec::new());
+    assert!(xz_index::index(&xz).is_none());
+    assert!(read(&xz) < 4 << 20, "{}", read(&xz));
+    // A table of frames that hold nothing, nearly as large as the file.
+    let frames = (1u32 << 28) / 8 - 16;
+    let mut tail = [0x184d_2a5e, frames * 8 + 9].map(u32::to_le_bytes).concat();
+    tail.resize(8 + frames as usize * 8, 0);
+    tail.extend([&frames.to_le_bytes()[..], &[0], &0x8f92_eab1u32.to_le_bytes()].concat());
+    let zstd = hole(b"\x28\xb5\x2f\xfd", tail);
+    assert!(seekable_zstd::index(&zstd).is_none());
+    assert!(read(&zstd) < 4096, "{}", read(&zstd));
+}
+
 #[test]
 fn large_parts_are_unpacked_once() {
     let bench = Bench::new();

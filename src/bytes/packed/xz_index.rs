@@ -23,15 +23,24 @@ const HEADER: u64 = 12;
 const INDEX_MAX: u64 = 64 << 20;
 /// More streams than this are none.
 const STREAMS_MAX: usize = 1 << 16;
+/// More zeros than this behind streams are a hole.
+const PADDING_MAX: u64 = 1 << 20;
 
 /// A stream: where its first block stands, and the blocks as `(unpadded, unpacked)`.
 type Stream = (u64, Vec<(u64, u64)>);
 
+/// What the rest of a file may have.
+struct Left {
+    padding: u64,
+    blocks: u64,
+}
+
 /// The blocks of `source`, if all of it can be told.
 pub(super) fn index(source: &dyn Source) -> Option<Index> {
     let (mut end, mut streams) = (source.len(), Vec::new());
+    let mut left = Left { padding: PADDING_MAX, blocks: Collector::MAX as u64 };
     while end > 0 {
-        let stream = stream_before(source, &mut end)?;
+        let stream = stream_before(source, &mut end, &mut left)?;
         streams.push(stream);
         (streams.len() < STREAMS_MAX).then_some(())?;
     }
@@ -46,7 +55,7 @@ pub(super) fn index(source: &dyn Source) -> Option<Index> {
 }
 
 /// The stream that ends at `end`, which becomes its start.
-fn stream_before(source: &dyn Source, end: &mut u64) -> Option<Stream> {
+fn stream_before(source: &dyn Source, end: &mut u64, left: &mut Left) -> Option<Stream> {
     let mut footer = [0; 12];
     loop {
         source.read_exact_at(end.checked_sub(HEADER)?, &mut footer).ok()?;
@@ -54,6 +63,7 @@ fn stream_before(source: &dyn Source, end: &mut u64) -> Option<Stream> {
             break;
         }
         *end -= 4; // padding between streams
+        left.padding = left.padding.checked_sub(4)?;
     }
     if footer.get(10..)? != b"YZ" {
         return None;
@@ -63,10 +73,7 @@ fn stream_before(source: &dyn Source, end: &mut u64) -> Option<Stream> {
     let raw = source.bytes(at, usize::try_from(len).ok()?).ok()?;
     let mut rest = raw.strip_prefix(&[0])?;
     let count = number(&mut rest)?;
-    // Each record takes two bytes at least.
-    if count > len / 2 {
-        return None;
-    }
+    left.blocks = left.blocks.checked_sub(count)?;
     let (mut blocks, mut sum) = (Vec::new(), 0u64);
     for _ in 0..count {
         let (unpadded, unpacked) = (number(&mut rest)?, number(&mut rest)?);
