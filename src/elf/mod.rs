@@ -30,6 +30,7 @@ use object::elf::{
 use object::pod::{Pod, from_bytes, slice_from_bytes};
 
 use crate::bytes::source::Source;
+use crate::bytes::u64_at;
 use crate::error::{Error, Result};
 
 mod build_id;
@@ -275,6 +276,12 @@ impl ProgramHeader {
             })
             .collect()
     }
+}
+
+/// The value of the first entry of a kind (`DT_*`) in a dynamic section.
+#[must_use]
+pub fn dynamic_entry(table: &[u8], kind: u64) -> Option<u64> {
+    table.chunks_exact(16).find(|e| u64_at(e, 0) == Some(kind)).and_then(|e| u64_at(e, 8))
 }
 
 /// The whole rows in a table.

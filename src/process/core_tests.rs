@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bytes::source::InMemory;
-use crate::process::{Options, Process};
+use crate::process::{Options, Process, skeleton};
 
 fn note(name: &str, kind: u32, desc: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -259,4 +259,28 @@ proptest! {
         }
         exercise(raw);
     }
+}
+
+/// Its end in the file is 8 bytes below the end of all numbers.
+#[test]
+fn a_program_without_an_end_in_its_file_has_no_skeleton() {
+    let image = |offset: u64, filesz: u64| {
+        let mut page = b"\x7fELF\x02\x01\x01".to_vec();
+        page.resize(64, 0);
+        (page[16], page[18], page[20], page[32], page[52], page[54], page[56]) = (3, 62, 1, 64, 64, 56, 2);
+        for (offset, vaddr, filesz) in [(0u64, 0u64, 0x1000u64), (offset, 0x1000, filesz)] {
+            page.extend([1u32.to_le_bytes(), 4u32.to_le_bytes()].concat());
+            for word in [offset, vaddr, vaddr, filesz, 0x1000, 0x1000] {
+                page.extend(word.to_le_bytes());
+            }
+        }
+        page.resize(0x1000, 0);
+        let rows = [(0x40_0000, 0x40_1000, 0, "/none/x"), (0x40_1000, 0x40_2000, 1, "/none/x")];
+        let notes = [prstatus(7, 11), nt_file(2, &rows)].concat();
+        let raw = core(&notes, &[(0x40_0000, 0x1000, &page), (0x40_1000, 0x1000, &[])], 3);
+        Process::new(parse(raw).unwrap(), &Options::default())
+    };
+    let made = |process: Process| process.images().iter().find_map(|i| skeleton::of(&process, i)).is_some();
+    assert!(made(image(0x1000, 0x1000)));
+    assert!(!made(image(0xffff_ffff_ffff_f000, 0xff8)));
 }

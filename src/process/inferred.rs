@@ -14,8 +14,7 @@ use super::image::start_of;
 use super::link_map::LinkMap;
 use super::notes::FileNote;
 use crate::addr::{PAGE_SIZE, VirtAddr};
-use crate::bytes::u64_at;
-use crate::elf::{Header, PT_DYNAMIC, PT_LOAD, ProgramHeader};
+use crate::elf::{self, Header, PT_DYNAMIC, PT_LOAD, ProgramHeader};
 use crate::memory::AddressSpace;
 
 const AT_PHDR: u64 = 3;
@@ -105,8 +104,7 @@ impl Image {
         let at = VirtAddr(self.bias.wrapping_add(dynamic.vaddr));
         let len = usize::try_from(dynamic.memsz.min(1 << 16)).ok()?;
         let table = process.memory().read_vec(at, len).ok()?;
-        let entry =
-            |tag| table.chunks_exact(16).find(|e| u64_at(e, 0) == Some(tag)).and_then(|e| u64_at(e, 8));
+        let entry = |tag| elf::dynamic_entry(&table, tag);
         // glibc makes the pointers absolute in memory, musl and the vdso do not.
         let strings = entry(DT_STRTAB)?;
         let strings = if self.covers(strings) { strings } else { self.bias.wrapping_add(strings) };

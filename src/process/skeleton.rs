@@ -23,7 +23,7 @@ use super::Process;
 use super::image::Image;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes::u64_at;
-use crate::elf::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD};
+use crate::elf::{self, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD};
 use crate::image::files::Sparse;
 use crate::memory::AddressSpace;
 
@@ -31,6 +31,8 @@ const EHDR: usize = 64;
 const SHDR: usize = 64;
 /// Bytes of one section.
 const SECTION_MAX: u64 = 64 << 20;
+/// No file ends behind it, and what is put behind the end has room.
+const END_MAX: u64 = 1 << 62;
 const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
@@ -60,7 +62,7 @@ pub fn of(process: &Process, image: &Image) -> Option<Sparse> {
     let sections = sections(process, image);
     let loads = image.phdrs.iter().filter(|p| p.kind == PT_LOAD);
     let end = loads.filter_map(|p| p.offset.checked_add(p.filesz)).max()?.max(PAGE_SIZE);
-    let mut at = end.checked_next_multiple_of(8)?;
+    let mut at = Some(end).filter(|&end| end < END_MAX)?.next_multiple_of(8);
     let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
     let (mut names, mut table) = (vec![0], vec![0; SHDR]);
     let add = |table: &mut Vec<u8>, s: &Section, name: usize, offset: u64| {
@@ -74,7 +76,7 @@ pub fn of(process: &Process, image: &Image) -> Option<Sparse> {
     };
     let mut put = |bytes: Vec<u8>| {
         let offset = at;
-        at = at.saturating_add(bytes.len() as u64).next_multiple_of(8);
+        at = (at + bytes.len() as u64).next_multiple_of(8);
         pieces.push((offset, bytes));
         offset
     };
@@ -168,7 +170,7 @@ fn sections(process: &Process, image: &Image) -> Vec<Section> {
 fn symbol_table(process: &Process, image: &Image) -> Option<(u64, u64, u64, u64)> {
     let dynamic = image.phdr(PT_DYNAMIC)?;
     let table = read(process, image.at(dynamic.vaddr), dynamic.memsz.min(1 << 16))?;
-    let entry = |tag| table.chunks_exact(16).find(|e| u64_at(e, 0) == Some(tag)).and_then(|e| u64_at(e, 8));
+    let entry = |tag| elf::dynamic_entry(&table, tag);
     // glibc has made the addresses those of run time, musl leaves them as they were.
     let linked = |at: u64| if at >= image.start && at < image.end { at.wrapping_sub(image.bias) } else { at };
     let (symbols, strings) = (linked(entry(DT_SYMTAB)?), linked(entry(DT_STRTAB)?));
@@ -201,8 +203,7 @@ fn eh_frame(process: &Process, image: &Image) -> Option<(u64, u64, u64, u64)> {
     let head = read(process, image.at(header.vaddr), 8).filter(|h| h.starts_with(&[1, 0x1b]))?;
     let distance = u64_at(&head, 0)? >> 32;
     let at = header.vaddr.wrapping_add(4).wrapping_add_signed(i64::from(distance as u32 as i32));
-    let holds =
-        |p: &&crate::elf::ProgramHeader| p.kind == PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
+    let holds = |p: &&elf::ProgramHeader| p.kind == PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
     let load = image.phdrs.iter().find(holds)?;
     Some((header.vaddr, header.memsz, at, load.filesz - (at - load.vaddr)))
 }

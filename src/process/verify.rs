@@ -16,8 +16,7 @@ use super::files::{Lookup, MappedFile};
 use super::found::{FoundFile, Refusal};
 use super::image::Image;
 use crate::addr::PAGE_SIZE;
-use crate::bytes::u64_at;
-use crate::elf::{PT_DYNAMIC, PT_LOAD, ProgramHeader, relocated_places};
+use crate::elf::{self, PT_DYNAMIC, PT_LOAD, ProgramHeader, relocated_places};
 
 const PAGE: usize = 4096;
 /// Bytes of a difference that are shown.
@@ -314,10 +313,7 @@ fn text_relocations(found: &FoundFile, image: &Image) -> Vec<u64> {
     };
     let Some(dynamic) = image.phdr(PT_DYNAMIC) else { return Vec::new() };
     let table = bytes(dynamic.offset, dynamic.filesz.min(1 << 16)).unwrap_or_default();
-    let entry = |tag: u64| {
-        let mut entries = table.chunks_exact(16);
-        entries.find(|e| u64_at(e, 0) == Some(tag)).and_then(|e| u64_at(e, 8))
-    };
+    let entry = |tag| elf::dynamic_entry(&table, tag);
     if entry(DT_TEXTREL).is_none() && entry(DT_FLAGS).is_none_or(|f| f & DF_TEXTREL == 0) {
         return Vec::new();
     }
