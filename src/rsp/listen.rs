@@ -8,17 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use listenfd::ListenFd;
 use rustix::fs::{Mode, chmod, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
-use super::server::Server;
+use super::Endpoint;
 use super::wire::Wire;
-use super::{Endpoint, Options};
 use crate::error::{Error, Result};
-use crate::inferior::Inferior;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -145,12 +142,6 @@ impl Listener {
     #[must_use]
     pub fn made(&self) -> Option<&Path> {
         self.made.as_deref()
-    }
-
-    /// Serves `inferior` to every client: for ever, or with `once` (and on
-    /// stdin and stdout) until the first one leaves.
-    pub fn serve(self, inferior: Arc<dyn Inferior>, options: &Options) -> Result<()> {
-        Server::new(inferior, options).run(self)
     }
 
     /// What becomes readable when a client is there; on stdin and stdout it is there already.

@@ -41,9 +41,17 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// How long the sessions have to end.
 const GRACE: Duration = Duration::from_secs(2);
 
+impl Listener {
+    /// Serves `inferior` to every client: for ever, or with `once` (and on
+    /// stdin and stdout) until the first one leaves.
+    pub fn serve(self, inferior: Arc<dyn Inferior>, options: &Options) -> Result<()> {
+        Server::new(inferior, options).run(self)
+    }
+}
+
 /// Serves one inferior.
 #[derive(Clone)]
-pub(super) struct Server {
+struct Server {
     served: Arc<Served>,
     options: Options,
     device: u32,
@@ -62,7 +70,7 @@ enum Event {
 }
 
 impl Server {
-    pub(super) fn new(inferior: Arc<dyn Inferior>, options: &Options) -> Self {
+    fn new(inferior: Arc<dyn Inferior>, options: &Options) -> Self {
         Self {
             served: Arc::new(Served::new(inferior)),
             options: *options,
@@ -75,7 +83,7 @@ impl Server {
     }
 
     /// Serves whoever comes to `listener`.
-    pub(super) fn run(&self, listener: Listener) -> Result<()> {
+    fn run(&self, listener: Listener) -> Result<()> {
         let local = listener.local().display().to_string();
         let stopped =
             |source| Error::Listen { endpoint: local.clone(), hint: "the socket stopped working", source };
