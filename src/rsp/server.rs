@@ -146,11 +146,8 @@ impl Server {
 
     fn session(&self, wire: Wire, peer: &str) {
         info!(peer, "client connected");
-        let wire = match self.options.idle_timeout {
-            Some(patience) => wire.with_patience(patience),
-            None => Ok(wire),
-        };
-        let session = wire.and_then(|wire| Session::new(wire, &self.served, &self.options, self.device));
+        let wire = wire.with_patience(self.options.idle_timeout);
+        let session = Session::new(wire, &self.served, &self.options, self.device);
         match session.and_then(Session::run) {
             Ok(()) => info!(peer, "client left"),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => info!(peer, "client dropped: it was idle"),
@@ -195,7 +192,7 @@ impl Server {
 
 /// Answers the first packets with `why`.
 fn turn_away(wire: Wire, why: &str) -> io::Result<()> {
-    let mut wire = wire.with_patience(REFUSED_PATIENCE)?;
+    let mut wire = wire.with_patience(Some(REFUSED_PATIENCE));
     for _ in 0..REFUSALS {
         wire.receive()?;
         wire.reply(why.as_bytes())?;

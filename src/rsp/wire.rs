@@ -47,6 +47,8 @@ pub(crate) struct Wire {
     output: Pulse,
     framer: Framer,
     line: Line,
+    /// How long the client may send nothing.
+    patience: Option<Duration>,
     polled: Option<Instant>,
     buffer: Vec<u8>,
 }
@@ -58,6 +60,7 @@ impl Wire {
             output: Pulse::new(output)?,
             framer: Framer::new(),
             line: Line::new(),
+            patience: None,
             polled: None,
             buffer: vec![0; READ_SIZE],
         })
@@ -90,10 +93,10 @@ impl Wire {
         )
     }
 
-    /// The same, for a client that is given up when it sends nothing for `patience`.
-    pub(crate) fn with_patience(self, patience: Duration) -> io::Result<Self> {
-        sockopt::set_socket_timeout(&self.input, sockopt::Timeout::Recv, Some(patience))?;
-        Ok(self)
+    /// The same, for a client that is given up when it sends nothing for `patience`:
+    /// [`Self::receive`] fails then with [`io::ErrorKind::WouldBlock`].
+    pub(crate) fn with_patience(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
     }
 
     /// The client's socket.
@@ -115,6 +118,10 @@ impl Wire {
     pub(crate) fn receive(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if self.line.is_empty() {
+                // Also where it is a pipe, which has no timeout of its own.
+                if self.patience.is_some_and(|patience| !self.readable(patience)) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 self.fill()?;
                 continue;
             }
@@ -211,8 +218,13 @@ impl Wire {
 
     fn readable(&self, timeout: Duration) -> bool {
         let mut fds = [PollFd::new(&self.input, PollFlags::IN)];
-        let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.subsec_nanos().into() };
-        matches!(poll(&mut fds, Some(&timeout)), Ok(n) if n > 0)
+        let timeout = Timespec::try_from(timeout).ok();
+        loop {
+            match poll(&mut fds, timeout.as_ref()) {
+                Err(rustix::io::Errno::INTR) => {}
+                readable => return matches!(readable, Ok(1..)),
+            }
+        }
     }
 
     /// Reads once, and takes the packets that are whole.

@@ -63,6 +63,21 @@ fn who_asks_nothing_loses_the_place() {
     assert_eq!(asking.ask("qC"), "QC3");
 }
 
+/// So it is where no socket brings a timeout.
+#[test]
+fn who_asks_nothing_through_a_pipe_is_left_too() {
+    let mut server = corestub();
+    server.args(["serve", "--stdio", "--idle-timeout", "1"]).arg(fixture("plain.core"));
+    let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut questions = server.stdin.take().unwrap();
+    questions.write_all(b"$qAttached#8f").unwrap();
+    let mut answers = String::new();
+    server.stdout.take().unwrap().read_to_string(&mut answers).unwrap();
+    assert_eq!(answers, "+$1#31");
+    assert!(server.wait().unwrap().success());
+    drop(questions);
+}
+
 /// `corestub serve` with a shell's words before it.
 struct Served {
     child: Child,
