@@ -67,7 +67,7 @@ fn fixture_file(name: &str) -> PathBuf {
     path
 }
 
-/// A file of this process and thread, in memory where that can be had.
+/// A file of this process, in memory where that can be had.
 fn scratch(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {

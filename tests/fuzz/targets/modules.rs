@@ -1,14 +1,13 @@
 //! The list of modules, their symbols and types, as they are changed.
 
-use std::sync::OnceLock;
-
 use corestub::linux::{View, modules};
 
 use super::patches::Sound;
 
+static SOUND: Sound = Sound::new(read);
+
 pub fn run(bytes: &[u8]) {
-    static SOUND: OnceLock<Sound> = OnceLock::new();
-    SOUND.get_or_init(|| Sound::new(read)).run(bytes);
+    SOUND.run(bytes);
 }
 
 fn read(view: &View) {

@@ -2,7 +2,7 @@
 //! that a reader touches, some words become others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use corestub::addr::VirtAddr;
 use corestub::error::ReadFault;
@@ -28,22 +28,34 @@ pub fn seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The kernel of a fixture, and the pages that `reader` reads of it.
+/// The kernel of a fixture, opened once for all that read it.
+fn kernel() -> &'static Kernel {
+    static KERNEL: OnceLock<Kernel> = OnceLock::new();
+    KERNEL.get_or_init(|| {
+        let path = super::fixture_file("k6.1-zstd.kdump");
+        let dump = corestub::dump::Vmcore::open(&[path]).expect("the fixture");
+        Kernel::open(dump, Options::default()).expect("the fixture")
+    })
+}
+
+/// A reader of sound memory, and the pages that it reads there.
 pub struct Sound {
-    kernel: Kernel,
-    pages: Vec<u64>,
     reader: fn(&View),
+    pages: OnceLock<Vec<u64>>,
 }
 
 impl Sound {
-    pub fn new(reader: fn(&View)) -> Self {
-        let path = super::fixture_file("k6.1-zstd.kdump");
-        let dump = corestub::dump::Vmcore::open(&[path]).expect("the fixture");
-        let kernel = Kernel::open(dump, Options::default()).expect("the fixture");
-        let seen = Arc::new(Recorder { tables: Arc::clone(kernel.tables()), pages: Mutex::default() });
-        reader(&kernel.through(Arc::clone(&seen) as Arc<dyn AddressSpace>));
-        let pages = std::mem::take(&mut *seen.pages.lock().expect("one thread")).into_iter().collect();
-        Self { kernel, pages, reader }
+    pub const fn new(reader: fn(&View)) -> Self {
+        Self { reader, pages: OnceLock::new() }
+    }
+
+    fn pages(&self) -> &[u64] {
+        self.pages.get_or_init(|| {
+            let kernel = kernel();
+            let seen = Arc::new(Recorder { tables: Arc::clone(kernel.tables()), pages: Mutex::default() });
+            (self.reader)(&kernel.through(Arc::clone(&seen) as Arc<dyn AddressSpace>));
+            std::mem::take(&mut *seen.pages.lock().expect("one thread")).into_iter().collect()
+        })
     }
 
     /// Reads what these changes make of it.
@@ -52,18 +64,17 @@ impl Sound {
         for change in bytes.chunks(CHANGE).take(CHANGES) {
             self.change(&mut pages, change);
         }
-        let space = Changed { tables: Arc::clone(self.kernel.tables()), pages };
-        (self.reader)(&self.kernel.through(Arc::new(space)));
+        let space = Changed { tables: Arc::clone(kernel().tables()), pages };
+        (self.reader)(&kernel().through(Arc::new(space)));
     }
 
     fn change(&self, pages: &mut BTreeMap<u64, Option<Vec<u8>>>, change: &[u8]) {
         let &[p0, p1, o0, o1, how, ref word @ ..] = change else { return };
-        let Some(&page) = self.pages.get(usize::from(u16::from_le_bytes([p0, p1])) % self.pages.len()) else {
-            return;
-        };
+        let all = self.pages();
+        let Some(&page) = all.get(usize::from(u16::from_le_bytes([p0, p1])) % all.len()) else { return };
         let bytes = pages.entry(page).or_insert_with(|| {
             let mut bytes = vec![0; PAGE as usize];
-            self.kernel.tables().read_exact(VirtAddr(page), &mut bytes).ok().map(|()| bytes)
+            kernel().tables().read_exact(VirtAddr(page), &mut bytes).ok().map(|()| bytes)
         });
         if how == 0xff {
             *bytes = None;
@@ -79,7 +90,7 @@ impl Sound {
             3 => (there.wrapping_add(own), 8),
             4 => (own, 1),
             // A pointer to one of the pages.
-            5 => (self.pages[own as usize % self.pages.len()] + (own >> 48) % PAGE, 8),
+            5 => (all[own as usize % all.len()] + (own >> 48) % PAGE, 8),
             6 => (own, 2),
             _ => (there.wrapping_sub(own), 8),
         };
