@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::support::dumps::{self, Dump, each};
-use crate::support::program::{Gdb, Server, have_gdb};
+use crate::support::program::{Gdb, Server, expect, have_gdb};
 
 /// The guest's record of its test program: the dump was made while it ran.
 struct Guest {
@@ -26,19 +26,6 @@ fn guest(dump: &Dump) -> Option<Guest> {
     Some(Guest { pid, words, oracle })
 }
 
-fn attach(server: &Server, pid: u32) -> Gdb {
-    Gdb::new(None)
-        .ex(&format!("target extended-remote {}", server.address))
-        .ex("add-inferior")
-        .ex("inferior 2")
-        .ex(&format!("attach {pid}"))
-}
-
-fn expect(said: &str, wanted: &[&str]) -> Result<(), String> {
-    let lacking: Vec<_> = wanted.iter().filter(|text| !said.contains(**text)).collect();
-    if lacking.is_empty() { Ok(()) } else { Err(format!("no {lacking:?} in:\n{said}")) }
-}
-
 /// What the kernel itself said in `/proc/PID/maps` stands there byte by byte, and
 /// a core that gdb makes has the threads, and the memory that the dump has, and no other.
 #[test]
@@ -46,14 +33,14 @@ fn a_core_of_an_attached_process_is_whole() {
     if !have_gdb() {
         return;
     }
-    let dumps: Vec<_> = dumps::all().into_iter().filter(|d| d.file_name() == "qemu.elf").collect();
-    each("gcore", &dumps, |dump| {
+    each("gcore", &dumps::of_stopped_guests(), |dump| {
         let Some(guest) = guest(dump) else { return Ok(false) };
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name).display().to_string();
         let server = Server::start(&dump.path, &[])?;
         let pid = guest.pid;
-        let said = attach(&server, pid)
+        let said = Gdb::new(None)
+            .attach(&server, pid)
             .ex("info proc")
             .ex(&format!("remote get /proc/{pid}/maps {}", file("maps")))
             .ex(&format!("gcore {}", file("core")))
@@ -143,7 +130,7 @@ fn nothing_typed_in_an_attached_process_ends_gdb() {
         let folder = tempfile::tempdir().unwrap();
         let core = format!("gcore {}", folder.path().join("core").display());
         let commands = [core.as_str()].into_iter().chain(TYPED);
-        let gdb = attach(&server, 1).ex("set confirm off");
+        let gdb = Gdb::new(None).attach(&server, 1).ex("set confirm off");
         let said = commands.fold(gdb, |gdb, command| gdb.ex(command)).ex("echo still alive\\n").run()?;
         expect(&said, &["still alive"]).map(|()| true)
     });

@@ -4,54 +4,20 @@
 //! Tools that no distribution brings along (pygdbmi, cdt-gdb-adapter) are in
 //! [`support::frontends`], which `scripts/lab/frontends` fills.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
 use crate::support::client::Client;
 use crate::support::fixtures::fixture;
-use crate::support::program::{self, have, patient, remote_timeout};
+use crate::support::program::{self, Server, have, patient, remote_timeout};
 use crate::support::terminal::Terminal;
 use crate::support::{self, PATIENCE, not_here, skip};
 
 /// The variable that every kernel has and everybody knows the value of.
 const GLOBAL: &str = "init_task.comm";
 const GLOBAL_VALUE: &str = "swapper/0";
-
-/// A server on a port of its own; it ends with the test.
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start(dump: &Path, options: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_corestub"))
-            .args(["serve", "-l", "127.0.0.1:0"])
-            .args(options)
-            .arg(dump)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().rsplit(':').next().and_then(|p| p.parse().ok());
-        Self { child, port: port.unwrap_or_else(|| panic!("the server said {line:?}")) }
-    }
-
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A dump of a panic of each kernel there is.
 fn dumps() -> Vec<PathBuf> {
@@ -136,8 +102,8 @@ fn gdb(program: &Path, commands: &[&str]) -> String {
 fn helpers() {
     let source = format!("source {}", Path::new(env!("CARGO_MANIFEST_DIR")).join("gdbinit").display());
     for dump in dumps() {
-        let server = Server::start(&dump, &[]);
-        let connect = format!("vmcore {}", server.address());
+        let server = Server::start(&dump, &[]).unwrap();
+        let connect = format!("vmcore {}", server.address);
         for program in gdbs() {
             let text = gdb(
                 &program,
@@ -203,8 +169,8 @@ fn vmcore_relocates_what_was_loaded() {
             skip(&format!("no vmlinux for {}", dump.display()));
             continue;
         };
-        let server = Server::start(&dump, &[]);
-        let connect = format!("vmcore {}", server.address());
+        let server = Server::start(&dump, &[]).unwrap();
+        let connect = format!("vmcore {}", server.address);
         let file = format!("file {}", vmlinux.display());
         let added = format!("add-symbol-file {}", vmlinux.display());
         for load in [&file, &added] {
@@ -240,10 +206,10 @@ fn unwinder_leaves_the_irq_stack() {
             skip(&format!("no vmlinux for {}", dump.display()));
             continue;
         };
-        let server = Server::start(&dump, &[]);
+        let server = Server::start(&dump, &[]).unwrap();
         let file = format!("file {}", vmlinux.display());
         let text =
-            gdb(Path::new("gdb"), &[&file, &source, &format!("target remote {}", server.address()), "bt"]);
+            gdb(Path::new("gdb"), &[&file, &source, &format!("target remote {}", server.address), "bt"]);
         has(
             &text,
             &["labcrash_hrtimer_fn", "<signal handler called>", "do_idle ()", " in cpu_startup_entry "],
@@ -323,9 +289,9 @@ fn a_second_connection_is_whole() {
     let source = format!("source {}", Path::new(env!("CARGO_MANIFEST_DIR")).join("gdbinit").display());
     for dump in dumps() {
         for program in gdbs() {
-            let server = Server::start(&dump, &[]);
-            let connect = format!("target remote {}", server.address());
-            let vmcore = format!("vmcore {}", server.address());
+            let server = Server::start(&dump, &[]).unwrap();
+            let connect = format!("target remote {}", server.address);
+            let vmcore = format!("vmcore {}", server.address);
             let whole = |commands: &[&str]| {
                 let text = gdb(&program, commands);
                 let stack = text.rsplit("again\n").next().unwrap_or_default();
@@ -336,7 +302,7 @@ fn a_second_connection_is_whole() {
             whole(&[&[source.as_str()], &begun[..], &left, &[&connect, "bt"]].concat());
             whole(&[&[source.as_str()], &begun[..], &left, &[&vmcore, "bt"]].concat());
             // Without helpers it is the server that knows of a client that was interrupted.
-            let mut half = Client::connect(&server.address());
+            let mut half = Client::connect(&server.address);
             half.ask("qSupported:multiprocess+;qRelocInsn+;xmlRegisters=i386");
             half.ask("qXfer:exec-file:read::0,fff");
             drop(half);
@@ -352,10 +318,10 @@ fn mi_through_pygdbmi() {
         return;
     }
     for dump in dumps() {
-        let server = Server::start(&dump, &[]);
+        let server = Server::start(&dump, &[]).unwrap();
         for program in gdbs() {
             let mut mi = Command::new(&python);
-            mi.arg(support_file("mi.py")).arg(&program).arg(server.address()).arg(GLOBAL).arg(patience());
+            mi.arg(support_file("mi.py")).arg(&program).arg(&server.address).arg(GLOBAL).arg(patience());
             let (text, _) = run(&mut mi);
             let seen: Value = serde_json::from_str(text.lines().last().unwrap_or_default())
                 .unwrap_or_else(|e| panic!("{e}:\n{text}"));
@@ -388,12 +354,12 @@ fn dap_through_cdt_gdb_adapter() {
         return;
     }
     for dump in dumps() {
-        let server = Server::start(&dump, &[]);
+        let server = Server::start(&dump, &[]).unwrap();
         let mut dap = Command::new("node");
         dap.arg(support_file("dap.js")).arg(&adapter).args([
             "gdb",
             "127.0.0.1",
-            &server.port.to_string(),
+            server.port(),
             "init_task.comm[0]",
             &patience(),
         ]);
@@ -432,9 +398,9 @@ fn lldb() {
             not_here(&format!("{}: KASLR moved the kernel by less than its size", dump.display()));
             continue;
         }
-        let server = Server::start(&dump, &[]);
+        let server = Server::start(&dump, &[]).unwrap();
         // The images are made at the first use; LLDB waits a second for an answer.
-        gdb(Path::new("gdb"), &[&format!("target remote {}", server.address())]);
+        gdb(Path::new("gdb"), &[&format!("target remote {}", server.address)]);
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("vmlinux");
         let lldb = |commands: &[&str]| {
@@ -448,13 +414,13 @@ fn lldb() {
         };
         let got = lldb(&[
             "platform select remote-linux",
-            &format!("platform connect connect://{}", server.address()),
+            &format!("platform connect connect://{}", server.address),
             &format!("platform get-file /kernel/vmlinux {}", image.display()),
         ]);
         assert!(image.exists(), "{got}");
         let text = lldb(&[
             &format!("target create {}", image.display()),
-            &format!("gdb-remote {}", server.port),
+            &format!("gdb-remote {}", server.port()),
             "target modules load --file vmlinux --slide 0",
             "thread list",
             "register read rip rsp",
@@ -478,8 +444,8 @@ fn tui_in_tmux() {
         return;
     }
     let Some(dump) = dumps().into_iter().next() else { return };
-    let server = Server::start(&dump, &[]);
-    let connect = format!("target remote {}", server.address());
+    let server = Server::start(&dump, &[]).unwrap();
+    let connect = format!("target remote {}", server.address);
     let settings = ["set pagination off", "set debuginfod enabled off", &remote_timeout(), &connect];
     let command = settings.iter().fold("gdb -nx -q".to_owned(), |all, one| format!("{all} -ex '{one}'"));
     let terminal = Terminal::start(80, 24, &command);
@@ -513,8 +479,8 @@ fn tui_in_tmux() {
 fn qemu_dialect() {
     let Some(dump) = dumps().into_iter().next() else { return };
     let phys = {
-        let server = Server::start(&dump, &[]);
-        let connect = format!("target remote {}", server.address());
+        let server = Server::start(&dump, &[]).unwrap();
+        let connect = format!("target remote {}", server.address);
         let ask = ["python gdb.execute('monitor gva2gpa %#x' % int(gdb.parse_and_eval('&init_task')))"];
         let text = gdb(Path::new("gdb"), &[&connect, ask[0]]);
         let line = text.lines().find_map(|l| l.strip_prefix("gpa: ")).unwrap_or_else(|| panic!("{text}"));
@@ -538,8 +504,8 @@ fn qemu_dialect() {
         &format!("x/2gx {phys:#x}"),
     ];
     for (options, qemu) in [(&["--qemu-dialect"][..], true), (&[], false)] {
-        let server = Server::start(&dump, options);
-        let connect = format!("target remote {}", server.address());
+        let server = Server::start(&dump, options).unwrap();
+        let connect = format!("target remote {}", server.address);
         let mut all = vec![connect.as_str()];
         all.extend(commands);
         let text = gdb(Path::new("gdb"), &all);

@@ -1,22 +1,21 @@
 //! How a server treats strangers, those who stay silent, and its own end.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use corestub::rsp::Options;
 
 use super::gdb::{gdb, has};
+use super::places::ask;
 use super::synthetic::Synthetic;
 use super::{Client, serve, until};
-use crate::support::PATIENCE;
 use crate::support::fixtures::fixture;
-use crate::support::program::{corestub, have_gdb, output};
+use crate::support::program::{Server, corestub, have_gdb, output};
 
 #[test]
 fn only_so_many_clients() {
@@ -79,48 +78,11 @@ fn who_asks_nothing_through_a_pipe_is_left_too() {
 }
 
 /// `corestub serve` with a shell's words before it.
-struct Served {
-    child: Child,
-    place: String,
-}
-
-impl Served {
-    fn start(before: &str, options: &[&str], stdin: Stdio) -> Self {
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("{before} exec \"$@\"")).arg("sh");
-        shell.arg(corestub().get_program()).arg("serve").args(options).arg(fixture("plain.core"));
-        let mut child = shell.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let place = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
-        Self { child, place }
-    }
-
-    /// Ends it by a signal: whether it ended well, and what it said.
-    fn end(mut self, signal: &str) -> (bool, String) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-        let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().success(), said)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn unix_client(path: &Path) -> UnixStream {
-    let mut client = UnixStream::connect(path).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(b"$qAttached#8f").unwrap();
-    let mut reply = [0; 6];
-    client.read_exact(&mut reply).unwrap();
-    assert_eq!(&reply, b"+$1#31");
-    client
+fn serve_after(before: &str, options: &[&str], stdin: Stdio) -> Server {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("{before} exec \"$@\"")).arg("sh");
+    shell.arg(corestub().get_program()).arg("serve").args(options).arg(fixture("plain.core"));
+    Server::spawn(shell.stdin(stdin).stderr(Stdio::piped())).unwrap()
 }
 
 #[test]
@@ -129,10 +91,10 @@ fn a_unix_socket_is_its_owners_alone_and_gone_after_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gdb.sock");
         let server =
-            Served::start(&format!("umask {umask};"), &["--unix", path.to_str().unwrap()], Stdio::null());
-        assert_eq!(Path::new(&server.place), path);
+            serve_after(&format!("umask {umask};"), &["--unix", path.to_str().unwrap()], Stdio::null());
+        assert_eq!(Path::new(&server.address), path);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "umask {umask}");
-        let mut client = unix_client(&path);
+        let mut client = ask(&path, b"$qAttached#8f", b"+$1#31");
         let (well, said) = server.end(signal);
         assert!(well && said.is_empty(), "{signal}: {said}");
         assert!(!path.exists(), "{signal}");
@@ -145,7 +107,7 @@ fn other_machines_are_let_in_on_request_only() {
     let refused = corestub().args(["serve", "-l", "0.0.0.0:0"]).arg(fixture("plain.core")).output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
     has(&String::from_utf8_lossy(&refused.stderr), &["--allow-remote"]);
-    let server = Served::start("", &["-l", "0.0.0.0:0", "--allow-remote"], Stdio::null());
+    let server = serve_after("", &["-l", "0.0.0.0:0", "--allow-remote"], Stdio::null());
     let (well, said) = server.end("-TERM");
     assert!(well);
     has(&said, &["warning: 0.0.0.0:", "who reaches it reads the dump"]);
@@ -156,8 +118,8 @@ fn a_socket_that_was_passed_is_served() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let pass = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$;";
-    let server = Served::start(pass, &["-l", "fd://"], Stdio::from(OwnedFd::from(listener)));
-    assert_eq!(server.place, address.to_string());
+    let server = serve_after(pass, &["-l", "fd://"], Stdio::from(OwnedFd::from(listener)));
+    assert_eq!(server.address, address.to_string());
     assert_eq!(Client::connect(address).ask("qAttached"), "1");
     assert!(server.end("-TERM").0);
 
@@ -168,9 +130,7 @@ fn a_socket_that_was_passed_is_served() {
 #[test]
 fn the_server_is_in_a_sandbox_unless_told_otherwise() {
     for (options, mode) in [(&["-l", "0"][..], "2"), (&["-l", "0", "--no-sandbox"], "0")] {
-        let server = Served::start("unset DEBUGINFOD_URLS;", options, Stdio::null());
-        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
-        let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap().trim();
-        assert_eq!(seccomp, mode, "{options:?}");
+        let server = serve_after("unset DEBUGINFOD_URLS;", options, Stdio::null());
+        assert_eq!(server.status("Seccomp").as_deref(), Some(mode), "{options:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -28,14 +29,15 @@ fn a_taken_port_is_told() {
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("in use"));
 }
 
-/// One question over a Unix socket.
-fn ask_who(path: &std::path::Path) {
+/// One question over a Unix socket, as the bytes that go and come.
+pub fn ask(path: &Path, question: &[u8], answer: &[u8]) -> UnixStream {
     let mut client = UnixStream::connect(path).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(b"$qC#b4").unwrap();
-    let mut reply = [0; 8];
+    client.write_all(question).unwrap();
+    let mut reply = vec![0; answer.len()];
     client.read_exact(&mut reply).unwrap();
-    assert_eq!(&reply, b"+$QC3#c7");
+    assert_eq!(reply, answer);
+    client
 }
 
 #[test]
@@ -49,7 +51,7 @@ fn a_unix_socket_is_served_once_and_removed() {
     assert!(text.contains("another server listens there"), "{text}");
     let server = std::thread::spawn(move || listener.serve(Arc::new(Synthetic::new(3)), &once()));
     // The bind that was refused above connected once: it does not count.
-    ask_who(&path);
+    ask(&path, b"$qC#b4", b"+$QC3#c7");
     server.join().unwrap().unwrap();
     assert!(!path.exists());
 }
@@ -62,7 +64,7 @@ fn the_socket_of_a_dead_server_is_taken_over() {
     assert!(path.exists());
     let listener = Listener::bind(&Endpoint::Unix(path.clone())).unwrap();
     std::thread::spawn(move || listener.serve(Arc::new(Synthetic::new(3)), &once()));
-    ask_who(&path);
+    ask(&path, b"$qC#b4", b"+$QC3#c7");
 
     let file = folder.path().join("file");
     std::fs::write(&file, "not a socket").unwrap();

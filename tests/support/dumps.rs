@@ -167,7 +167,7 @@ impl Dump {
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    pub fn file_name(&self) -> String {
+    fn file_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
@@ -320,6 +320,11 @@ pub fn one_of_each() -> Vec<Dump> {
         dumps.dedup_by_key(|d| d.guest());
     }
     dumps
+}
+
+/// What QEMU wrote of guests that it had stopped: their records are beside it.
+pub fn of_stopped_guests() -> Vec<Dump> {
+    all().into_iter().filter(|dump| dump.file_name() == "qemu.elf").collect()
 }
 
 /// Runs `test` on each; a panic or an `Err` fails at the end, with all names.

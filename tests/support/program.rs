@@ -1,7 +1,7 @@
 //! corestub itself, and gdb on it.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -25,15 +25,22 @@ pub fn output(command: &mut Command) -> Result<String, String> {
 /// `corestub serve`, killed when dropped.
 pub struct Server {
     child: Child,
+    /// What it listens on: `127.0.0.1:PORT`, or the path of a socket.
     pub address: String,
 }
 
 impl Server {
+    /// On a port of its own.
     pub fn start(dump: &Path, options: &[&str]) -> Result<Self, String> {
         let mut serve = corestub();
         serve.args(["serve", "--listen", "127.0.0.1:0"]).args(options).arg(dump);
-        serve.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = serve.spawn().map_err(|e| e.to_string())?;
+        serve.stdin(Stdio::null()).stderr(Stdio::null());
+        Self::spawn(&mut serve)
+    }
+
+    /// By a command that becomes `corestub serve`, once it says where it listens.
+    pub fn spawn(serve: &mut Command) -> Result<Self, String> {
+        let mut child = serve.stdout(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
         let (tx, rx) = mpsc::channel();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
@@ -51,14 +58,35 @@ impl Server {
         Ok(server)
     }
 
+    pub fn port(&self) -> &str {
+        self.address.rsplit(':').next().unwrap_or_default()
+    }
+
+    /// Ends it by a signal: whether it ended well, and what it said where stderr is piped.
+    pub fn end(mut self, signal: &str) -> (bool, String) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let mut said = String::new();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut said).unwrap();
+        }
+        (self.child.wait().unwrap().success(), said)
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
+    /// A line of its `/proc/PID/status`.
+    pub fn status(&self, name: &str) -> Option<String> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let value = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(value.trim().to_owned())
+    }
+
     /// Anonymous memory of the server now, in KiB.
     pub fn rss_anon(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        status.lines().find_map(|l| l.strip_prefix("RssAnon:"))?.trim().trim_end_matches(" kB").parse().ok()
+        self.status("RssAnon")?.trim_end_matches(" kB").parse().ok()
     }
 }
 
@@ -142,6 +170,14 @@ impl Gdb {
         self.ex(&format!("target remote {}", server.address))
     }
 
+    /// In a further inferior, attached to a process of a vmcore.
+    pub fn attach(self, server: &Server, pid: u32) -> Self {
+        self.ex(&format!("target extended-remote {}", server.address))
+            .ex("add-inferior")
+            .ex("inferior 2")
+            .ex(&format!("attach {pid}"))
+    }
+
     /// What it printed, both streams.
     pub fn run(mut self) -> Result<String, String> {
         let out = self.command.output().map_err(|e| e.to_string())?;
@@ -151,6 +187,12 @@ impl Gdb {
             code => Err(format!("gdb ended with {code:?}:\n{text}")),
         }
     }
+}
+
+/// Whether `said` has all of `wanted`.
+pub fn expect(said: &str, wanted: &[&str]) -> Result<(), String> {
+    let lacking: Vec<_> = wanted.iter().filter(|text| !said.contains(**text)).collect();
+    if lacking.is_empty() { Ok(()) } else { Err(format!("no {lacking:?} in:\n{said}")) }
 }
 
 /// A thread as gdb walks it.
