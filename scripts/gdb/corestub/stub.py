@@ -37,12 +37,11 @@ def ask(line):
         return None
     key = (where.num, line)
     if key not in _answers:
-        text = monitor(line + " --json")
-        try:
-            # No answer is not kept: gdb may just be in the middle of connecting.
-            _answers[key] = json.loads(text or "")
-        except ValueError:
+        answer = ask_now(line)
+        # No answer is not kept: gdb may just be in the middle of connecting.
+        if answer is None:
             return None
+        _answers[key] = answer
     return _answers[key]
 
 
