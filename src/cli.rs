@@ -35,9 +35,9 @@ Examples:
   corestub ps vmcore                    any `monitor` command works from the shell, too
   corestub bt vmcore --all --json | jq ...
 
-A command's dump comes first (`-` is stdin): one file, or the pieces of a split dump one behind the other. Then
-come the command's own arguments; `--` ends the dumps, for an argument that has the name of a
-piece: corestub ps DUMP -- NAME. Options may stand anywhere.";
+A command's dump comes first (`-` is stdin): one file, or the pieces of a split dump one behind
+the other. Then come the command's own arguments; `--` ends the dumps, for an argument that has
+the name of a piece: corestub ps DUMP -- NAME. Options may stand anywhere.";
 
 /// What a report of a fault is to hold.
 const VERSION: &str = concat!(
