@@ -17,7 +17,7 @@ use corestub::cli::{self, Cli, Compare, Dialect, Input, OnDump, Serve};
 use corestub::commands::{self, Command, CommandError, Context};
 use corestub::error::{Error, Result};
 use corestub::gdb;
-use corestub::rsp::{self, Listener};
+use corestub::rsp::{self, End, Listener};
 use corestub::sandbox;
 use corestub::session::Shown;
 use corestub::snapshot::{Options, Snapshot};
@@ -167,6 +167,7 @@ fn run_serve(args: &Serve) -> Result<()> {
     let shown = if args.qemu_dialect == Some(Dialect::Cpus) { Shown::Cpus } else { Shown::Tasks };
     // It begins to look for files.
     let inferior = snapshot.inferior(shown);
+    let end = if args.stdio { End::unsignalled()? } else { End::by_signals()? };
     if !args.stdio {
         // The one line on stdout: whoever started us waits for it.
         let mut out = io::stdout().lock();
@@ -179,9 +180,8 @@ fn run_serve(args: &Serve) -> Result<()> {
         qemu_dialect: args.qemu_dialect.is_some(),
         max_clients: args.max_clients,
         idle_timeout: Some(args.idle_timeout).filter(|time| !time.is_zero()),
-        signals: true,
     };
-    listener.serve(inferior, &options)
+    listener.serve_until(&end, inferior, &options)
 }
 
 /// Compares dumps, each opened only while it is looked at.

@@ -25,6 +25,7 @@
 
 mod answer;
 mod documents;
+mod end;
 mod frame;
 mod front;
 mod host_io;
@@ -46,6 +47,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use end::End;
 pub use listen::{Listener, is_local};
 
 /// Where clients connect.
@@ -75,8 +77,6 @@ pub struct Options {
     pub max_clients: usize,
     /// A client that asks nothing for so long loses its place.
     pub idle_timeout: Option<Duration>,
-    /// SIGTERM and SIGINT end the server in order.
-    pub signals: bool,
 }
 
 impl Options {
@@ -92,7 +92,6 @@ impl Default for Options {
             qemu_dialect: false,
             max_clients: Self::MAX_CLIENTS,
             idle_timeout: None,
-            signals: false,
         }
     }
 }

@@ -9,19 +9,17 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{Shutdown, shutdown};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tracing::{info, warn};
 
 use super::Options;
+use super::end::{End, Ended, Event};
 use super::listen::Listener;
 use super::served::Served;
 use super::session::Session;
@@ -45,7 +43,12 @@ impl Listener {
     /// Serves `inferior` to every client: for ever, or with `once` (and on
     /// stdin and stdout) until the first one leaves.
     pub fn serve(self, inferior: Arc<dyn Inferior>, options: &Options) -> Result<()> {
-        Server::new(inferior, options).run(self)
+        self.serve_until(&End::unsignalled()?, inferior, options)
+    }
+
+    /// The same, at most until `end`.
+    pub fn serve_until(self, end: &End, inferior: Arc<dyn Inferior>, options: &Options) -> Result<()> {
+        Server::new(inferior, options).run(self, end)
     }
 }
 
@@ -61,14 +64,6 @@ struct Server {
     failed: Arc<Seldom>,
 }
 
-/// What the accepting loop hears.
-enum Event {
-    /// A client may be there.
-    Client,
-    /// The server is to end.
-    End,
-}
-
 impl Server {
     fn new(inferior: Arc<dyn Inferior>, options: &Options) -> Self {
         Self {
@@ -82,8 +77,8 @@ impl Server {
         }
     }
 
-    /// Serves whoever comes to `listener`.
-    fn run(&self, listener: Listener) -> Result<()> {
+    /// Serves whoever comes to `listener`, until `end`.
+    fn run(&self, listener: Listener, end: &End) -> Result<()> {
         let local = listener.local().display().to_string();
         let stopped =
             |source| Error::Listen { endpoint: local.clone(), hint: "the socket stopped working", source };
@@ -91,7 +86,6 @@ impl Server {
             self.session(Wire::stdio().map_err(stopped)?, &local);
             return Ok(());
         }
-        let end = End::new(self.options.signals).map_err(stopped)?;
         listener.never_wait().map_err(stopped)?;
         while let Event::Client = listener.fd().map_or(Ok(Event::End), |fd| end.or(fd)).map_err(stopped)? {
             match listener.accept() {
@@ -267,59 +261,5 @@ impl Seldom {
         }
         *last = Some(Instant::now());
         say(std::mem::take(unsaid));
-    }
-}
-
-/// Becomes readable when the server is to end: by a signal, or since the one client
-/// that is served has left.
-struct End {
-    heard: UnixStream,
-    signal: UnixStream,
-}
-
-impl End {
-    fn new(signals: bool) -> io::Result<Self> {
-        let (heard, signal) = UnixStream::pair()?;
-        if signals {
-            for which in [SIGTERM, SIGINT] {
-                signal_hook::low_level::pipe::register(which, signal.try_clone()?)?;
-            }
-        }
-        Ok(Self { heard, signal })
-    }
-
-    /// What says that the end has come when it is dropped, as a signal's handler does by a byte.
-    fn signal(&self) -> io::Result<Ended> {
-        Ok(Ended(self.signal.try_clone()?))
-    }
-
-    /// Waits for the end, or until `fd` can be read.
-    fn or(&self, fd: BorrowedFd<'_>) -> io::Result<Event> {
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.heard.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(fd, PollFlags::IN),
-        ];
-        loop {
-            match poll(&mut fds, None) {
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-                Ok(_) => break,
-            }
-        }
-        let [end, _] = fds;
-        Ok(if end.revents().is_empty() { Event::Client } else { Event::End })
-    }
-
-    fn wait(&self) -> io::Result<()> {
-        (&self.heard).read(&mut [0]).map(|_| ())
-    }
-}
-
-/// See [`End::signal`].
-struct Ended(UnixStream);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = io::Write::write(&mut self.0, b".");
     }
 }
