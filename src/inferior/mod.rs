@@ -33,6 +33,20 @@ pub enum FileError {
     Denied,
 }
 
+/// `NAME` of `/proc/PID/NAME`, or of `/proc/PID/task/TID/NAME`, which is the same file for all
+/// threads here: of the process and of a thread that are ours.
+fn proc_name(
+    path: &str,
+    process: impl FnOnce(&str) -> bool,
+    thread: impl FnOnce(&str) -> bool,
+) -> Option<&str> {
+    let (_, name) = path.strip_prefix("/proc/")?.split_once('/').filter(|(pid, _)| process(pid))?;
+    match name.strip_prefix("task/") {
+        Some(rest) => rest.split_once('/').filter(|(tid, _)| thread(tid)).map(|(_, name)| name),
+        None => Some(name),
+    }
+}
+
 /// A stopped, immutable target.
 pub trait Inferior: Send + Sync {
     /// The protocol's process id. A kernel uses a number above 2^22 so that it

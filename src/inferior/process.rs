@@ -180,18 +180,8 @@ impl ProcessInferior {
 
     /// A file of `/proc/PID`, or nothing if there is no such one.
     fn open_proc(&self, path: &str) -> Option<VirtualFile> {
-        let name = path.strip_prefix("/proc/")?.strip_prefix(&self.process.pid().to_string())?;
-        let name = name.strip_prefix('/')?;
-        // /proc/PID/task/TID/x is what /proc/PID/x is.
-        let name = match name.strip_prefix("task/") {
-            Some(rest) => {
-                let (tid, name) = rest.split_once('/')?;
-                self.position(tid.parse().ok()?)?;
-                name
-            }
-            None => name,
-        };
-        let bytes = match name {
+        let thread = |tid: &str| tid.parse().is_ok_and(|tid| self.position(tid).is_some());
+        let bytes = match super::proc_name(path, |pid| pid == self.process.pid().to_string(), thread)? {
             "maps" => procfs::maps(&self.process).into_bytes(),
             "smaps" => procfs::smaps(&self.process).into_bytes(),
             "cmdline" => procfs::cmdline(&self.process),

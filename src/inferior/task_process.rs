@@ -62,17 +62,8 @@ impl TaskProcess {
 
     /// `/proc/PID/NAME`, or `/proc/PID/task/TID/NAME`, of this process.
     fn proc_file<'p>(&self, path: &'p str) -> Option<(Procfs<'_>, &'p str)> {
-        let (pid, name) = path.strip_prefix("/proc/")?.split_once('/')?;
-        let ours = |tid: &str| self.task(tid.parse().ok()?);
-        ours(pid)?;
-        let name = match name.strip_prefix("task/").map(|rest| rest.split_once('/')) {
-            Some(thread) => {
-                let (tid, name) = thread?;
-                ours(tid)?;
-                name
-            }
-            None => name,
-        };
+        let ours = |tid: &str| tid.parse().is_ok_and(|tid| self.task(tid).is_some());
+        let name = super::proc_name(path, ours, ours)?;
         Some((self.procfs()?, name))
     }
 }

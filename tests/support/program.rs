@@ -9,8 +9,12 @@ use std::sync::mpsc;
 use super::{PATIENCE, skip};
 
 /// The program under test: the one cargo built, or `CORESTUB_BIN`.
+/// What it keeps for the next time is not put into the user's cache.
 pub fn corestub() -> Command {
-    Command::new(std::env::var_os("CORESTUB_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_corestub").into()))
+    let built = || env!("CARGO_BIN_EXE_corestub").into();
+    let mut command = Command::new(std::env::var_os("CORESTUB_BIN").unwrap_or_else(built));
+    command.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
+    command
 }
 
 /// stdout of a command that must succeed.

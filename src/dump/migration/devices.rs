@@ -10,6 +10,8 @@
 //! subsection begins with 05, its name, and u32 version (QEMU `migration/vmstate.c`). A CPU's
 //! fields are those of QEMU `target/i386/machine.c`.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 use super::super::notes::{Notes, PrStatus, QemuCpu, Segment};
@@ -20,9 +22,11 @@ use crate::bytes::source::Source;
 const MAX: u64 = 16 << 20;
 const CPUS_MAX: u32 = 4096;
 
-/// All devices.
+/// All devices, by name and instance.
+pub(super) struct Description(HashMap<(String, u32), Device>);
+
 #[derive(Deserialize)]
-pub(super) struct Description {
+struct Json {
     devices: Vec<Device>,
 }
 
@@ -72,13 +76,18 @@ impl Description {
             return None;
         }
         // serde_json ends at 128 levels of nesting.
-        serde_json::from_slice(tail.get(start..start.checked_add(size)?)?)
+        let json: Json = serde_json::from_slice(tail.get(start..start.checked_add(size)?)?)
             .inspect_err(|e| tracing::debug!("the description of the devices is not understood: {e}"))
-            .ok()
+            .ok()?;
+        // The first of a name counts.
+        let devices = json.devices.into_iter().rev();
+        Some(Self(devices.map(|d| ((d.name.clone(), d.instance_id), d)).collect()))
     }
 
-    pub(super) fn device(&self, name: &str, instance: u32) -> Option<&Device> {
-        self.devices.iter().find(|d| d.name == name && d.instance_id == instance)
+    /// What the section of a device holds. A device has one: a stream that names it again and
+    /// again would have its fields summed up each time.
+    pub(super) fn take(&mut self, name: String, instance: u32) -> Option<Device> {
+        self.0.remove(&(name, instance))
     }
 }
 

@@ -108,10 +108,10 @@ impl Migration {
             let wanted = "a migration stream: `QEVM` and version 3";
             return Err(Error::Malformed { path, format: "migration stream", offset: start, wanted, found });
         }
-        let description = Description::find(&*source);
+        let mut description = Description::find(&*source);
         let mut found =
             Found { ram: Ram::default(), machine: String::new(), ram_section: None, notes: Notes::default() };
-        let end = found.walk(&mut stream, description.as_ref());
+        let end = found.walk(&mut stream, description.as_mut());
         let at = stream.at();
         let Found { mut ram, machine, notes, .. } = found;
         if ram.is_empty() {
@@ -156,7 +156,7 @@ struct Found {
 
 impl Found {
     /// Goes through the sections; `None` where it cannot go on.
-    fn walk(&mut self, stream: &mut Stream<'_>, description: Option<&Description>) -> Option<()> {
+    fn walk(&mut self, stream: &mut Stream<'_>, mut description: Option<&mut Description>) -> Option<()> {
         loop {
             match stream.u8()? {
                 0 => return Some(()),
@@ -168,10 +168,11 @@ impl Found {
                         self.ram_section = Some(id);
                         self.ram.read_part(stream)?;
                     } else {
-                        let device = description?.device(&name, instance)?;
+                        let is_cpu = name == "cpu";
+                        let device = description.as_mut()?.take(name, instance)?;
                         let at = stream.at();
                         stream.skip(device.len()?)?;
-                        if name == "cpu" {
+                        if is_cpu {
                             device.cpu(stream.source(), at, instance, &mut self.notes);
                         }
                     }

@@ -272,6 +272,25 @@ fn mapped(front: u64) -> Vec<u8> {
     out
 }
 
+/// Else the sum over its fields would be made for each, and a small file take hours.
+#[test]
+fn a_device_has_one_section() {
+    /// Bytes of the section `timer`, which is the first.
+    const TIMER: usize = 69;
+    let cpus = |times: usize| {
+        let mut out = head("pc-q35-7.2", &[]);
+        memory(&mut out, &BLOCKS, &PAGES);
+        let mut all = Vec::new();
+        devices(&mut all);
+        (1..times).for_each(|_| out.extend(&all[..TIMER]));
+        out.extend(all);
+        let dump = open(out).unwrap();
+        assert_eq!((byte(&dump, 0), dump.incomplete()), (Ok(6), None));
+        dump.notes().qemu_cpus.len()
+    };
+    assert_eq!((cpus(1), cpus(2)), (2, 0));
+}
+
 #[test]
 fn mapped_ram_is_read_where_it_lies() {
     let libvirt = |mut bytes: Vec<u8>, version: u32| {
