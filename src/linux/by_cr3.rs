@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use super::Options;
-use super::kaslr::Place;
+use super::place::Place;
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::Paging;
 use crate::arch::{Levels, map};

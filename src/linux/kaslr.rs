@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::place::Place;
 use super::{KernelVersion, Options, by_cr3};
 use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use crate::arch::paging::Paging;
@@ -28,28 +29,6 @@ const KERNELS_MAX: usize = 8;
 const IMAGE_ALIGN: i64 = 2 << 20;
 /// Places that are tried for the image: the first 8 GiB of memory.
 const PLACES: i64 = 4096;
-
-/// Where the kernel is.
-pub(super) struct Place {
-    pub(super) vmcoreinfo: Arc<VmcoreInfo>,
-    pub(super) kaslr_offset: u64,
-    pub(super) phys_base: i64,
-    pub(super) tables: PageTables,
-    /// Whether all this is known.
-    pub(super) known: bool,
-}
-
-impl Place {
-    /// What can be said of a dump whose kernel is not recognised.
-    pub(super) fn unknown(dump: &Arc<Vmcore>) -> Self {
-        let vmcoreinfo = dump.vmcoreinfo().cloned().unwrap_or_else(|| VmcoreInfo::parse(b""));
-        let paging = Paging { levels: Levels::Four, sme_mask: 0 };
-        let tables = PageTables::unknown(dump.clone(), paging);
-        let kaslr_offset = vmcoreinfo.kaslr_offset().unwrap_or(0);
-        let phys_base = vmcoreinfo.number("phys_base").unwrap_or(0);
-        Self { vmcoreinfo: Arc::new(vmcoreinfo), kaslr_offset, phys_base, tables, known: false }
-    }
-}
 
 /// Finds the kernel in `dump`.
 pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {

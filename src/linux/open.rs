@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::layout::{KernelVersion, Layout};
+use super::place::Place;
 use super::{View, derived, kaslr, vmalloc};
 use crate::addr::VirtAddr;
 use crate::arch::map;
@@ -94,7 +95,7 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     let dump = Arc::new(dump);
     let (place, mut lack) = match or_missing(kaslr::locate(&dump, &options))? {
         Ok(place) => (place, None),
-        Err(why) => (kaslr::Place::unknown(&dump), Some(why)),
+        Err(why) => (Place::unknown(&dump), Some(why)),
     };
     tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
     let version = KernelVersion::parse(place.vmcoreinfo.release().unwrap_or_default());
@@ -168,7 +169,7 @@ fn or_missing<T>(found: Result<T>) -> Result<std::result::Result<T, Error>> {
 }
 
 /// The symbols that VMCOREINFO names, for want of others.
-fn few_symbols(place: &kaslr::Place, why: &Error) -> SymbolTable {
+fn few_symbols(place: &Place, why: &Error) -> SymbolTable {
     let mut few = Builder::new(format!("VMCOREINFO alone ({})", why.what()));
     few.lacks_names();
     for (name, address) in place.vmcoreinfo.symbols() {
@@ -190,7 +191,7 @@ fn check_build_id(vmlinux: &Vmlinux, wanted: Option<BuildId>) -> Result<()> {
 
 fn symbols(
     dump: &Vmcore,
-    place: &kaslr::Place,
+    place: &Place,
     version: &KernelVersion,
     vmlinux: Option<&Vmlinux>,
 ) -> Result<SymbolTable> {

@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::list::{self, Broken, List};
+use super::task::{FoundBy, Task};
 use super::xarray::XArray;
 use super::{View, object, pid_hash, unread};
 use crate::addr::VirtAddr;
@@ -33,96 +34,6 @@ const MAX_STEPS: usize = 2 * MAX_TASKS;
 const MAX_REMARKS: usize = 64;
 /// No pid reaches this.
 pub(super) const PID_LIMIT: u64 = 1 << 22;
-
-/// One task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Task {
-    /// Address of its `task_struct`.
-    pub addr: VirtAddr,
-    /// Its pid (the thread's id); 0 for the idle tasks.
-    pub pid: u32,
-    /// Its thread group's id: the process.
-    pub tgid: u32,
-    /// pid of `real_parent`, unless that cannot be read.
-    pub ppid: Option<u32>,
-    /// Its name.
-    pub comm: String,
-    /// The letter of /proc/PID/stat: R S D I T t Z X P.
-    pub state: char,
-    /// The raw `__state`.
-    pub raw_state: u64,
-    /// `exit_state`.
-    pub exit_state: u64,
-    /// The CPU it is, or was last, on.
-    pub cpu: u32,
-    /// Whether it was running on that CPU.
-    pub on_cpu: bool,
-    /// Whether it is a kernel thread.
-    pub kthread: bool,
-    /// Its `mm_struct`, `None` for kernel threads.
-    pub mm: Option<VirtAddr>,
-    /// Lowest address of its kernel stack; 0 once that was freed.
-    pub stack: VirtAddr,
-    /// `thread.sp`.
-    pub sp: u64,
-    /// `thread.usersp`, in kernels that have it: see [`super::registers::user`].
-    pub usersp: Option<u64>,
-    /// For a CPU's idle task: that CPU.
-    pub idle_of: Option<u32>,
-    /// By what it was found first.
-    pub found_by: FoundBy,
-    /// Whether it is known by its CPU alone ([`super::unread`]): pid and the rest are not.
-    pub unread: bool,
-}
-
-impl Task {
-    /// Its pid, if that is known.
-    #[must_use]
-    pub fn known_pid(&self) -> Option<u32> {
-        (!self.unread).then_some(self.pid)
-    }
-
-    /// Its pid for people, `?` if it is not known.
-    #[must_use]
-    pub fn pid_text(&self) -> String {
-        self.known_pid().map_or_else(|| "?".to_owned(), |pid| pid.to_string())
-    }
-}
-
-/// What tells of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FoundBy {
-    /// `rq->curr` and `rq->idle` of a CPU.
-    RunQueue,
-    /// The per-CPU variables `current_task` and `idle_threads`: the run queue is lost.
-    PerCpu,
-    /// The map of pids, or the hash that it was.
-    PidMap,
-    /// The list of thread group leaders.
-    TaskList,
-    /// Its thread group's list.
-    ThreadGroup,
-    /// Its parent's list of children: both of the kernel's lists are broken.
-    Children,
-    /// What it looks like: all memory was searched.
-    Scan,
-}
-
-impl FoundBy {
-    /// The words in JSON and in remarks.
-    #[must_use]
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::RunQueue => "run queue",
-            Self::PerCpu => "per-CPU variable",
-            Self::PidMap => "pid map",
-            Self::TaskList => "task list",
-            Self::ThreadGroup => "thread group",
-            Self::Children => "parent's children",
-            Self::Scan => "search of memory",
-        }
-    }
-}
 
 /// The tasks, each once, and what was met on the way.
 #[derive(Debug, Default)]

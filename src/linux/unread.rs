@@ -5,7 +5,7 @@
 //! pages of compound pages, and with them most of each slab, for free ones.
 
 use super::View;
-use super::tasks::{FoundBy, Task};
+use super::task::{FoundBy, Task};
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::error::ReadFault;
 

@@ -6,8 +6,8 @@ use super::machine::Machine;
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::linux::registers::{self, Source};
-use crate::linux::tasks::Scanned;
-use crate::linux::tasks::{FoundBy, Panicked};
+use crate::linux::task::FoundBy;
+use crate::linux::tasks::{Panicked, Scanned};
 use crate::linux::{TaskList, tasks};
 
 const INIT: u64 = 0xffff_ffff_8200_0000;
