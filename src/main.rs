@@ -186,7 +186,10 @@ fn run_serve(args: &Serve) -> Result<()> {
 
 /// Compares dumps, each opened only while it is looked at.
 fn run_compare(args: &Compare) -> ExitCode {
-    let open = |dump: &Path| Snapshot::open_partly(&[dump.to_owned()], options(&args.input));
+    let open = |dump: &Path| {
+        let snapshot = Snapshot::open_partly(&[dump.to_owned()], options(&args.input))?;
+        Ok(snapshot.kernel().cloned())
+    };
     shown("compare", |context, out| commands::compare(&args.dumps, &open, args.json, context, out))
 }
 

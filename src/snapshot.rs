@@ -67,6 +67,15 @@ impl Snapshot {
         }
     }
 
+    /// The kernel, if it is a vmcore.
+    #[must_use]
+    pub fn kernel(&self) -> Option<&Arc<Kernel>> {
+        match self {
+            Self::Kernel(kernel) => Some(kernel),
+            Self::Process(_) => None,
+        }
+    }
+
     /// For the commands.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {

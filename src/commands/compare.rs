@@ -5,16 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::dis::odd;
 use super::triage;
-use super::{CommandError, Context, Result, Subject};
+use super::{CommandError, Context, Result};
 use crate::addr::VirtAddr;
-use crate::error::Error;
+use crate::error;
 use crate::linux::{Kernel, clock};
-use crate::snapshot::Snapshot;
 use crate::text::{Screen, row, write_json};
 
 /// Values below this are equal by chance.
@@ -59,10 +59,11 @@ struct Compared {
     different: BTreeMap<&'static str, BTreeMap<String, usize>>,
 }
 
-/// Compares the dumps. `Err` where one could not be opened, when all else is written.
+/// Compares the dumps, each of which `open` opens; `None` is no kernel's. `Err` where one could
+/// not be opened, when all else is written.
 pub fn compare(
     dumps: &[PathBuf],
-    open: &dyn Fn(&Path) -> std::result::Result<Snapshot, Error>,
+    open: &dyn Fn(&Path) -> error::Result<Option<Arc<Kernel>>>,
     json: bool,
     context: Context<'_>,
     out: &mut dyn Write,
@@ -71,10 +72,9 @@ pub fn compare(
     let mut all = Vec::new();
     for path in dumps {
         context.check()?;
-        let snapshot = open(path);
-        let facts = match snapshot.as_ref().map(Snapshot::subject) {
-            Ok(Subject::Kernel(kernel)) => facts(kernel, path, context, &mut looks),
-            Ok(Subject::Process(_)) => Err(CommandError::failed("it is no kernel's dump")),
+        let facts = match open(path) {
+            Ok(Some(kernel)) => facts(&kernel, path, context, &mut looks),
+            Ok(None) => Err(CommandError::failed("it is no kernel's dump")),
             Err(e) => Err(CommandError::Failed(e.to_string())),
         };
         all.push(facts.unwrap_or_else(|e| Facts::lost(path, e.to_string())));
