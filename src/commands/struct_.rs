@@ -42,6 +42,8 @@ const MAX_LINES: usize = 20_000;
 const MAX_DEPTH: usize = 12;
 /// Elements of an array.
 const MAX_ELEMENTS: u64 = 1024;
+/// Values of one structure: arrays of structures with arrays multiply.
+const MAX_VALUES: usize = 1 << 18;
 
 /// What is shown: rows for people, values for machines.
 struct Shown {
@@ -71,7 +73,7 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         .find_map(|name| btf.find(name))
         .ok_or_else(|| CommandError::Failed(format!("there is no structure {name}")))?;
     let members: Vec<&str> = members.split(',').filter(|m| !m.is_empty()).collect();
-    let mut writer = Writer { kernel, btf, offsets: args.offsets, rows: Vec::new(), base: None };
+    let mut writer = Writer { kernel, btf, offsets: args.offsets, rows: Vec::new(), base: None, left: 0 };
     let Some(word) = &args.address else {
         let json = writer.one(id, name, &members, None)?;
         return Ok(Shown { rows: writer.rows, json }.into());
@@ -123,11 +125,13 @@ struct Writer<'k> {
     offsets: bool,
     rows: Vec<String>,
     base: Option<VirtAddr>,
+    /// How many more values are shown.
+    left: usize,
 }
 
 impl Writer<'_> {
     fn one(&mut self, id: TypeId, name: &str, members: &[&str], at: Option<VirtAddr>) -> Result<Value> {
-        self.base = at;
+        (self.base, self.left) = (at, MAX_VALUES);
         if members.is_empty() {
             let found = Located { bit_offset: 0, type_id: id, bits: None };
             let word = self
@@ -161,10 +165,11 @@ impl Writer<'_> {
         for member in ty.members() {
             let Some(bit_offset) = found.bit_offset.checked_add(member.bit_offset.into()) else { continue };
             let inner = Located { bit_offset, type_id: member.type_id, bits: member.bits };
-            if depth >= MAX_DEPTH || self.rows.len() >= MAX_LINES {
+            if depth >= MAX_DEPTH || self.rows.len() >= MAX_LINES || self.left == 0 {
                 self.rows.push(format!("{:width$}...", "", width = indent * 2));
                 break;
             }
+            self.left -= 1;
             if member.name.is_empty() {
                 let value = self.nested("", inner, depth + 1, indent);
                 if let Value::Object(inner) = value {
@@ -239,20 +244,16 @@ impl Writer<'_> {
         let mut parts: Vec<(String, u64)> = Vec::new();
         let mut values = Vec::new();
         for i in 0..u64::from(array.len).min(MAX_ELEMENTS) {
-            let Some(bit_offset) = i.checked_mul(size * 8).and_then(|o| found.bit_offset.checked_add(o))
-            else {
-                break;
-            };
+            let bits = i.checked_mul(size).and_then(|bytes| bytes.checked_mul(8));
+            let at = bits.and_then(|bits| found.bit_offset.checked_add(bits));
+            let (Some(bit_offset), Some(left)) = (at, self.left.checked_sub(1)) else { break };
+            self.left = left;
             let one = Located { bit_offset, type_id: array.element, bits: None };
             let (text, value) = if element.kind.is_composite() {
-                let inner = &mut Writer {
-                    kernel: self.kernel,
-                    btf: self.btf,
-                    offsets: false,
-                    rows: Vec::new(),
-                    base: self.base,
-                };
+                let Self { kernel, btf, base, left, .. } = *self;
+                let inner = &mut Writer { kernel, btf, offsets: false, rows: Vec::new(), base, left };
                 let value = if depth < MAX_DEPTH { inner.members(one, depth + 1, 0) } else { Value::Null };
+                self.left = inner.left;
                 (format!("{{{}}}", inner.rows.join(" ").trim_end_matches(',')), value)
             } else if element.kind == Kind::Array && depth < MAX_DEPTH {
                 self.array(element, one, depth + 1)
@@ -269,7 +270,7 @@ impl Writer<'_> {
             1 => text,
             n => format!("{text} <{n} times>"),
         });
-        let more = if u64::from(array.len) > MAX_ELEMENTS { ", ..." } else { "" };
+        let more = if u64::from(array.len) > values.len() as u64 { ", ..." } else { "" };
         (format!("{{{}{more}}}", parts.collect::<Vec<_>>().join(", ")), values.into())
     }
 
@@ -371,7 +372,51 @@ fn spaced(behind: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::signed;
+    use super::{MAX_VALUES, Writer, signed};
+    use crate::addr::VirtAddr;
+    use crate::debuginfo::btf::Btf;
+    use crate::debuginfo::btf::tests::Records;
+    use crate::linux::tests::machine::Machine;
+
+    /// How many values `NAME` has in `records`, and its rows.
+    fn shown(records: &Records, name: &str) -> (usize, Vec<String>) {
+        let btf = Btf::parse(records.finish(), "test").unwrap();
+        let kernel = Machine::new().kernel();
+        let mut writer =
+            Writer { kernel: &kernel, btf: &btf, offsets: false, rows: Vec::new(), base: None, left: 0 };
+        writer.one(btf.find(name).unwrap(), name, &[], Some(VirtAddr(0x1000))).unwrap();
+        (MAX_VALUES - writer.left, writer.rows)
+    }
+
+    #[test]
+    fn arrays_of_structures_with_arrays_end() {
+        let mut records = Records::new();
+        records.record("int", 1 << 24, 4, &[1 << 24 | 32]);
+        let member = records.name("m");
+        // Each an array of 1024 of the one before: 2^50 values.
+        let mut id = 1;
+        for name in ["a", "b", "c", "d", "e"] {
+            records.record("", 3 << 24, 0, &[id, 1, 1024]);
+            records.record(name, 4 << 24 | 1, 4, &[member, id + 1, 0]);
+            id += 2;
+        }
+        let (values, rows) = shown(&records, "struct e");
+        assert_eq!(values, MAX_VALUES);
+        assert!(rows.iter().any(|row| row.contains(", ...")), "what is left out is told");
+    }
+
+    #[test]
+    fn an_array_beyond_all_addresses_is_cut() {
+        let mut records = Records::new();
+        records.record("byte", 1 << 24, 1, &[8]);
+        let member = records.name("m");
+        // 2^62 bytes each.
+        for (element, len) in [(1, 1 << 31), (2, 1 << 31), (3, 4)] {
+            records.record("", 3 << 24, 0, &[element, 1, len]);
+        }
+        records.record("wide", 4 << 24 | 1, 4, &[member, 4, 0]);
+        assert_eq!(shown(&records, "struct wide").1.len(), 3);
+    }
 
     #[test]
     fn signs_of_narrow_numbers() {

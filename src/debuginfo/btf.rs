@@ -24,7 +24,7 @@ pub(crate) mod holed;
 mod records;
 #[cfg(test)]
 #[path = "tests/btf.rs"]
-mod tests;
+pub(crate) mod tests;
 
 pub use records::{Array, Enumerator, IntEncoding, Kind, Member, Param, SectionVar, Type, TypeId};
 

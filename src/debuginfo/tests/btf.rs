@@ -8,14 +8,14 @@ use crate::debuginfo::vmlinux;
 
 /// Writes BTF records; shares nothing with the parser.
 #[derive(Default)]
-struct Writer {
+pub(crate) struct Records {
     types: Vec<u8>,
     strings: Vec<u8>,
     string_base: u32,
 }
 
-impl Writer {
-    fn new() -> Self {
+impl Records {
+    pub(crate) fn new() -> Self {
         Self { strings: vec![0], ..Self::default() }
     }
 
@@ -23,7 +23,7 @@ impl Writer {
         Self { string_base, ..Self::default() }
     }
 
-    fn name(&mut self, name: &str) -> u32 {
+    pub(crate) fn name(&mut self, name: &str) -> u32 {
         if name.is_empty() {
             return 0;
         }
@@ -33,14 +33,14 @@ impl Writer {
         at
     }
 
-    fn record(&mut self, name: &str, info: u32, size: u32, words: &[u32]) {
+    pub(crate) fn record(&mut self, name: &str, info: u32, size: u32, words: &[u32]) {
         let name = self.name(name);
         for w in [name, info, size].iter().chain(words) {
             self.types.extend(w.to_le_bytes());
         }
     }
 
-    fn finish(&self) -> Vec<u8> {
+    pub(crate) fn finish(&self) -> Vec<u8> {
         let mut out = vec![0x9f, 0xeb, 1, 0];
         let types = self.types.len() as u32;
         for w in [24, 0, types, types, self.strings.len() as u32] {
@@ -54,7 +54,7 @@ impl Writer {
 
 /// int; struct inner {int a; int b:3, c:5}; union with inner; struct outer.
 fn sample() -> Vec<u8> {
-    let mut w = Writer::new();
+    let mut w = Records::new();
     w.record("int", 1 << 24, 4, &[1 << 24 | 32]); // 1
     let (a, b, c) = (w.name("a"), w.name("b"), w.name("c"));
     // 2: bit-fields with kind_flag
@@ -90,7 +90,7 @@ fn split_btf_continues_ids_and_strings() {
     let base_bytes = sample();
     let strings = u32_at(&base_bytes, 20).unwrap();
     let base = Arc::new(Btf::parse(base_bytes, "sample").unwrap());
-    let mut w = Writer::continuing(strings);
+    let mut w = Records::continuing(strings);
     let o = w.name("o");
     w.record("mine", 4 << 24 | 1, 40, &[o, 6, 0]);
     let split = Btf::split(&base, w.finish(), "module").unwrap();
@@ -102,7 +102,7 @@ fn split_btf_continues_ids_and_strings() {
 
 #[test]
 fn a_type_that_contains_itself_ends() {
-    let mut w = Writer::new();
+    let mut w = Records::new();
     w.record("t", 8 << 24, 1, &[]); // typedef of itself
     w.record("s", 4 << 24 | 2, 8, &[0, 2, 0, 0, 2, 0]); // two anonymous selves
     w.record("", 3 << 24, 0, &[3, 3, 9]); // array of itself
