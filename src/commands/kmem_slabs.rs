@@ -7,7 +7,8 @@ use super::unknown;
 use crate::addr::VirtAddr;
 use crate::commands::{Answer, CommandError, Context, Result, Text};
 use crate::linux::Kernel;
-use crate::linux::memory::slub::{Cache, Slub};
+use crate::linux::memory::freelists::{Free, Place};
+use crate::linux::memory::slub::{Cache, Slab, Slub};
 use crate::text::{Screen, row};
 
 /// Objects of one slab that are shown.
@@ -95,11 +96,10 @@ pub(super) fn run<'d>(
 }
 
 fn listed(kernel: &Kernel, slub: &Slub, cache: &Cache) -> Vec<Listed> {
-    let one = |(place, slab): (_, crate::linux::memory::slub::Slab)| {
-        let free = slub.free_in(kernel, cache, &slab);
+    let one = |(place, slab, free): (Place, Slab, Free)| {
         let all = (0..slab.objects.min(MAX_OBJECTS)).filter_map(|i| slab.nth(cache, i));
         Listed {
-            place,
+            place: place.to_string(),
             slab: slab.at,
             memory: slab.base,
             total: slab.objects,
@@ -110,7 +110,7 @@ fn listed(kernel: &Kernel, slub: &Slub, cache: &Cache) -> Vec<Listed> {
                 .collect(),
         }
     };
-    slub.slabs(kernel, cache).into_iter().map(|(place, slab)| one((place.to_string(), slab))).collect()
+    slub.slabs(kernel, cache).into_iter().map(one).collect()
 }
 
 impl Text for Caches {

@@ -27,6 +27,9 @@ const MAX_SHEAVES: usize = 1024;
 /// stands, and the head. Says whether to go on.
 type Take<'a> = &'a mut dyn FnMut(&mut Usage, Place, &Slab, Option<(VirtAddr, u64)>) -> bool;
 
+/// Free objects, and where each is free.
+pub(crate) type Free = HashMap<VirtAddr, Place>;
+
 /// Whose list of free objects it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
@@ -374,15 +377,27 @@ impl Slub {
             .is_some_and(|page| self.pages.head(view, page).and_then(|head| self.slab(view, head)).is_none())
     }
 
-    /// The slabs of `cache` that are on a list, and whose.
+    /// The slabs of `cache` that are on a list: whose, and the free objects of each.
     #[must_use]
-    pub(crate) fn slabs(&self, view: &View, cache: &Cache) -> Vec<(Place, Slab)> {
-        let mut slabs = Vec::new();
-        self.each_slab(view, cache, &mut Usage::default(), &mut |_, place, slab, _| {
+    pub(crate) fn slabs(&self, view: &View, cache: &Cache) -> Vec<(Place, Slab, Free)> {
+        let (mut slabs, mut lists) = (Vec::new(), HashMap::new());
+        self.each_slab(view, cache, &mut Usage::default(), &mut |_, place, slab, head| {
+            lists.entry(slab.at).or_insert((place, head));
             slabs.push((place, *slab));
             slabs.len() < MAX_SLABS
         });
-        slabs
+        let mut sheaved = Vec::new();
+        self.each_sheaved(view, cache, &mut |place, object| sheaved.push((place, object)));
+        sheaved.sort_by_key(|(_, object)| *object);
+        let of = |(place, slab): (Place, Slab)| {
+            let list = lists.get(&slab.at).copied().unwrap_or((Place::Slab, None));
+            let first = slab.nth(cache, 0).unwrap_or(slab.base);
+            let before = sheaved.partition_point(|(_, object)| *object < first);
+            let sheaved = sheaved.get(before..).unwrap_or_default().iter().copied();
+            let inside = sheaved.take_while(|(_, object)| slab.holding(cache, object.0).is_some());
+            (place, slab, self.free_of(view, cache, &slab, list, inside))
+        };
+        slabs.into_iter().map(of).collect()
     }
 
     /// Every free object that stands in an array.
@@ -422,27 +437,38 @@ impl Slub {
 
     /// The free objects of one slab, and where each is free.
     #[must_use]
-    pub(crate) fn free_in(&self, view: &View, cache: &Cache, slab: &Slab) -> HashMap<VirtAddr, Place> {
-        let mut free = HashMap::new();
-        let mut found = Place::Slab;
+    pub(crate) fn free_in(&self, view: &View, cache: &Cache, slab: &Slab) -> Free {
+        let mut list = (Place::Slab, None);
         self.each_slab(view, cache, &mut Usage::default(), &mut |_, place, at, head| {
             if at.at != slab.at {
                 return true;
             }
-            found = place;
-            if let Some((at, head)) = head {
-                let walked = self.walk(view, cache, slab, at, head);
-                free.extend(walked.objects.into_iter().map(|object| (object, place)));
-            }
+            list = (place, head);
             false
         });
-        let own = self.walk(view, cache, slab, self.head_of(slab), slab.freelist);
-        free.extend(own.objects.into_iter().map(|object| (object, found)));
+        let mut sheaved = Vec::new();
         self.each_sheaved(view, cache, &mut |place, object| {
             if slab.object(cache, object.0).is_some() {
-                free.insert(object, place);
+                sheaved.push((place, object));
             }
         });
+        self.free_of(view, cache, slab, list, sheaved)
+    }
+
+    /// The same, by the list that the slab is on and the objects of it in arrays.
+    fn free_of(
+        &self,
+        view: &View,
+        cache: &Cache,
+        slab: &Slab,
+        (place, head): (Place, Option<(VirtAddr, u64)>),
+        sheaved: impl IntoIterator<Item = (Place, VirtAddr)>,
+    ) -> Free {
+        let lists = head.into_iter().chain([(self.head_of(slab), slab.freelist)]);
+        let walked = lists.flat_map(|(at, head)| self.walk(view, cache, slab, at, head).objects);
+        let mut free: Free = walked.map(|object| (object, place)).collect();
+        let sheaved = sheaved.into_iter().filter(|(_, object)| slab.object(cache, object.0).is_some());
+        free.extend(sheaved.map(|(place, object)| (object, place)));
         free
     }
 }

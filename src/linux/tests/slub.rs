@@ -152,6 +152,33 @@ fn a_whole_cache_is_counted() {
 }
 
 #[test]
+fn free_objects_are_the_same_by_slab_and_all_at_once() {
+    const SHEAVES: u64 = DIRECT + 0x4000;
+    const SHEAF: u64 = DIRECT + 0x5000;
+    let mut m = machine();
+    m.member("kmem_cache", "cpu_sheaves", 0x40, 8);
+    m.member("slub_percpu_sheaves", "main", 0, 8);
+    m.member("slab_sheaf", "size", 0, 4);
+    m.member("slab_sheaf", "objects", 8, 0);
+    m.set(CACHE, "kmem_cache", "cpu_sheaves", SHEAVES);
+    m.set(SHEAVES, "slub_percpu_sheaves", "main", SHEAF);
+    m.set(SHEAF, "slab_sheaf", "size", 3);
+    for (i, object) in [object(OF_NODE, 63), object(OF_CPU, 0), object(OF_CPU, 5) + 1].into_iter().enumerate()
+    {
+        m.word(SHEAF + 8 + i as u64 * 8, object);
+    }
+    let view = m.view();
+    let slub = slub(&view);
+    let cache = &slub.caches[0];
+    let slabs = slub.slabs(&view, cache);
+    let counts: Vec<_> = slabs.iter().map(|(place, _, free)| (*place, free.len())).collect();
+    assert_eq!(counts, [(Place::Cpu(0), 6), (Place::Node(0), 4)]);
+    for (_, slab, free) in &slabs {
+        assert_eq!(*free, slub.free_in(&view, cache, slab));
+    }
+}
+
+#[test]
 fn a_link_that_was_written_over_is_named() {
     let text = u64::from_le_bytes(*b"V\0i\0r\0t\0");
     let (third, eighth) = (object(OF_CPU, 4), object(OF_NODE, 8));
