@@ -102,6 +102,13 @@ struct Culprit<'a> {
     line_at: VirtAddr,
 }
 
+impl Culprit<'_> {
+    /// `labcrash_level3+0x5`
+    fn place(&self) -> Option<String> {
+        Some(format!("{}+{:#x}", self.symbol?, self.offset?))
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct Triage<'d> {
     pub(super) panic: Option<String>,
@@ -248,10 +255,7 @@ impl Triage<'_> {
 
     /// `labcrash_level3+0x5 of module labcrash`.
     fn suspect(culprit: &Culprit<'_>) -> String {
-        let place = match (culprit.symbol, culprit.offset) {
-            (Some(name), Some(offset)) => format!("{name}+{offset:#x}"),
-            _ => culprit.pc.to_string(),
-        };
+        let place = culprit.place().unwrap_or_else(|| culprit.pc.to_string());
         culprit.module.map_or(place.clone(), |module| format!("{place} of module {module}"))
     }
 

@@ -4,7 +4,6 @@ use std::io;
 
 use super::{Culprit, More, Triage, last_words};
 use crate::addr::VirtAddr;
-use crate::arch::Register;
 use crate::commands::Result;
 use crate::commands::bt::{self, Places, Style};
 use crate::commands::log::{Form, write_record};
@@ -70,11 +69,10 @@ impl Triage<'_> {
         row!(screen, "STACK")?;
         bt::heading(task, screen)?;
         bt::write_trace(kernel, task, trace, Style::default(), None, screen)?;
-        match self.at_the_exception().and_then(|regs| regs.get(Register::Rip)) {
-            Some(rip) => row!(screen, "{}", code(kernel, rip, BEFORE, AFTER))?,
-            None => return self.smashed(screen),
+        if let Some(at) = self.interrupted() {
+            row!(screen, "{}", code(kernel, at.rip, BEFORE, AFTER))?;
+            at.odd_operands(kernel).iter().try_for_each(|operand| row!(screen, "{operand}"))?;
         }
-        self.odd_operands().iter().try_for_each(|operand| row!(screen, "{operand}"))?;
         self.smashed(screen)
     }
 

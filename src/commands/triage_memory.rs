@@ -3,15 +3,16 @@
 
 use std::io;
 
-use super::{Triage, kmem};
+use super::{Culprit, Triage, kmem};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
-use crate::arch::disasm::{self, LONGEST};
+use crate::arch::disasm::{self, Instruction, LONGEST};
 use crate::commands::dis::{self, Operand};
 use crate::commands::kmem::damage::Damage;
 use crate::commands::locks::Blocked;
 use crate::linux::Kernel;
 use crate::linux::memory::freelists::{Finding, Wrong};
+use crate::linux::registers::TaskRegisters;
 use crate::text::{Screen, row};
 
 /// Links of free lists that are followed: those of a machine with 6,000 tasks are 60,000.
@@ -36,12 +37,39 @@ pub(super) fn damage(kernel: &Kernel) -> Vec<Damage> {
     all
 }
 
+/// Where an exception in the kernel happened.
+pub(super) struct Interrupted {
+    pub(super) rip: u64,
+    pub(super) regs: TaskRegisters,
+    pub(super) instruction: Option<Instruction>,
+}
+
+impl Interrupted {
+    /// The odd values that the instruction worked with. Of a register that is no part of an
+    /// address anything may be said.
+    pub(super) fn odd_operands(&self, kernel: &Kernel) -> Vec<Operand> {
+        let all = self.instruction.as_ref().map(|found| dis::operands(kernel, &self.regs, found));
+        let all = all.unwrap_or_default().into_iter();
+        all.filter(|operand| operand.of_address && operand.note.is_some()).collect()
+    }
+}
+
 impl Triage<'_> {
     /// The registers that the exception interrupted.
     pub(in crate::commands) fn registers(&self) -> Vec<(&'static str, VirtAddr)> {
         let Some(regs) = self.at_the_exception() else { return Vec::new() };
         let all = Register::of_frame().iter();
         all.filter_map(|r| Some((r.name(), VirtAddr(regs.get(*r)?)))).collect()
+    }
+
+    /// The instruction that the exception interrupted.
+    pub(super) fn interrupted(&self) -> Option<Interrupted> {
+        let regs = self.at_the_exception()?;
+        let rip = regs.get(Register::Rip)?;
+        let mut code = [0; LONGEST];
+        let read = self.more.kernel.space().read(VirtAddr(rip), &mut code).ok();
+        let instruction = read.and_then(|n| disasm::decode(code.get(..n)?, rip));
+        Some(Interrupted { rip, regs, instruction })
     }
 
     /// Links of free lists as they were written over.
@@ -57,28 +85,12 @@ impl Triage<'_> {
     /// The culprit with its offset, and its module.
     pub(in crate::commands) fn culprit_and_module(&self) -> (Option<String>, Option<String>) {
         let culprit = self.culprit.as_ref();
-        let name = culprit.and_then(|c| Some(format!("{}+{:#x}", c.symbol?, c.offset?)));
-        (name, culprit.and_then(|c| c.module).map(str::to_owned))
+        (culprit.and_then(Culprit::place), culprit.and_then(|c| c.module).map(str::to_owned))
     }
 
     /// Letters of `taint`.
     pub(in crate::commands) fn taint(&self) -> &str {
         &self.taint
-    }
-
-    /// The odd values that the faulting instruction worked with.
-    pub(super) fn odd_operands(&self) -> Vec<Operand> {
-        let kernel = self.more.kernel;
-        let found = || {
-            let regs = self.at_the_exception()?;
-            let rip = regs.get(Register::Rip)?;
-            let mut code = [0; LONGEST];
-            let n = kernel.space().read(VirtAddr(rip), &mut code).ok()?;
-            Some(dis::operands(kernel, &regs, &disasm::decode(code.get(..n)?, rip)?))
-        };
-        // Of a register that is no part of an address anything may be said.
-        let all = found().unwrap_or_default();
-        all.into_iter().filter(|operand| operand.of_address && operand.note.is_some()).collect()
     }
 
     /// A row for each list that is smashed.

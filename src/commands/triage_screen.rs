@@ -6,15 +6,14 @@ use std::io;
 use std::ops::RangeInclusive;
 
 use super::{CUT, Culprit, More, Triage, full, last_words};
-use crate::addr::VirtAddr;
 use crate::arch::Register;
+use crate::arch::disasm::Instruction;
 use crate::commands::Result;
 use crate::commands::bt::{self, Places};
 use crate::commands::locks::Blocked;
 use crate::commands::log::{Form, write_record};
 use crate::linux::registers::TaskRegisters;
-use crate::linux::{Kernel, taint};
-use crate::process::disasm;
+use crate::linux::taint;
 use crate::text::{Rows, Screen, row};
 use crate::unwind::{self, Frame, FrameKind};
 
@@ -123,14 +122,13 @@ impl Triage<'_> {
     /// The instruction, and what it worked with.
     fn evidence(&self, screen: &mut Screen<'_>) -> io::Result<()> {
         let kernel = self.more.kernel;
-        let Some(regs) = self.at_the_exception() else { return Ok(()) };
-        let Some(rip) = regs.get(Register::Rip) else { return Ok(()) };
+        let Some(at) = self.interrupted() else { return Ok(()) };
         row!(screen)?;
-        if let Some(instruction) = instruction(kernel, rip, &regs) {
-            row!(screen, "INSTRUCTION: {instruction}")?;
+        if let Some(found) = &at.instruction {
+            row!(screen, "INSTRUCTION: {}", with_registers(found, &at.regs))?;
         }
-        row!(screen, "{}", full::code(kernel, rip, BEFORE, AFTER))?;
-        self.odd_operands().iter().try_for_each(|operand| row!(screen, "    {operand}"))
+        row!(screen, "{}", full::code(kernel, at.rip, BEFORE, AFTER))?;
+        at.odd_operands(kernel).iter().try_for_each(|operand| row!(screen, "    {operand}"))
     }
 
     fn others_at_a_glance<'a>(&'a self, places: &mut Places<'a>, screen: &mut Screen<'_>) -> io::Result<()> {
@@ -197,15 +195,12 @@ fn fit<'r>(rows: impl Iterator<Item = Cow<'r, str>>, screen: &mut Screen<'_>) ->
     Ok(written)
 }
 
-/// `movsbl 0xb(%rsi),%eax  (rsi 0)`: the instruction at `rip`, and the registers in it.
-fn instruction(kernel: &Kernel, rip: u64, regs: &TaskRegisters) -> Option<String> {
-    const LONGEST: usize = 15;
-    let mut code = [0; LONGEST];
-    let n = kernel.space().read(VirtAddr(rip), &mut code).ok()?;
-    let (text, _) = disasm::text(code.get(..n)?, rip)?;
+/// `movsbl 0xb(%rsi),%eax  (rsi 0)`: an instruction, and the registers in it.
+fn with_registers(found: &Instruction, regs: &TaskRegisters) -> String {
+    let text = &found.text;
     let named = |r: &&Register| text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == r.name());
     let values = Register::of_frame().iter().filter(|r| **r != Register::Rip).filter(named);
     let values: Vec<String> =
         values.filter_map(|r| Some(format!("{} {:#x}", r.name(), regs.get(*r)?))).collect();
-    Some(if values.is_empty() { text } else { format!("{text}  ({})", values.join(", ")) })
+    if values.is_empty() { text.clone() } else { format!("{text}  ({})", values.join(", ")) }
 }
