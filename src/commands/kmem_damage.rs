@@ -5,6 +5,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::addr::VirtAddr;
+use crate::commands::rd::{ascii, is_printable};
 use crate::hex;
 use crate::linux::Kernel;
 use crate::linux::memory::freelists::{Finding, Smashed, Wrong};
@@ -132,14 +133,13 @@ impl Neighbour {
 
     /// The bytes as text: those that are none are left out.
     pub(in crate::commands) fn letters(&self) -> String {
-        self.bytes.iter().filter(|b| (0x20..0x7f).contains(*b)).map(|b| char::from(*b)).collect()
+        self.bytes.iter().filter(|b| is_printable(b)).map(|b| char::from(*b)).collect()
     }
 
     fn rows(&self, screen: &mut Screen<'_>) -> io::Result<()> {
         for part in self.bytes.chunks(16) {
             let digits: Vec<String> = part.iter().map(|b| format!("{b:02x}")).collect();
-            let signs = part.iter().map(|b| if (0x20..0x7f).contains(b) { char::from(*b) } else { '.' });
-            row!(screen, "        {:<47}  {}", digits.join(" "), signs.collect::<String>())?;
+            row!(screen, "        {:<47}  {}", digits.join(" "), ascii(part))?;
         }
         Ok(())
     }

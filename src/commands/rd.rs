@@ -224,12 +224,13 @@ impl Memory<'_> {
     }
 }
 
-fn is_printable(byte: &u8) -> bool {
+pub(super) fn is_printable(byte: &u8) -> bool {
     (0x20..0x7f).contains(byte)
 }
 
-fn ascii(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| if is_printable(b) { char::from(*b) } else { '.' }).collect()
+/// Bytes as text, a dot for each that is none.
+pub(super) fn ascii<'b>(bytes: impl IntoIterator<Item = &'b u8>) -> String {
+    bytes.into_iter().map(|b| if is_printable(b) { char::from(*b) } else { '.' }).collect()
 }
 
 impl Text for Memory<'_> {

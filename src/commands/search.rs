@@ -16,6 +16,7 @@ use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use super::address::{self, Whose};
+use super::rd::ascii;
 use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::map;
@@ -290,12 +291,7 @@ impl Finder<'_, '_> {
         }
         found.sort_unstable();
         for at in found {
-            let line: String = joined
-                .iter()
-                .skip(at)
-                .take(56)
-                .map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '.' })
-                .collect();
+            let line = ascii(joined.iter().skip(at).take(56));
             self.hit(addr.wrapping_add(at as u64).wrapping_sub(before as u64), &line)?;
         }
         let longest = what.texts.iter().map(|text| text.needle().len()).max().unwrap_or(1);

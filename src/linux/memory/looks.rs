@@ -65,10 +65,14 @@ pub(crate) fn looks(value: u64) -> Option<String> {
 /// Whether all of `value` is text, in whichever form.
 #[must_use]
 pub(super) fn is_text(value: u64) -> bool {
-    let plain = |b: &u8| (0x20..0x7f).contains(b);
     let bytes = value.to_le_bytes();
-    let wide = bytes.chunks(2).all(|unit| matches!(unit, [letter, 0] if plain(letter)));
-    wide || bytes.iter().all(plain)
+    let wide = bytes.chunks(2).all(|unit| matches!(unit, [letter, 0] if plain(*letter)));
+    wide || bytes.into_iter().all(plain)
+}
+
+/// A letter, digit or sign.
+fn plain(byte: u8) -> bool {
+    (0x20..0x7f).contains(&byte)
 }
 
 /// An error number in a pointer (`IS_ERR()`).
@@ -118,7 +122,6 @@ fn pattern(value: u64) -> Option<String> {
 /// A piece of a text, as bytes or as UTF-16: whatever cannot be shown is a dot.
 fn text(value: u64) -> Option<String> {
     let bytes = value.to_le_bytes();
-    let plain = |b: u8| (0x20..0x7f).contains(&b);
     // A text may end in this word: then zeros follow.
     let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
     let shown = bytes.get(..end)?;
