@@ -9,7 +9,7 @@ use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::arch::disasm::{self, Instruction, LONGEST};
 use crate::error::ReadFault;
-use crate::linux::memory::looks::looks;
+use crate::linux::memory::what::{self, What};
 use crate::linux::registers::{self, TaskRegisters};
 use crate::linux::sites::Sites;
 use crate::linux::{Kernel, Task};
@@ -173,8 +173,7 @@ impl List<'_> {
 /// What the instruction jumps to, or has beside rip.
 fn target(kernel: &Kernel, found: &Instruction) -> Option<String> {
     let at = found.target.or_else(|| found.memory?.absolute())?;
-    let (symbol, offset, _) = kernel.symbolise(VirtAddr(at)).filter(|_| at >= kernel.user_limit())?;
-    Some(if offset == 0 { symbol.name.to_owned() } else { format!("{}+{offset:#x}", symbol.name) })
+    kernel.name_at(VirtAddr(at)).filter(|_| at >= kernel.user_limit())
 }
 
 /// The registers that the instruction names and the address of its memory operand, by
@@ -205,11 +204,10 @@ pub(super) fn operands(kernel: &Kernel, regs: &TaskRegisters, found: &Instructio
 
 /// What is odd about a value: that it is no address, or means something else.
 pub(super) fn odd(kernel: &Kernel, value: u64) -> Option<String> {
-    let looks = looks(value);
-    if !kernel.tables().paging().levels.canonical(VirtAddr(value)) {
-        return Some(looks.map_or("not an address".to_owned(), |looks| format!("not an address: {looks}")));
+    match what::odd(kernel, VirtAddr(value))? {
+        What::Looks { looks } => Some(looks),
+        none => Some(none.sentence()),
     }
-    looks
 }
 
 impl Text for Listing {

@@ -47,6 +47,12 @@ impl Symbol<'_> {
     }
 }
 
+/// `name+0x10`, and the name alone at its start.
+#[must_use]
+pub(crate) fn plus(name: &str, offset: u64) -> String {
+    if offset == 0 { name.to_owned() } else { format!("{name}+{offset:#x}") }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     address: u64,

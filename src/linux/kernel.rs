@@ -16,7 +16,7 @@ use crate::arch::map;
 use crate::arch::stub::Stub;
 use crate::debuginfo::btf::Btf;
 use crate::debuginfo::elf::Vmlinux;
-use crate::debuginfo::symbols::{Symbol, SymbolTable};
+use crate::debuginfo::symbols::{Symbol, SymbolTable, plus};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
 use crate::error::{Error, ReadFault, Result};
@@ -262,6 +262,13 @@ impl Kernel {
             return symbols.by_address(addr.0).map(|(s, offset)| (s, offset, Some(module)));
         }
         self.symbols().by_address(addr.0).map(|(s, offset)| (s, offset, None))
+    }
+
+    /// The symbol that holds `addr` by its name, `schedule+0x10`.
+    #[must_use]
+    pub(crate) fn name_at(&self, addr: VirtAddr) -> Option<String> {
+        let (symbol, offset, _) = self.symbolise(addr)?;
+        Some(plus(symbol.name, offset))
     }
 
     /// The BTF of each module that carries one: name, address, bytes.

@@ -76,11 +76,7 @@ impl Sites {
         offset: u64,
         behind_the_end: bool,
     ) -> Option<String> {
-        let named = |key: u64| match kernel.symbolise(VirtAddr(key)) {
-            Some((symbol, 0, _)) => symbol.name.to_owned(),
-            Some((symbol, by, _)) => format!("{}+{by:#x}", symbol.name),
-            None => format!("{key:#x}"),
-        };
+        let named = |key: u64| kernel.name_at(VirtAddr(key)).unwrap_or_else(|| format!("{key:#x}"));
         if let Some(key) = self.jumps.get(&at) {
             let state = if code.first() == Some(&0xeb) || code.first() == Some(&0xe9) {
                 "jumps"

@@ -1,4 +1,4 @@
-//! What is at an address? One answer for `kmem`, `whatis`, `why` and `triage`.
+//! What is at an address? One answer for `kmem`, `whatis`, `locks`, and what `dis` calls odd.
 //!
 //! An address is several things at once: a byte of an object, of a slab, of a page; a
 //! word of a stack in an area of vmalloc's. They are told from the nearest to the widest.
@@ -11,6 +11,7 @@ use super::areas::VmArea;
 use super::looks::looks;
 use super::page::{Page, page};
 use crate::addr::{PhysAddr, VirtAddr};
+use crate::debuginfo::symbols::plus;
 use crate::error::ReadFault;
 
 /// Who allocates stacks of tasks: an area of theirs without a task is a stack that was
@@ -70,15 +71,23 @@ pub(crate) enum What {
     Nowhere { why: String },
 }
 
+/// What is odd about a value: that it is no address, or means something else.
+#[must_use]
+pub(crate) fn odd(kernel: &Kernel, value: VirtAddr) -> Option<What> {
+    let looks = looks(value.0);
+    if !kernel.tables().paging().levels.canonical(value) {
+        return Some(What::NonCanonical { looks });
+    }
+    looks.map(|looks| What::Looks { looks })
+}
+
 /// All that is known of `addr`; user addresses are `task`'s.
 #[must_use]
 pub(crate) fn what(kernel: &Kernel, task: Option<&Task>, addr: VirtAddr) -> Vec<What> {
-    let levels = kernel.tables().paging().levels;
-    if !levels.canonical(addr) {
-        return vec![What::NonCanonical { looks: looks(addr.0) }];
+    let mut all = Vec::from_iter(odd(kernel, addr));
+    if let [What::NonCanonical { .. }] = all.as_slice() {
+        return all;
     }
-    let mut all = Vec::new();
-    all.extend(looks(addr.0).map(|looks| What::Looks { looks }));
     if addr.0 < kernel.user_limit() {
         user(kernel, task, addr, &mut all);
         return all;
@@ -220,10 +229,6 @@ impl What {
     /// In a word or two, for what is named in passing.
     #[must_use]
     pub(crate) fn short(&self) -> String {
-        let plus = |name: &str, offset: u64| match offset {
-            0 => name.to_owned(),
-            by => format!("{name}+{by:#x}"),
-        };
         match self {
             Self::Symbol { symbol, offset, module: Some(module), .. } => {
                 format!("{} [{module}]", plus(symbol, *offset))
