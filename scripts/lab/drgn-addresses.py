@@ -12,32 +12,20 @@ To bear in mind when comparing: drgn reads zeros, without a word, where an ELF d
 leaves a page out (p_memsz above p_filesz). In an ELF dump by QEMU, whose segments
 have p_vaddr 0, it reads physical memory at low addresses: written as null here.
 """
-import argparse
 import contextlib
 import json
 import os
-import random
 
-import drgn
 from drgn import FaultError
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import access_remote_vm, for_each_vma, for_each_vmap_area
 from drgn.helpers.linux.pid import for_each_task
+from sampled import opened
 
 SIZE = 32
 
-ap = argparse.ArgumentParser()
-ap.add_argument("dump")
-ap.add_argument("out")
-ap.add_argument("--vmlinux", required=True)
-ap.add_argument("--count", type=int, default=10000)
-args = ap.parse_args()
-
-prog = drgn.Program()
-prog.set_core_dump(args.dump)
-prog.load_debug_info([args.vmlinux])
-rnd = random.Random(os.path.basename(args.dump))
+args, prog, rnd = opened(10000)
 
 
 def within(ranges, wide=0):

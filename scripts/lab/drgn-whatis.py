@@ -11,27 +11,16 @@ Run with the venv that has drgn. OUT: a list of [kind, address, ...]:
   page     physical address, reference count
 `count` of each kind; the sample is the same for the same dump.
 """
-import argparse
 import json
 import os
-import random
 
 import drgn
 from drgn.helpers.linux.mm import PageSlab, for_each_page, for_each_vmap_area, page_to_phys, page_to_virt
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.slab import slab_object_info
+from sampled import opened
 
-ap = argparse.ArgumentParser()
-ap.add_argument("dump")
-ap.add_argument("out")
-ap.add_argument("--vmlinux", required=True)
-ap.add_argument("--count", type=int, default=400)
-args = ap.parse_args()
-
-prog = drgn.Program()
-prog.set_core_dump(args.dump)
-prog.load_debug_info([args.vmlinux])
-rnd = random.Random(os.path.basename(args.dump))
+args, prog, rnd = opened(400)
 samples = []
 
 slabs, pages = [], []
