@@ -95,6 +95,13 @@ fn is_misunderstood(kernel: &Kernel, at: u64) -> bool {
         && kernel.symbolise(VirtAddr(at)).is_some_and(|(symbol, ..)| symbol.name.contains(".cold"))
 }
 
+/// The caller, if the compiler's rules tell it: then `state` is its.
+fn by_cfi(kernel: &Kernel, at: u64, state: &mut State, memory: &mut StackMemory<'_>) -> Option<Frame> {
+    let (pc, sp, regs) = cfi::leave(kernel, at, state.sp, &state.regs, memory)?;
+    *state = State { pc, sp, regs, exact: false, lost: false };
+    Some(Frame::call(pc, sp, By::Cfi))
+}
+
 /// From the state of one frame to that of its caller: `None` at the outermost.
 fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Result<Option<Frame>, End> {
     let at = if state.exact { state.pc } else { state.pc.wrapping_sub(1) };
@@ -102,9 +109,8 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
     let mut guessed = false;
     match rule.kind {
         Kind::Call if is_misunderstood(kernel, at) => {
-            if let Some((pc, sp, regs)) = cfi::leave(kernel, at, state.sp, &state.regs, memory) {
-                *state = State { pc, sp, regs, exact: false, lost: false };
-                return Ok(Some(Frame::call(pc, sp, By::Cfi)));
+            if let Some(caller) = by_cfi(kernel, at, state, memory) {
+                return Ok(Some(caller));
             }
             state.lost = false;
         }
@@ -115,10 +121,8 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
             let reach = if ends { u64::from(state.exact) * 8 } else { scan::REACH };
             state.lost = !ends && kernel.orc().is_lost(kernel, at);
             let bp = state.regs.get(Rbp);
-            let known = cfi::leave(kernel, at, state.sp, &state.regs, memory).filter(|_| !ends);
-            if let Some((pc, sp, regs)) = known {
-                *state = State { pc, sp, regs, exact: false, lost: false };
-                return Ok(Some(Frame::call(pc, sp, By::Cfi)));
+            if !ends && let Some(caller) = by_cfi(kernel, at, state, memory) {
+                return Ok(Some(caller));
             }
             let found = scan::leave(kernel, at, state.sp, reach, bp, memory).map(|caller| (caller, By::Call));
             let guess =

@@ -123,8 +123,9 @@ fn log_records(info: &VmcoreInfo, out: &mut Derived) {
         }
         // Behind them: a byte of facility, then five bits of flags and three of level.
         if let Some(dict) = info.offset(&format!("{ty}.dict_len")) {
-            out.put(ty, "facility", dict + 2, 1);
-            out.fields.insert((ty, "level"), Field { offset: dict + 3, size: 1, bits: Some((5, 3)) });
+            let behind = |n| dict.saturating_add(n);
+            out.put(ty, "facility", behind(2), 1);
+            out.fields.insert((ty, "level"), Field { offset: behind(3), size: 1, bits: Some((5, 3)) });
         }
     }
 }
@@ -302,7 +303,7 @@ impl Finder<'_> {
             read.is_ok() && !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
         };
         let walk = |offset: usize| {
-            let head = first.at + offset as u64;
+            let head = first.at.checked_add(offset as u64)?;
             let (mut link, mut found) = (first.word(offset)?, Vec::new());
             let mut before = head;
             while link != head {
@@ -326,7 +327,7 @@ impl Finder<'_> {
         let top = ["init_level4_pgt", "swapper_pg_dir", "init_top_pgt"]
             .iter()
             .find_map(|n| self.symbols.address(n));
-        let half = |at: u64| self.space.read_vec(VirtAddr(at + 2048), 2048).ok();
+        let half = |at: u64| self.space.read_vec(VirtAddr(at).checked_add(2048)?, 2048).ok();
         let own = top.and_then(half).ok_or("the kernel's page tables are not in the dump")?;
         let is_top = |at: u64| {
             at.is_multiple_of(4096)
@@ -356,7 +357,7 @@ impl Finder<'_> {
     /// The link of a thread group: a circle of tasks of one `tgid`.
     fn thread_group(&self, all: &[Sample], tgid: usize) -> Option<usize> {
         let group = |t: &Sample, o: usize| {
-            let head = t.at + o as u64;
+            let head = t.at.checked_add(o as u64)?;
             let (mut link, mut n) = (t.word(o)?, 1);
             while link != head {
                 let theirs =

@@ -124,6 +124,20 @@ fn derived(damage: impl FnOnce(&mut Machine)) -> Result<derived::Derived, String
     derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(info.as_bytes()))
 }
 
+/// A VMCOREINFO and symbols may say anything.
+#[test]
+fn what_lies_at_the_end_of_all_addresses_is_no_task() {
+    const LAST: u64 = u64::MAX - 0x1ff;
+    let mut m = Machine::old();
+    m.symbol("init_task", LAST);
+    m.write(LAST, &[0; 0x100]);
+    m.write(LAST + 0x40, b"swapper/0");
+    let view = m.view();
+    let info = VmcoreInfo::parse(b"SIZE(log)=16\nOFFSET(log.dict_len)=18446744073709551615\n");
+    let Err(why) = derived::types(view.space(), view.symbols(), &info) else { panic!("tasks are found") };
+    assert_eq!(why, "no list of tasks goes through init_task");
+}
+
 #[test]
 fn members_are_found_by_what_they_hold() {
     let found = derived(|_| ()).unwrap();
