@@ -243,7 +243,7 @@ impl Line {
         let expected = self.frames.saturating_add(self.doubtful).saturating_sub(self.acknowledged);
         self.doubtful = match idle {
             // Whoever sends it a fourth time has nothing else to acknowledge.
-            _ if in_a_row == REFUSALS => 0,
+            _ if crosses && in_a_row == REFUSALS => 0,
             true => expected.min(self.again.saturating_add(self.doubtful)),
             false => self.doubtful.saturating_sub(self.acknowledged),
         };
