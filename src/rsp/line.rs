@@ -20,6 +20,9 @@
 //!   client may or may not take that reply for this packet's. It is refused by a
 //!   `-`. gdb sends it again if it still waits, which brings both together.
 //!
+//! - a reply that was refused twice before it was ready waits a moment for the third `-`,
+//!   with which it is given up: the server may have stood still meanwhile.
+//!
 //! Without acknowledgements there is nothing of this to go by, and a reply that is
 //! given up under way ends the session.
 //!
@@ -177,6 +180,12 @@ impl Line {
             Some(next) => next.instead,
             None => self.given_up(),
         }
+    }
+
+    /// Whether word may be on its way that the client has given up the reply to the packet at
+    /// work: it has refused it so often that once more is the last time.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.refused + 1 >= GIVES_UP && !self.given_up()
     }
 
     /// Whether the client asked to interrupt the packet at work.

@@ -29,6 +29,10 @@ const READ_SIZE: usize = 0x4000;
 const POLL_EVERY: Duration = Duration::from_millis(10);
 /// So long may a client take to hang up after the last reply.
 const LINGER: Duration = Duration::from_secs(1);
+/// So long does word that the client has given a reply up take at most, on a network
+/// across which somebody works.
+const LISTENS: Duration = Duration::from_millis(500);
+
 /// Why a running command is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -137,7 +141,17 @@ impl Wire {
     /// Sends the reply to the packet at work, unless the client waits for it no
     /// longer. `payload` is escaped already.
     pub(crate) fn reply(&mut self, payload: &[u8]) -> io::Result<()> {
-        match self.look() {
+        let mut heard = self.look();
+        let until = Instant::now() + LISTENS;
+        while heard.is_ok()
+            && self.line.is_doubted()
+            && self.line.is_empty()
+            && let Some(left) = until.checked_duration_since(Instant::now())
+            && self.readable(left)
+        {
+            heard = self.look();
+        }
+        match heard {
             // One that hears what it asked for before it hangs up.
             Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e),
             _ => {}
