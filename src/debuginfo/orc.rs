@@ -14,6 +14,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::symbols::SymbolTable;
 use crate::bytes::u16_at;
 use crate::error::{Error, Result};
 use crate::memory::touches;
@@ -160,6 +161,9 @@ struct Packed {
     flags: u16,
 }
 
+/// What a call has pushed.
+const WORD: i16 = 8;
+
 /// A row that is lost: bits that no layout has.
 const LOST: Packed = Packed { sp_offset: 0, bp_offset: 0, flags: 0x8000 };
 
@@ -301,9 +305,31 @@ impl OrcTable {
     }
 
     fn row_at(&self, pc: u64) -> Option<Packed> {
+        self.rows.get(self.index_at(pc)?).copied()
+    }
+
+    fn index_at(&self, pc: u64) -> Option<usize> {
         let offset = u32::try_from(pc.checked_sub(self.base)?).ok().filter(|_| self.range().contains(&pc))?;
-        let after = self.starts.partition_point(|s| *s <= offset);
-        self.rows.get(after.checked_sub(1)?).copied()
+        self.starts.partition_point(|s| *s <= offset).checked_sub(1)
+    }
+
+    /// The rule for `pc` in a hole that objtool left within a function, as that of 4.18 does
+    /// behind jumps that it cannot follow: the one that stands on both sides of it. It is
+    /// an ordinary call's, in whose frame the function has words of its own: the place is
+    /// neither between functions nor at the start of one.
+    #[must_use]
+    pub fn bridged(&self, pc: u64, symbols: &SymbolTable) -> Option<OrcEntry> {
+        let hole = self.index_at(pc)?;
+        let row = |i: usize| self.rows.get(i).copied();
+        let (before, it, after) = (row(hole.checked_sub(1)?)?, row(hole)?, row(hole + 1)?);
+        if before != after || it == LOST || unpack(it) != OrcEntry::UNDEFINED {
+            return None;
+        }
+        let rule = unpack(before);
+        let framed = rule.kind == Kind::Call && rule.sp_base == Base::Sp && rule.sp_offset > WORD;
+        let (start, end) = (self.start(hole)?, self.start(hole + 1)?);
+        let within = || symbols.by_address(end).is_some_and(|(symbol, _)| symbol.address < start);
+        (framed && within()).then_some(rule)
     }
 
     /// All rows that cover an address, in order.

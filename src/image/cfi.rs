@@ -56,8 +56,12 @@ pub fn frames(orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride])
 fn add(writer: &mut Writer, orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride]) {
     let mut rules = Rules { symbols, known: HashMap::new(), last: None };
     for row in orc.rows() {
+        let entry = match row.entry.kind {
+            Kind::Undefined => orc.bridged(row.range.start, symbols).unwrap_or(row.entry),
+            _ => row.entry,
+        };
         for part in outside(&row.range, overrides) {
-            rules.apply(writer, &Row { range: part, entry: row.entry });
+            rules.apply(writer, &Row { range: part, entry });
         }
     }
     for o in overrides {

@@ -74,13 +74,20 @@ impl OrcTables {
     /// The rule for `pc`: that of the kernel or of the module it lies in.
     #[must_use]
     pub fn lookup(&self, kernel: &Kernel, pc: u64) -> OrcEntry {
-        if let Some(table) = self.kernel.as_ref().filter(|t| t.range().contains(&pc)) {
-            return table.lookup(pc);
-        }
-        let Some(index) = kernel.modules().iter().position(|m| m.contains(VirtAddr(pc))) else {
-            return OrcEntry::UNDEFINED;
-        };
-        self.of_module(kernel, index).map_or(OrcEntry::UNDEFINED, |table| table.lookup(pc))
+        self.of_code(kernel, pc).map_or(OrcEntry::UNDEFINED, |table| table.lookup(pc))
+    }
+
+    /// The rule on both sides of a hole around `pc` ([`OrcTable::bridged`]) in the kernel's code.
+    #[must_use]
+    pub fn bridged(&self, kernel: &Kernel, pc: u64) -> Option<OrcEntry> {
+        self.of_code(kernel, pc)?.bridged(pc, kernel.symbols())
+    }
+
+    /// The table for `pc`.
+    fn of_code(&self, kernel: &Kernel, pc: u64) -> Option<&OrcTable> {
+        let own = self.kernel.as_ref().filter(|t| t.range().contains(&pc));
+        let module = || kernel.modules().iter().position(|m| m.contains(VirtAddr(pc)));
+        own.or_else(|| self.of_module(kernel, module()?))
     }
 
     /// Whether there was a rule for `pc` that is lost.

@@ -68,6 +68,8 @@ pub enum By {
     Registers,
     /// ORC.
     Orc,
+    /// ORC's rule on both sides of a hole in a function.
+    OrcAround,
     /// rbp, and what it points to.
     FramePointer,
     /// What an entry into the kernel saved.
@@ -87,6 +89,7 @@ impl By {
         match self {
             Self::Registers => "registers",
             Self::Orc => "orc",
+            Self::OrcAround => "orc_around",
             Self::FramePointer => "frame_pointer",
             Self::Entry => "entry",
             Self::Cfi => "cfi",

@@ -102,11 +102,17 @@ fn by_cfi(kernel: &Kernel, at: u64, state: &mut State, memory: &mut StackMemory<
     Some(Frame::call(pc, sp, By::Cfi))
 }
 
+/// Whether an ordinary rule by the stack pointer leads into code.
+fn leads_to_code(kernel: &Kernel, state: &State, rule: &OrcEntry, memory: &mut StackMemory<'_>) -> bool {
+    let cfa = state.sp.wrapping_add_signed(i64::from(rule.sp_offset));
+    memory.word(cfa.wrapping_sub(8)).is_some_and(|pc| is_code(kernel, pc))
+}
+
 /// From the state of one frame to that of its caller: `None` at the outermost.
 fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Result<Option<Frame>, End> {
     let at = if state.exact { state.pc } else { state.pc.wrapping_sub(1) };
     let mut rule = kernel.orc().lookup(kernel, at);
-    let mut guessed = false;
+    let mut by = By::Orc;
     match rule.kind {
         Kind::Call if is_misunderstood(kernel, at) => {
             if let Some(caller) = by_cfi(kernel, at, state, memory) {
@@ -124,19 +130,25 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
             if !ends && let Some(caller) = by_cfi(kernel, at, state, memory) {
                 return Ok(Some(caller));
             }
-            let found = scan::leave(kernel, at, state.sp, reach, bp, memory).map(|caller| (caller, By::Call));
-            let guess =
-                || Some((scan::guess(kernel, state.sp, bp, memory).filter(|_| state.lost)?, By::Guess));
-            if let Some((caller, by)) = found.or_else(guess) {
-                let regs = caller.bp.map(|bp| (Rbp, bp)).into_iter().collect();
-                *state = State { pc: caller.pc, sp: caller.sp, regs, exact: false, lost: state.lost };
-                return Ok(Some(Frame::call(caller.pc, caller.sp, by)));
+            if let Some(around) =
+                kernel.orc().bridged(kernel, at).filter(|r| leads_to_code(kernel, state, r, memory))
+            {
+                (rule, by) = (around, By::OrcAround);
+            } else {
+                let found = scan::leave(kernel, at, state.sp, reach, bp, memory).map(|c| (c, By::Call));
+                let guess =
+                    || Some((scan::guess(kernel, state.sp, bp, memory).filter(|_| state.lost)?, By::Guess));
+                if let Some((caller, by)) = found.or_else(guess) {
+                    let regs = caller.bp.map(|bp| (Rbp, bp)).into_iter().collect();
+                    *state = State { pc: caller.pc, sp: caller.sp, regs, exact: false, lost: state.lost };
+                    return Ok(Some(Frame::call(caller.pc, caller.sp, by)));
+                }
+                if ends {
+                    return Ok(None);
+                }
+                by = By::FramePointer;
+                rule = if state.exact && !is_code(kernel, at) { BAD_CALL } else { FRAME_POINTER };
             }
-            if ends {
-                return Ok(None);
-            }
-            guessed = true;
-            rule = if state.exact && !is_code(kernel, at) { BAD_CALL } else { FRAME_POINTER };
         }
         _ => state.lost = false,
     }
@@ -157,7 +169,7 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
         Base::Ax => register(Rax)?,
         Base::Undefined | Base::PrevSp => return Err(End::NoRule),
     };
-    let by = if guessed { By::FramePointer } else { By::Orc };
+    let guessed = by == By::FramePointer;
     let mut frame = match rule.kind {
         Kind::Call => {
             let pc = word(cfa.wrapping_sub(8)).map_err(|end| if guessed { End::NoRule } else { end })?;

@@ -165,7 +165,10 @@ fn check(orc: &OrcTable, symbols: &SymbolTable, frames: &Frames) -> usize {
     let mut stepper = Stepper::new(&frames.bytes);
     assert_eq!(stepper.fdes.len(), frames.count);
     let mut rows = 0;
-    for row in orc.rows() {
+    for mut row in orc.rows() {
+        if row.entry.kind == Kind::Undefined {
+            row.entry = orc.bridged(row.range.start, symbols).unwrap_or(row.entry);
+        }
         // Of the common ones every 20th: gimli in a debug build takes its time.
         let common =
             matches!(row.entry.kind, Kind::Call | Kind::Undefined) && row.entry.sp_base != Base::SpIndirect;
@@ -225,6 +228,28 @@ fn an_override_comes_in_place_of_the_rows_it_covers() {
     assert_eq!(stepper.step(0x1100).unwrap().0.sp, sp + 184);
     assert_eq!(stepper.step(0x13ff).unwrap().0.pc, Some(memory(sp + 176)));
     assert_eq!(stepper.step(0x1400).unwrap().0.sp, sp + 8);
+}
+
+#[test]
+fn a_hole_in_a_function_has_the_rule_around_it() {
+    const HOLE: (u16, i16) = (0, 0);
+    let rows = [(0x1000, (0x205, 8)), (0x1004, (0x205, 24)), (0x1010, HOLE), (0x1050, (0x205, 24))];
+    // Between functions, and where the rules around it are not the same.
+    let more = [(0x1060, HOLE), (0x1070, (0x205, 24)), (0x1080, HOLE), (0x10e0, (0x205, 32))];
+    let rows: Vec<_> = rows.iter().chain(&more).map(|&(at, (flags, sp))| (at, flags, sp)).collect();
+    let orc = table(&rows, 0x1100);
+    let mut builder = Builder::new("t");
+    builder.push(0x1000, 0, b'T', b"first");
+    builder.push(0x1070, 0, b'T', b"second");
+    let symbols = builder.finish();
+    let around = orc.bridged(0x104f, &symbols).unwrap();
+    assert_eq!((around.kind, around.sp_offset), (Kind::Call, 24));
+    for none in [0xfff, 0x1000, 0x100f, 0x1050, 0x1060, 0x106f, 0x1080, 0x10e0, 0x1200] {
+        assert_eq!(orc.bridged(none, &symbols), None, "{none:#x}");
+    }
+    let frames = frames(&orc, &symbols, &[]);
+    assert_eq!(Stepper::new(&frames.bytes).step(0x1010).unwrap().0.sp, registers()[&7] + 24);
+    check(&orc, &symbols, &frames);
 }
 
 #[test]
