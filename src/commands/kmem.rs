@@ -1,7 +1,8 @@
 //! `kmem`: what lies at an address, the slab caches with every list of free objects
 //! checked, and what the memory is used for.
 //!
-//! Columns are crash's. [`slabs`] shows caches, [`damage`] what is wrong with one.
+//! Columns are crash's. [`slabs`] shows caches, [`damage`] what is wrong with one,
+//! [`totals`] the memory as a whole.
 
 use clap::Args;
 use serde::Serialize;
@@ -16,18 +17,21 @@ use crate::text::{Screen, row};
 pub(super) mod damage;
 #[path = "kmem_slabs.rs"]
 mod slabs;
+#[path = "kmem_totals.rs"]
+mod totals;
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
         "kmem",
-        "what lies at an address; slab caches, their free lists checked",
+        "what lies at an address; slab caches, their free lists checked; memory by use",
         "With addresses: the symbol, per-CPU variable, stack, area, slab object and page that each is. \
          A list of free objects whose link was overwritten is told with the CPU, the object and what the \
          link looks like; then the exit code is 1.\n\n\
          Examples:\n  \
            (gdb) monitor kmem $rdi\n  \
            $ corestub kmem vmcore -s\n  \
-           $ corestub kmem vmcore -S kmalloc-64",
+           $ corestub kmem vmcore -S kmalloc-64\n  \
+           $ corestub kmem vmcore -i",
         run,
     )
 }
@@ -59,9 +63,15 @@ struct Arguments {
     /// The same with each slab and object
     #[arg(short = 'S', requires = "words")]
     objects: bool,
+    /// Memory in pages: total, free, shared, buffers, cached, slab, huge, swap, promised; by use
+    #[arg(short, group = "wanted", conflicts_with_all = ["slabs", "objects", "words"])]
+    info: bool,
 }
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
+    if args.info {
+        return totals::run(kernel);
+    }
     if args.slabs || args.objects {
         return slabs::run(kernel, &args.words, args.objects, context);
     }

@@ -2,7 +2,7 @@
 //!
 //! [`pages`] is the array of `struct page`, [`slub`] the slab caches, [`freelists`] walks
 //! and checks their free objects, [`looks`] says what a word is that is no address, and
-//! [`what`] puts all of them together: what is at this address?
+//! [`what`] puts all of them together: what is at this address? [`totals`] counts pages by use.
 
 use std::sync::OnceLock;
 
@@ -18,6 +18,7 @@ pub(crate) mod looks;
 mod page;
 pub(crate) mod pages;
 pub(crate) mod slub;
+pub(crate) mod totals;
 pub(crate) mod what;
 
 /// Each part, read when first asked for.
