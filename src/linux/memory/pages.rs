@@ -16,6 +16,7 @@
 use super::super::object::number;
 use super::super::{Kernel, View};
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
+use crate::bytes::u64_at;
 use crate::debuginfo::Field;
 use crate::debuginfo::btf::{Btf, Kind};
 
@@ -205,6 +206,12 @@ impl PageMap {
             // ~PG_buddy of 4.18 to 6.9, and PAGE_BUDDY_MAPCOUNT_VALUE before.
             None => value == 0xffff_ff7f || value == 0xffff_ff80,
         })
+    }
+
+    /// Whether the page is nobody's to allocate, by the bytes of its `struct page`.
+    #[must_use]
+    pub(crate) fn is_reserved(&self, page: &[u8]) -> Option<bool> {
+        self.has(u64_at(page, usize::try_from(self.flags.offset).ok()?)?, "reserved")
     }
 
     /// The name of the page's type, where it has one.

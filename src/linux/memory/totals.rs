@@ -34,7 +34,7 @@ pub(crate) struct Totals {
     pub(crate) total: Option<u64>,
     pub(crate) free: Option<u64>,
     pub(crate) used: Option<u64>,
-    /// Pages with more than one user. Not counted on machines of more than 16 GiB.
+    /// Pages with more than one user, but for reserved ones. Not counted on machines of more than 16 GiB.
     pub(crate) shared: Option<u64>,
     /// What is read of block devices.
     pub(crate) buffers: Option<u64>,
@@ -122,9 +122,20 @@ impl Totals {
 
 /// The counter that has one of these names.
 fn counter(view: &View, names: &[&str]) -> Option<u64> {
-    let types = view.types();
-    let index = names.iter().find_map(|name| u64::try_from(types.enumerator(name)?).ok())?;
-    let of_zone = names.first().is_some_and(|name| *name == "NR_FREE_PAGES");
+    let value = |name: &str| u64::try_from(view.types().enumerator(name)?).ok();
+    let (name, index) = names.iter().find_map(|name| Some((*name, value(name)?)))?;
+    let of_zone = match name {
+        "NR_FREE_PAGES" => true,
+        // They moved to the node in 5.9 and 5.11 (991e7673859e, f0c0c115fb81), where they
+        // stand behind more counters than a zone has.
+        "NR_PAGETABLE" | "NR_KERNEL_STACK" | "NR_KERNEL_STACK_KB" => {
+            value("NR_VM_ZONE_STAT_ITEMS").is_some_and(|zone| index < zone)
+        }
+        // 385386cff4c6 of 4.13 put them behind the five lists of pages (NR_UNEVICTABLE is 4).
+        "NR_SLAB_RECLAIMABLE" => index != 5,
+        "NR_SLAB_UNRECLAIMABLE" => index != 6,
+        _ => false,
+    };
     let array = view.symbol(if of_zone { "vm_zone_stat" } else { "vm_node_stat" });
     let at = array.or_else(|| view.symbol("vm_stat"))?.checked_add(index.checked_mul(8)?)?;
     // The parts that CPUs keep may make a sum negative, which stands for nothing.
@@ -218,10 +229,12 @@ fn commit_limit(view: &View, total: u64, huge: u64) -> Option<u64> {
     of_memory.checked_add(word("total_swap_pages")?)
 }
 
-/// Pages with more than one user.
+/// Pages with more than one user, those left out that the kernel itself was given at boot:
+/// crash leaves them out, too.
 fn shared(view: &View, pages: &PageMap) -> Option<u64> {
     let types = view.types();
     let count = types.field("page", "_refcount.counter").or_else(|| types.field("page", "_count.counter"))?;
+    let count = usize::try_from(count.offset).ok()?;
     let (array, size) = (pages.array(), pages.size());
     if (array.end - array.start) / size > MAX_COUNTED {
         return None;
@@ -234,8 +247,8 @@ fn shared(view: &View, pages: &PageMap) -> Option<u64> {
         let read = read_holed(view.space(), VirtAddr(at), usize::try_from(length).ok()?);
         // Where the machine has no memory it has no pages: zeros.
         for page in read.bytes.chunks_exact(usize::try_from(size).ok()?) {
-            let users = u32_at(page, usize::try_from(count.offset).ok()?).unwrap_or(0);
-            shared += u64::from(users.cast_signed() > 1);
+            let users = u32_at(page, count).unwrap_or(0).cast_signed();
+            shared += u64::from(users > 1 && pages.is_reserved(page) != Some(true));
         }
         at += length;
     }
