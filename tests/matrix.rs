@@ -304,6 +304,19 @@ fn a_page_of_orc_is_lost() {
     assert!(text.contains("from frame 1 on it is a guess, as rules of ORC are lost"));
 }
 
+/// What waited there is not known; that is not the same as nothing.
+#[test]
+fn a_run_queue_is_lost() {
+    damaged("lost-runqueue", &["runq"], |kdump, sound| {
+        let queues = json(&output(corestub().args(["runq", "--json"]).arg(sound)).unwrap());
+        let queue = hex(&queues[1]["runqueue"]);
+        lose(kdump, sound, queue);
+        lose(kdump, sound, queue + 0x1000);
+    });
+    let text = fs::read_to_string(folder().join("golden/lost-runqueue.snap")).unwrap();
+    assert!(text.contains("RT PRIO_ARRAY: (not known)") && text.contains("CFS RB_ROOT: (not known)"));
+}
+
 /// Neither the pid map nor the list of tasks is whole: memory is searched for tasks.
 #[test]
 fn the_lists_of_tasks_are_lost() {

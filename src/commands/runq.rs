@@ -38,12 +38,18 @@ struct Queues<'a>(Vec<Queue<'a>>);
 struct Queue<'a> {
     cpu: u32,
     runqueue: VirtAddr,
-    /// Where the queues of each class are.
-    #[serde(skip)]
-    places: [Option<VirtAddr>; 2],
     current: Option<Waiting<'a>>,
-    rt: Vec<Waiting<'a>>,
-    cfs: Vec<Waiting<'a>>,
+    rt: Option<Class<'a>>,
+    cfs: Option<Class<'a>>,
+}
+
+/// The queue of one class of tasks, if it can be read.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Class<'a> {
+    #[serde(skip)]
+    at: VirtAddr,
+    tasks: Vec<Waiting<'a>>,
 }
 
 #[derive(Serialize)]
@@ -63,23 +69,28 @@ fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<A
         let rq = Object::of_cpu(kernel, "runqueues", cpu, "rq");
         let rq = rq.ok_or_else(|| CommandError::failed("no symbol runqueues"))?;
         let current = tasks::current(kernel, cpu).and_then(|a| kernel.tasks().by_address(a));
-        let mut queue = Queue {
+        queues.push(Queue {
             cpu,
             runqueue: rq.base,
-            places: [rq.address("rt.active"), rq.address("cfs.tasks_timeline")],
             current: current.map(|t| waiting(kernel, t)),
-            rt: Vec::new(),
-            cfs: Vec::new(),
-        };
-        if let Some(active) = rq.address("rt.active") {
-            real_time(kernel, active, &mut HashSet::new(), 0, &mut queue.rt);
-        }
-        if let Some(cfs) = rq.address("cfs") {
-            fair(kernel, cfs, &mut HashSet::new(), 0, &mut queue.cfs);
-        }
-        queues.push(queue);
+            rt: class(rq.address("rt.active"), |tasks| {
+                real_time(kernel, rq.address("rt.active")?, &mut HashSet::new(), 0, tasks)
+            }),
+            cfs: class(rq.address("cfs.tasks_timeline"), |tasks| {
+                fair(kernel, rq.address("cfs")?, &mut HashSet::new(), 0, tasks)
+            }),
+        });
     }
     Ok(Queues(queues).into())
+}
+
+/// The queue `at`, if `walk` can read it.
+fn class<'a>(
+    at: Option<VirtAddr>,
+    walk: impl FnOnce(&mut Vec<Waiting<'a>>) -> Option<()>,
+) -> Option<Class<'a>> {
+    let (at, mut tasks) = (at?, Vec::new());
+    walk(&mut tasks).map(|()| Class { at, tasks })
 }
 
 impl Text for Queues<'_> {
@@ -109,10 +120,13 @@ impl Text for Queue<'_> {
             }
             None => row!(screen, "  CURRENT: (not a task)")?,
         }
-        let [rt, cfs] = self.places;
-        for (title, at, list) in [("RT PRIO_ARRAY", rt, &self.rt), ("CFS RB_ROOT", cfs, &self.cfs)] {
-            row!(screen, "  {title}: {:x}", at.map_or(0, |a| a.0))?;
-            for w in list {
+        for (title, class) in [("RT PRIO_ARRAY", &self.rt), ("CFS RB_ROOT", &self.cfs)] {
+            let Some(Class { at, tasks }) = class else {
+                row!(screen, "  {title}: (not known)")?;
+                continue;
+            };
+            row!(screen, "  {title}: {:x}", at.0)?;
+            for w in tasks {
                 let prio = w.prio.map_or("?".to_owned(), |p| p.to_string());
                 row!(
                     screen,
@@ -122,7 +136,7 @@ impl Text for Queue<'_> {
                     w.comm
                 )?;
             }
-            if list.is_empty() {
+            if tasks.is_empty() {
                 row!(screen, "     [no tasks queued]")?;
             }
         }
@@ -140,32 +154,32 @@ fn waiting<'a>(kernel: &'a Kernel, task: &'a Task) -> Waiting<'a> {
     }
 }
 
-/// The tasks of one `struct rt_prio_array`, by priority, groups in place.
+/// The tasks of one `struct rt_prio_array`, by priority, groups in place. `None` if the
+/// types are not known, or its first list cannot be read.
 fn real_time<'a>(
     kernel: &'a Kernel,
     active: VirtAddr,
     seen: &mut HashSet<u64>,
     depth: usize,
     out: &mut Vec<Waiting<'a>>,
-) {
+) -> Option<()> {
     let types = kernel.types();
-    let (Some(queue), Some(link), Some(entity_in_task)) = (
-        types.field("rt_prio_array", "queue"),
-        types.field("sched_rt_entity", "run_list"),
-        types.field("task_struct", "rt"),
-    ) else {
-        return;
-    };
+    let queue = types.field("rt_prio_array", "queue")?;
+    let link = types.field("sched_rt_entity", "run_list")?;
+    let entity_in_task = types.field("task_struct", "rt")?;
+    kernel.space().read_u64(active.checked_add(queue.offset)?).ok()?;
     for prio in 0..(queue.size / 16).min(256) {
         let Some(head) = active.checked_add(queue.offset + prio * 16) else { break };
         for entity in List::circular(kernel, head, link.offset, MAX) {
             if seen.len() >= MAX || !seen.insert(entity.0) {
-                return;
+                return Some(());
             }
             let group = Object::new(kernel, "sched_rt_entity", entity).pointer("my_q");
             let group = group.and_then(|group| Object::new(kernel, "rt_rq", group).address("active"));
             match group {
-                Some(active) if depth < DEPTH => real_time(kernel, active, seen, depth + 1, out),
+                Some(active) if depth < DEPTH => {
+                    real_time(kernel, active, seen, depth + 1, out);
+                }
                 _ => {
                     let task = VirtAddr(entity.0.wrapping_sub(entity_in_task.offset));
                     out.extend(kernel.tasks().by_address(task).map(|t| waiting(kernel, t)));
@@ -173,41 +187,43 @@ fn real_time<'a>(
             }
         }
     }
+    Some(())
 }
 
-/// The tasks of one `struct cfs_rq`, leftmost first, groups in place.
+/// The tasks of one `struct cfs_rq`, leftmost first, groups in place. `None` as above.
 fn fair<'a>(
     kernel: &'a Kernel,
     cfs: VirtAddr,
     seen: &mut HashSet<u64>,
     depth: usize,
     out: &mut Vec<Waiting<'a>>,
-) {
+) -> Option<()> {
     let types = kernel.types();
     let cfs = Object::new(kernel, "cfs_rq", cfs);
     // Since 4.14 the root has its leftmost node beside it (rb_root_cached).
-    let root =
-        cfs.pointer("tasks_timeline.rb_root.rb_node").or_else(|| cfs.pointer("tasks_timeline.rb_node"));
-    let (Some(root), Some(node_in_entity), Some(entity_in_task)) =
-        (root, types.field("sched_entity", "run_node"), types.field("task_struct", "se"))
-    else {
-        return;
-    };
+    let member = ["tasks_timeline.rb_root.rb_node", "tasks_timeline.rb_node"]
+        .into_iter()
+        .find(|m| cfs.number(m).is_some())?;
+    let root = cfs.pointer(member);
+    let node_in_entity = types.field("sched_entity", "run_node")?;
+    let entity_in_task = types.field("task_struct", "se")?;
     // In order: down to the left, the node itself, then to the right.
-    let (mut path, mut at) = (Vec::new(), Some(root));
+    let (mut path, mut at) = (Vec::new(), root);
     while at.is_some() || !path.is_empty() {
         while let Some(node) = at {
             if seen.len() >= MAX || !seen.insert(node.0) {
-                return;
+                return Some(());
             }
             path.push(node);
             at = Object::new(kernel, "rb_node", node).pointer("rb_left");
         }
-        let Some(node) = path.pop() else { return };
+        let Some(node) = path.pop() else { break };
         let entity = node.0.wrapping_sub(node_in_entity.offset);
         let group = Object::new(kernel, "sched_entity", VirtAddr(entity)).pointer("my_q");
         match group {
-            Some(group) if depth < DEPTH => fair(kernel, group, seen, depth + 1, out),
+            Some(group) if depth < DEPTH => {
+                fair(kernel, group, seen, depth + 1, out);
+            }
             _ => {
                 let task = VirtAddr(entity.wrapping_sub(entity_in_task.offset));
                 out.extend(kernel.tasks().by_address(task).map(|t| waiting(kernel, t)));
@@ -215,4 +231,5 @@ fn fair<'a>(
         }
         at = Object::new(kernel, "rb_node", node).pointer("rb_right");
     }
+    Some(())
 }
