@@ -1,8 +1,9 @@
 //! A userspace core as an inferior.
 //!
 //! gdb is told `<osabi>GNU/Linux</osabi>`, an exec-file and the auxiliary vector,
-//! and then finds the load addresses and walks `r_debug` itself, as it does for a
-//! live process. Files are served from an allow-list: what the core had mapped and
+//! and the list of the libraries, where the dynamic linker's is whole. (Else gdb walks
+//! what there is of it, as it does for a live process, with its own words for where it
+//! ends; it takes a dozen packets for each library.) Files are served from an allow-list: what the core had mapped and
 //! is there with the right build-id, under the name that the core or the dynamic
 //! linker gives it, and the debug files that belong to those.
 
@@ -23,7 +24,9 @@ use crate::memory::AddressSpace;
 use crate::process::files::MappedFile;
 use crate::process::found::FoundFile;
 use crate::process::image::Image;
+use crate::process::link_map::LinkMap;
 use crate::process::{Process, debug_link, link_map, procfs, signal, skeleton};
+use crate::xml::push_escaped;
 
 /// A process of a core, for gdb.
 pub struct ProcessInferior {
@@ -36,6 +39,7 @@ pub struct ProcessInferior {
     build_ids: OnceLock<HashSet<BuildId>>,
     debug_links: OnceLock<HashSet<String>>,
     skeletons: OnceLock<HashMap<String, Arc<Sparse>>>,
+    libraries: OnceLock<Option<Arc<str>>>,
 }
 
 /// Where the bytes of a file come from.
@@ -64,6 +68,7 @@ impl ProcessInferior {
             build_ids: OnceLock::new(),
             debug_links: OnceLock::new(),
             skeletons: OnceLock::new(),
+            libraries: OnceLock::new(),
         }
     }
 
@@ -178,6 +183,27 @@ impl ProcessInferior {
         })
     }
 
+    /// The `<library-list-svr4>` document, in gdbserver's form: the main program is named
+    /// by its link map alone, what has no name is left out. `lmid` is gdb 13's, others pass
+    /// over it.
+    fn make_libraries(&self) -> Option<Arc<str>> {
+        let (main, others) = self.process.link_map().split_first()?;
+        if !self.process.link_map_is_whole() {
+            return None;
+        }
+        let mut xml = format!("<library-list-svr4 version=\"1.0\" main-lm=\"{:#x}\">\n", main.at);
+        for object in others.iter().filter(|o| !o.name.is_empty()) {
+            xml.push_str("<library name=\"");
+            push_escaped(&mut xml, &object.name);
+            let LinkMap { at, bias, dynamic, namespace, .. } = object;
+            xml.push_str(&format!(
+                "\" lm=\"{at:#x}\" l_addr=\"{bias:#x}\" l_ld=\"{dynamic:#x}\" lmid=\"{namespace:#x}\"/>\n"
+            ));
+        }
+        xml.push_str("</library-list-svr4>\n");
+        Some(xml.into())
+    }
+
     /// A file of `/proc/PID`, or nothing if there is no such one.
     fn open_proc(&self, path: &str) -> Option<VirtualFile> {
         let thread = |tid: &str| tid.parse().is_ok_and(|tid| self.position(tid).is_some());
@@ -266,6 +292,10 @@ impl Inferior for ProcessInferior {
             self.skeletons().get(&file.name)?;
         }
         Some(file.name.strip_suffix(" (deleted)").unwrap_or(&file.name).to_owned())
+    }
+
+    fn libraries_svr4(&self) -> Option<Arc<str>> {
+        self.libraries.get_or_init(|| self.make_libraries()).clone()
     }
 
     fn text_segment(&self) -> Option<VirtAddr> {

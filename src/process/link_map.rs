@@ -36,36 +36,52 @@ pub struct LinkMap {
     pub name: String,
     /// `l_ld`: the dynamic section.
     pub dynamic: u64,
+    /// Address of the `struct r_debug` of its namespace (dlmopen).
+    pub namespace: u64,
 }
 
-/// Walks the list; as far as it can be read.
+/// The list, as far as it can be read.
+#[derive(Debug, Default)]
+pub struct Walked {
+    /// The main program, and what was loaded.
+    pub objects: Vec<LinkMap>,
+    /// It was read to its end.
+    pub whole: bool,
+}
+
+/// Walks the list.
 #[must_use]
-pub fn walk(process: &Process) -> Vec<LinkMap> {
+pub fn walk(process: &Process) -> Walked {
     let memory = process.memory();
     let word = |at: u64| memory.read_u64(VirtAddr(at)).ok();
     let mut debug = find_r_debug(process);
     let (mut found, mut seen) = (Vec::new(), HashSet::new());
     let mut namespaces = 0;
+    let mut whole = debug.is_some_and(|d| d != 0);
     while let Some(r_debug) = debug.filter(|&d| d != 0) {
         let mut next = r_debug.checked_add(8).and_then(word);
         while let Some(at) = next.filter(|&at| at != 0 && seen.insert(at) && found.len() < OBJECTS_MAX) {
             let Ok(raw) = memory.read_vec(VirtAddr(at), 32) else { break };
             let field = |offset| u64_at(&raw, offset).unwrap_or_default();
-            let name = memory.read_cstr(VirtAddr(field(8)), 4096).unwrap_or_default();
+            let name = memory.read_cstr(VirtAddr(field(8)), 4096);
+            whole &= name.is_ok();
             found.push(LinkMap {
                 at,
                 bias: field(0),
-                name: printable(&name).into_owned(),
+                name: printable(&name.unwrap_or_default()).into_owned(),
                 dynamic: field(16),
+                namespace: r_debug,
             });
             next = Some(field(24));
         }
+        whole &= next == Some(0);
         namespaces += 1;
         let version = memory.read_u32(VirtAddr(r_debug)).unwrap_or_default();
-        let more = version >= 2 && namespaces < NAMESPACES_MAX;
-        debug = more.then(|| r_debug.checked_add(40).and_then(word)).flatten();
+        debug = if version < 2 { Some(0) } else { r_debug.checked_add(40).and_then(word) };
+        whole &= debug.is_some_and(|next| next == 0 || namespaces < NAMESPACES_MAX);
+        debug = debug.filter(|_| namespaces < NAMESPACES_MAX);
     }
-    found
+    Walked { objects: found, whole }
 }
 
 /// The main program's headers: as the kernel named them, in memory.

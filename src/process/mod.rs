@@ -58,7 +58,7 @@ use files::MappedFile;
 use found::FoundFile;
 use image::Image;
 use labels::Labels;
-use link_map::LinkMap;
+use link_map::{LinkMap, Walked};
 use notes::FileNote;
 use places::Places;
 use proof::Given;
@@ -91,7 +91,7 @@ pub struct Process {
     /// Start, and places in `files` and its ranges, in the order of the addresses.
     by_address: Vec<(u64, usize, usize)>,
     images: OnceLock<Vec<Image>>,
-    link_map: OnceLock<Vec<LinkMap>>,
+    link_map: OnceLock<Walked>,
     python: OnceLock<Option<Result<Python, String>>>,
     labels: OnceLock<Labels>,
 }
@@ -280,6 +280,16 @@ impl Process {
     /// The dynamic linker's list of loaded objects.
     #[must_use]
     pub fn link_map(&self) -> &[LinkMap] {
+        &self.walked().objects
+    }
+
+    /// Whether nothing is missing in [`Process::link_map`].
+    #[must_use]
+    pub fn link_map_is_whole(&self) -> bool {
+        self.walked().whole
+    }
+
+    fn walked(&self) -> &Walked {
         self.link_map.get_or_init(|| link_map::walk(self))
     }
 

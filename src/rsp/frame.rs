@@ -3,7 +3,8 @@
 //!
 //! Source: the gdb manual, "Remote Protocol" / "Overview". The body of a frame
 //! is escaped with `}` (the next byte was xored with 0x20) and summed before it
-//! is unescaped. Run-length coding is never sent.
+//! is unescaped. Run-length coding (`0*~`: another 97 zeros) is sent where much of what
+//! is sent is padding, see [`shorten`].
 
 use crate::hex;
 
@@ -164,24 +165,53 @@ pub(crate) fn escape_more(reply: &[u8], start: usize) -> Vec<u8> {
 
 /// Appends `data`, escaped.
 pub(crate) fn escape(out: &mut Vec<u8>, data: &[u8]) {
-    for &byte in data {
-        if special(byte) {
-            out.extend_from_slice(&[b'}', byte ^ 0x20]);
-        } else {
-            out.push(byte);
+    escape_within(out, data, usize::MAX);
+}
+
+/// Appends `data`, escaped, as far as that fits into `room`: how many of its bytes did.
+pub(crate) fn escape_within(out: &mut Vec<u8>, data: &[u8], mut room: usize) -> usize {
+    let mut rest = data;
+    loop {
+        // Binary data is special at one byte in forty: it is copied by runs.
+        let run = rest.iter().take(room).take_while(|&&byte| !special(byte)).count();
+        let (plain, behind) = rest.split_at_checked(run).unwrap_or((rest, &[]));
+        out.extend_from_slice(plain);
+        room -= run;
+        rest = behind;
+        match rest.split_first() {
+            Some((&byte, behind)) if room >= 2 => {
+                out.extend_from_slice(&[b'}', byte ^ 0x20]);
+                room -= 2;
+                rest = behind;
+            }
+            _ => return data.len() - rest.len(),
         }
     }
 }
 
-/// How many bytes of `data` fit into `room` once they are escaped.
-pub(crate) fn fits_escaped(data: &[u8], room: usize) -> usize {
-    let mut used = 0;
-    data.iter()
-        .take_while(|&&byte| {
-            used += if special(byte) { 2 } else { 1 };
-            used <= room
-        })
-        .count()
+/// `payload`, escaped, in the form for gdb: its runs of equal bytes as one of them, `*` and
+/// how many more, 29 added. gdb takes its time for each byte that comes (some 18 ns), and
+/// an ELF file is padded to pages.
+pub(crate) fn shorten(payload: &[u8]) -> Vec<u8> {
+    /// What pays off, and what is still printable.
+    const MORE: std::ops::RangeInclusive<usize> = 3..=97;
+    let mut out = Vec::with_capacity(payload.len());
+    for run in payload.chunk_by(|a, b| a == b) {
+        let mut rest = run;
+        while let Some((&byte, behind)) = rest.split_first() {
+            out.push(byte);
+            rest = behind;
+            let most = rest.len().min(*MORE.end());
+            let code = |more: &usize| u8::try_from(more + 29).ok().filter(|&c| c == b'*' || !special(c));
+            let fits =
+                MORE.contains(&most).then(|| (*MORE.start()..=most).rev().find_map(|n| Some((n, code(&n)?))));
+            if let Some((more, code)) = fits.flatten() {
+                out.extend_from_slice(&[b'*', code]);
+                rest = rest.get(more..).unwrap_or_default();
+            }
+        }
+    }
+    out
 }
 
 fn unescape(raw: &[u8]) -> Vec<u8> {
@@ -256,8 +286,44 @@ mod tests {
         let mut framed = Vec::new();
         frame(&mut framed, &out);
         assert_eq!(events(&framed), vec![good(b"a#$}*b")]);
-        assert_eq!(fits_escaped(b"a#$b", 4), 2);
-        assert_eq!(escape_more(b"F-1;a}\x03-%", 4), b"F-1;a}\x03}\x0d}\x05");
+        let within = |room| {
+            let mut out = Vec::new();
+            (escape_within(&mut out, b"a#$b", room), out)
+        };
+        assert_eq!(within(4), (2, b"a}\x03".to_vec()));
+        assert_eq!(within(2), (1, b"a".to_vec()));
+        assert_eq!(within(6), (4, b"a}\x03}\x04b".to_vec()));
+        assert_eq!(within(0), (0, Vec::new()));
+        assert_eq!(escape_more(b"la}\x03-%", 1), b"la}\x03}\x0d}\x05");
+    }
+
+    /// What gdb makes of [`shorten`]ed bytes.
+    fn lengthen(short: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut bytes = short.iter();
+        while let Some(&byte) = bytes.next() {
+            match byte {
+                b'*' => {
+                    let code = *bytes.next().unwrap();
+                    assert!((b' '..=b'~').contains(&code) && !b"#$%+-".contains(&code));
+                    out.extend(std::iter::repeat_n(*out.last().unwrap(), usize::from(code - 29)));
+                }
+                _ => out.push(byte),
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn runs_are_shortened() {
+        assert_eq!(shorten(b"F3;000"), b"F3;000");
+        assert_eq!(shorten(b"F4;0000a"), b"F4;0* a");
+        for n in 0..300 {
+            let run = [vec![b'x'; n], b"}}y".to_vec()].concat();
+            let short = shorten(&run);
+            assert_eq!(lengthen(&short), run);
+            assert!(short.len() <= 3 + 4 + 3 * n.div_ceil(95), "{n}");
+        }
     }
 
     #[test]

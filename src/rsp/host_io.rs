@@ -3,6 +3,9 @@
 //! Paths come from the client and are only names to look up: no file of the
 //! disk is reached by them, only what [`Inferior::open_file`] knows.
 //!
+//! gdb reads whole files this way, tens of megabytes: what costs a step for each byte
+//! (a state machine that is fed byte by byte, as gdbstub's) is felt here.
+//!
 //! Source: the gdb manual, "File-I/O Remote Protocol Extension" / "Host I/O
 //! Packets". Numbers in replies are hexadecimal, `struct stat` is big-endian,
 //! errno values are the protocol's own.
@@ -10,14 +13,10 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use gdbstub::target::ext::host_io::{
-    FsKind, HostIo, HostIoClose, HostIoCloseOps, HostIoErrno, HostIoError, HostIoFstat, HostIoFstatOps,
-    HostIoOpen, HostIoOpenFlags, HostIoOpenMode, HostIoOpenOps, HostIoPread, HostIoPreadOps, HostIoReadlink,
-    HostIoReadlinkOps, HostIoResult, HostIoSetfs, HostIoSetfsOps, HostIoStat,
-};
+use gdbstub::target::ext::host_io::HostIoErrno as Errno;
 
 use super::answer::{Answer, split};
-use super::frame::number;
+use super::frame::{self, number};
 use super::open_files::{LONGEST_READ, Open};
 use super::served::Served;
 use super::state::State;
@@ -26,71 +25,72 @@ use crate::inferior::{FileError, Inferior};
 
 /// Longest path that is looked up (PATH_MAX).
 const LONGEST_PATH: usize = 4096;
-/// The protocol's O_WRONLY, O_RDWR, O_APPEND, O_CREAT, O_TRUNC and O_EXCL.
+/// The protocol's O_WRONLY, O_RDWR, O_APPEND, O_CREAT, O_TRUNC and O_EXCL. Other flags
+/// mean nothing here.
 const WRITING: u64 = 0x1 | 0x2 | 0x8 | 0x200 | 0x400 | 0x800;
+/// A regular file that all may read.
+const MODE: u32 = 0o100_444;
+/// Bytes of the protocol's `struct stat`.
+const STAT_SIZE: usize = 64;
 
-fn refusal(errno: HostIoErrno) -> Answer {
-    Answer::text(format!("F-1,{:x}", errno as u32))
+type Outcome = Result<Answer, Errno>;
+
+/// `Fn`, with nothing behind it.
+fn done(n: u64) -> Answer {
+    Answer::text(format!("F{n:x}"))
+}
+
+/// `Fn;` and the `n` bytes, of which there may be more than fit: these are left out.
+/// And how many there are.
+fn attachment(data: &[u8]) -> (Answer, usize) {
+    let mut escaped = Vec::with_capacity(data.len().min(LONGEST_READ));
+    let fits = frame::escape_within(&mut escaped, data, LONGEST_READ);
+    let head = format!("F{fits:x};").into_bytes();
+    (Answer::Reply([head, escaped].concat()), fits)
 }
 
 impl State {
     /// `vFile:OPERATION:ARGUMENTS`
-    pub(crate) fn file(&self, packet: &[u8]) -> Answer {
+    pub(crate) fn file(&mut self, packet: &[u8]) -> Answer {
         let Some((operation, args)) = split(packet, b':') else { return Answer::empty() };
         let mut fields = args.split(|&b| b == b',');
         let mut next = || fields.next();
-        let passed = match operation {
+        let outcome = match operation {
             b"open" => (|| {
                 let (path, flags, _mode) = (hex::decode(next()?)?, number(next()?)?, number(next()?)?);
-                Some(match Self::path(&path) {
-                    _ if flags & WRITING != 0 => Err(HostIoErrno::EROFS),
-                    Err(errno) => Err(errno),
-                    // Other flags mean nothing here, and gdbstub knows only some.
-                    Ok(path) => Ok(format!("vFile:open:{},0,0", hex::encode(path.as_bytes()))),
-                })
+                Some(self.open(&path, flags))
             })(),
             b"pread" => (|| {
                 let (fd, count, offset) = (number(next()?)?, number(next()?)?, number(next()?)?);
-                let fd = u32::try_from(fd).unwrap_or(u32::MAX);
-                Some(Ok(format!("vFile:pread:{fd:x},{:x},{offset:x}", count.min(LONGEST_READ as u64))))
+                Some(self.pread(fd, count, offset))
             })(),
-            b"fstat" | b"close" => (|| {
-                let fd = u32::try_from(number(next()?)?).unwrap_or(u32::MAX);
-                let operation = if operation == b"fstat" { "fstat" } else { "close" };
-                Some(Ok(format!("vFile:{operation}:{fd:x}")))
+            b"fstat" => (|| Some(self.fstat(number(next()?)?)))(),
+            b"close" => (|| Some(self.files.close(number(next()?)?).map(|()| done(0))))(),
+            b"readlink" => (|| Some(self.readlink(&hex::decode(next()?)?)))(),
+            b"setfs" => (|| {
+                let pid = number(next()?)?;
+                self.files.process = (pid != 0).then_some(pid);
+                Some(Ok(done(0)))
             })(),
-            b"readlink" => (|| {
-                let path = hex::decode(next()?)?;
-                Some(Self::path(&path).map(|path| format!("vFile:readlink:{}", hex::encode(path.as_bytes()))))
-            })(),
-            b"setfs" => (|| Some(Ok(format!("vFile:setfs:{:x}", number(next()?)?))))(),
-            b"pwrite" | b"unlink" => Some(Err(HostIoErrno::EROFS)),
+            b"pwrite" | b"unlink" => Some(Err(Errno::EROFS)),
             _ => return Answer::empty(),
         };
-        match passed {
-            Some(Ok(packet)) => Answer::pass(
-                packet,
-                match operation {
-                    b"pread" => LONGEST_READ,
-                    b"readlink" => LONGEST_PATH,
-                    _ => 0,
-                },
-            ),
-            Some(Err(errno)) => refusal(errno),
-            None => refusal(HostIoErrno::EINVAL),
+        match outcome.unwrap_or(Err(Errno::EINVAL)) {
+            Ok(answer) => answer,
+            Err(errno) => Answer::text(format!("F-1,{:x}", errno as u32)),
         }
     }
 
-    fn path(path: &[u8]) -> Result<&str, HostIoErrno> {
+    fn path(path: &[u8]) -> Result<&str, Errno> {
         if path.len() > LONGEST_PATH {
-            return Err(HostIoErrno::ENAMETOOLONG);
+            return Err(Errno::ENAMETOOLONG);
         }
-        std::str::from_utf8(path).map_err(|_| HostIoErrno::ENOENT)
+        std::str::from_utf8(path).map_err(|_| Errno::ENOENT)
     }
 
     /// Asks the process of the last `setfs`, the selected one and the main one,
     /// in this order, until one of them knows the name.
-    fn look_up<T>(&self, find: impl Fn(&dyn Inferior) -> Result<T, FileError>) -> Result<T, HostIoErrno> {
+    fn look_up<T>(&self, find: impl Fn(&dyn Inferior) -> Result<T, FileError>) -> Result<T, Errno> {
         let named = self.files.process.and_then(|pid| self.selection.process(pid));
         let selected = self.selection.selected().map(|s| &s.served);
         let mut asked: Vec<&Arc<Served>> = Vec::new();
@@ -106,114 +106,53 @@ impl State {
                 Err(FileError::NotFound) => {}
             }
         }
-        Err(if denied { HostIoErrno::EACCES } else { HostIoErrno::ENOENT })
+        Err(if denied { Errno::EACCES } else { Errno::ENOENT })
     }
-}
-
-impl HostIo for State {
-    fn support_open(&mut self) -> Option<HostIoOpenOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_close(&mut self) -> Option<HostIoCloseOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_pread(&mut self) -> Option<HostIoPreadOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_fstat(&mut self) -> Option<HostIoFstatOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_readlink(&mut self) -> Option<HostIoReadlinkOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_setfs(&mut self) -> Option<HostIoSetfsOps<'_, Self>> {
-        Some(self)
-    }
-}
-
-impl HostIoOpen for State {
-    fn open(
-        &mut self,
-        name: &[u8],
-        _flags: HostIoOpenFlags,
-        _mode: HostIoOpenMode,
-    ) -> HostIoResult<u32, Self> {
-        let path = Self::path(name).map_err(HostIoError::Errno)?;
-        let file = self.look_up(|inferior| inferior.open_file(path)).map_err(HostIoError::Errno)?;
+    fn open(&mut self, path: &[u8], flags: u64) -> Outcome {
+        if flags & WRITING != 0 {
+            return Err(Errno::EROFS);
+        }
+        let path = Self::path(path)?;
+        let file = self.look_up(|inferior| inferior.open_file(path))?;
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();
         let main = self.selection.inferior().and_then(Inferior::exec_file);
         let open = Open::new(file, u32::from_ne_bytes([a, b, c, d]), main.as_deref() == Some(path));
-        self.files.insert(open).map_err(HostIoError::Errno)
+        self.files.insert(open).map(done)
     }
-}
 
-impl HostIoClose for State {
-    fn close(&mut self, fd: u32) -> HostIoResult<(), Self> {
-        self.files.close(fd).map_err(HostIoError::Errno)
-    }
-}
-
-impl HostIoPread for State {
-    fn pread(&mut self, fd: u32, count: usize, offset: u64, buf: &mut [u8]) -> HostIoResult<usize, Self> {
-        let open = self.files.at(fd).map_err(HostIoError::Errno)?;
-        let count = open.give(offset, count).min(buf.len());
-        let data = open.file.read_at(offset, count).map_err(|_| HostIoError::Errno(HostIoErrno::EIO))?;
-        buf.iter_mut().zip(&data).for_each(|(to, from)| *to = *from);
-        Ok(open.given(offset, &data))
-    }
-}
-
-impl HostIoFstat for State {
-    fn fstat(&mut self, fd: u32) -> HostIoResult<HostIoStat, Self> {
-        let device = self.files.device;
-        let open = self.files.at(fd).map_err(HostIoError::Errno)?;
-        let size = open.file.len();
-        let readable = HostIoOpenMode::S_IRUSR | HostIoOpenMode::S_IRGRP | HostIoOpenMode::S_IROTH;
-        Ok(HostIoStat {
-            st_dev: device,
-            st_ino: open.inode,
-            st_mode: HostIoOpenMode::S_IFREG | readable,
-            st_nlink: 1,
-            st_uid: 0,
-            st_gid: 0,
-            st_rdev: 0,
-            st_size: size,
-            st_blksize: 4096,
-            st_blocks: size.div_ceil(512),
-            st_atime: 0,
-            st_mtime: 0,
-            st_ctime: 0,
+    fn pread(&mut self, fd: u64, count: u64, offset: u64) -> Outcome {
+        let open = self.files.at(fd)?;
+        let count = open.give(offset, usize::try_from(count).unwrap_or(usize::MAX));
+        let data = open.file.read_at(offset, count).map_err(|_| Errno::EIO)?;
+        let (answer, fits) = attachment(&data);
+        open.given(offset, fits);
+        Ok(match answer {
+            Answer::Reply(reply) if self.client.gdb => Answer::Reply(frame::shorten(&reply)),
+            other => other,
         })
     }
-}
 
-impl HostIoReadlink for State {
-    fn readlink(&mut self, name: &[u8], buf: &mut [u8]) -> HostIoResult<usize, Self> {
-        let path = Self::path(name).map_err(HostIoError::Errno)?;
-        let link = self.look_up(|inferior| inferior.read_link(path)).map_err(HostIoError::Errno)?;
-        let too_long = HostIoError::Errno(HostIoErrno::ENAMETOOLONG);
-        if link.len() > LONGEST_PATH {
-            return Err(too_long);
-        }
-        let Some(to) = buf.get_mut(..link.len()) else { return Err(too_long) };
-        to.copy_from_slice(link.as_bytes());
-        Ok(link.len())
+    /// `struct stat` of the protocol: dev, ino, mode, nlink, uid, gid, rdev of 4 bytes; size,
+    /// blksize, blocks of 8; atime, mtime, ctime of 4; all of them big-endian.
+    fn fstat(&mut self, fd: u64) -> Outcome {
+        let device = self.files.device;
+        let open = self.files.at(fd)?;
+        let size = open.file.len();
+        let mut stat = Vec::with_capacity(STAT_SIZE);
+        [device, open.inode, MODE, 1, 0, 0, 0].iter().for_each(|n| stat.extend_from_slice(&n.to_be_bytes()));
+        [size, 4096, size.div_ceil(512)].iter().for_each(|n| stat.extend_from_slice(&n.to_be_bytes()));
+        stat.resize(STAT_SIZE, 0);
+        Ok(attachment(&stat).0)
     }
-}
 
-impl HostIoSetfs for State {
-    fn setfs(&mut self, fs: FsKind) -> HostIoResult<(), Self> {
-        self.files.process = match fs {
-            FsKind::Stub => None,
-            FsKind::Pid(pid) => u64::try_from(pid.get()).ok(),
-        };
-        Ok(())
+    fn readlink(&self, path: &[u8]) -> Outcome {
+        let path = Self::path(path)?;
+        let link = self.look_up(|inferior| inferior.read_link(path))?;
+        match link.len() {
+            0..=LONGEST_PATH => Ok(attachment(link.as_bytes()).0),
+            _ => Err(Errno::ENAMETOOLONG),
+        }
     }
 }

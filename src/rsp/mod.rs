@@ -11,11 +11,12 @@
 //!   session  takes a packet, sends its reply
 //!     v
 //!   front    answers, or checks and passes on        xfer    documents in slices
-//!     v
-//!   gdbstub's state machine -> stub (its traits), host_io (vFile)
+//!     v                                              host_io   files (vFile)
+//!   gdbstub's state machine -> stub (its traits)
 //!     v
 //!   state    one client: its selection, open_files, documents
 //!   served   what all clients share    answer   what becomes of a packet
+//!   tally    how many packets of which kind
 //! ```
 //!
 //! The protocol is described in the gdb manual, "Remote Protocol". What gdb
@@ -40,6 +41,7 @@ mod session;
 mod signal;
 mod state;
 mod stub;
+mod tally;
 mod wire;
 mod xfer;
 

@@ -1,8 +1,8 @@
 //! The files that one client holds open.
 
-use gdbstub::target::ext::host_io::HostIoErrno;
+use gdbstub::target::ext::host_io::HostIoErrno as Errno;
 
-use super::frame::{self, PACKET_SIZE};
+use super::frame::PACKET_SIZE;
 use crate::image::files::VirtualFile;
 
 /// Files that one client may hold open. gdb keeps each image and debug file open
@@ -12,6 +12,9 @@ const OPEN_FILES: usize = 4096;
 pub(crate) const LONGEST_READ: usize = PACKET_SIZE - 16;
 /// Bytes of a read that leaps.
 const FIRST_READ: usize = 8 << 10;
+/// A file of no more than this many bytes is given whole at first: gdb leaps to and fro in
+/// it, and keeps what one reply held.
+const SMALL_FILE: u64 = 48 << 10;
 
 pub(crate) struct Open {
     pub(crate) file: VirtualFile,
@@ -34,16 +37,18 @@ impl Open {
     /// where the last one ended gets a short answer, and one that does gets more
     /// each time.
     pub(crate) fn give(&mut self, offset: u64, count: usize) -> usize {
-        self.window = if offset == self.next { (4 * self.window).min(LONGEST_READ) } else { FIRST_READ };
+        self.window = match self.file.len() {
+            0..=SMALL_FILE if self.next == u64::MAX => LONGEST_READ,
+            _ if offset == self.next => (4 * self.window).min(LONGEST_READ),
+            _ => FIRST_READ,
+        };
         count.min(self.window)
     }
 
-    /// How many of the bytes that were read at `offset` fit into the reply: a short
-    /// read is in order, a reply beyond the packet size is not.
-    pub(crate) fn given(&mut self, offset: u64, data: &[u8]) -> usize {
-        let fits = frame::fits_escaped(data, LONGEST_READ);
-        self.next = offset.saturating_add(fits as u64);
-        fits
+    /// So many of the bytes at `offset` went out: a short read is in order, a reply
+    /// beyond the packet size is not.
+    pub(crate) fn given(&mut self, offset: u64, count: usize) {
+        self.next = offset.saturating_add(count as u64);
     }
 }
 
@@ -68,27 +73,27 @@ impl Files {
         self.open.iter().flatten().any(|open| open.is_main)
     }
 
-    pub(crate) fn at(&mut self, fd: u32) -> Result<&mut Open, HostIoErrno> {
-        let place = usize::try_from(fd).map_err(|_| HostIoErrno::EBADF)?;
-        self.open.get_mut(place).and_then(Option::as_mut).ok_or(HostIoErrno::EBADF)
+    pub(crate) fn at(&mut self, fd: u64) -> Result<&mut Open, Errno> {
+        let place = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        self.open.get_mut(place).and_then(Option::as_mut).ok_or(Errno::EBADF)
     }
 
-    pub(crate) fn insert(&mut self, open: Open) -> Result<u32, HostIoErrno> {
+    pub(crate) fn insert(&mut self, open: Open) -> Result<u64, Errno> {
         let place = match self.open.iter().position(Option::is_none) {
             Some(place) => place,
             None if self.open.len() < OPEN_FILES => {
                 self.open.push(None);
                 self.open.len() - 1
             }
-            None => return Err(HostIoErrno::EMFILE),
+            None => return Err(Errno::EMFILE),
         };
-        let slot = self.open.get_mut(place).ok_or(HostIoErrno::EMFILE)?;
+        let slot = self.open.get_mut(place).ok_or(Errno::EMFILE)?;
         *slot = Some(open);
-        u32::try_from(place).map_err(|_| HostIoErrno::EMFILE)
+        Ok(place as u64)
     }
 
-    pub(crate) fn close(&mut self, fd: u32) -> Result<(), HostIoErrno> {
+    pub(crate) fn close(&mut self, fd: u64) -> Result<(), Errno> {
         let slot = usize::try_from(fd).ok().and_then(|place| self.open.get_mut(place));
-        slot.and_then(Option::take).map(drop).ok_or(HostIoErrno::EBADF)
+        slot.and_then(Option::take).map(drop).ok_or(Errno::EBADF)
     }
 }

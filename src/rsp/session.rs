@@ -16,6 +16,7 @@ use super::answer::Answer;
 use super::frame;
 use super::served::Served;
 use super::state::{Link, LinkState, State};
+use super::tally::Tally;
 use super::wire::{Stop, Wire};
 
 /// Buffers of the two state machines: gdbstub uses one buffer for the packet and
@@ -35,6 +36,7 @@ pub(crate) struct Session {
     state: State,
     small: Option<Machine>,
     large: Option<Machine>,
+    tally: Tally,
 }
 
 /// A state machine of gdbstub that waits for packets.
@@ -54,7 +56,7 @@ impl Session {
         let mut state = State::new(main, options, device, Rc::clone(&link));
         let small = Some(machine(&mut state, SMALL_BUFFER)?);
         let large = Some(machine(&mut state, LARGE_BUFFER)?);
-        Ok(Self { link, state, small, large })
+        Ok(Self { link, state, small, large, tally: Tally::default() })
     }
 
     /// Serves the client until it leaves.
@@ -68,6 +70,7 @@ impl Session {
             let answer = match packet {
                 Some(packet) => {
                     trace!(packet = %Shown(&packet), "from the client");
+                    self.tally.packet(&packet);
                     self.state.answer(&packet)
                 }
                 None => {
@@ -100,8 +103,9 @@ impl Session {
         }
     }
 
-    fn send(&self, reply: &[u8]) -> io::Result<()> {
+    fn send(&mut self, reply: &[u8]) -> io::Result<()> {
         trace!(reply = %Shown(reply), "to the client");
+        self.tally.reply(reply);
         self.link.borrow_mut().wire.reply(reply)
     }
 
@@ -136,7 +140,6 @@ impl Session {
         let reply = payload(&captured).ok_or_else(lost)?;
         let start = match packet {
             [b'q', b'X', ..] => 1,
-            [b'v', ..] => reply.iter().position(|&b| b == b';').map_or(reply.len(), |at| at + 1),
             _ => reply.len(),
         };
         Ok(Some(frame::escape_more(reply, start)))

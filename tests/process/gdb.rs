@@ -2,6 +2,7 @@
 //! `gdb PROGRAM CORE`.
 
 use super::*;
+use crate::support::client::Client;
 use crate::support::program::remote_timeout;
 
 /// What is asked of both. Mappings that the core left out are not: there native
@@ -179,4 +180,24 @@ fn only_announced_files_are_served() {
     let out = gdb(&[&format!("target remote {}", server.address)], &questions, &[]);
     assert!(!stolen.exists(), "{out}");
     assert_eq!(fs::read(p.path("copy")).unwrap(), fs::read(library).unwrap(), "{out}");
+}
+
+/// Of a whole list gdb need not walk the linker's own, a dozen packets for each library.
+/// Of a broken one it is to say where it ends.
+#[test]
+fn libraries_come_in_one_list_if_it_is_whole() {
+    let Some(p) = programs() else { return };
+    let core = p.core("dies", DEFAULT);
+    let server = Server::start(&[], &core);
+    let mut client = Client::connect(&server.address);
+    assert!(client.ask("qSupported").contains(";qXfer:libraries-svr4:read+"));
+    let list = client.document("libraries-svr4:read:");
+    let library = format!("<library name=\"{}\" lm=\"0x", text(&p.path("libdoom.so")));
+    assert!(list.contains(&library) && list.contains(" lmid=\"0x"), "{list}");
+    let main = list.split("main-lm=\"0x").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let next = u64::from_str_radix(main, 16).unwrap() + 24;
+    let broken = p.path("broken.core");
+    patch(&core, &broken, next, &0xdead_0000_u64.to_le_bytes());
+    let server = Server::start(&[], &broken);
+    assert!(!Client::connect(&server.address).ask("qSupported").contains("libraries-svr4"));
 }
