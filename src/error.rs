@@ -118,6 +118,8 @@ pub enum Absence {
     OtherPiece,
     /// Its bytes do not decode.
     Corrupt,
+    /// The dump's bitmap is damaged there.
+    Misplaced,
     /// The file cannot be read there.
     Unread,
 }
@@ -130,6 +132,7 @@ impl fmt::Display for Absence {
             Self::Lost => "it was never written, or cut off",
             Self::OtherPiece => "it is in a piece of the split dump that was not given",
             Self::Corrupt => "it does not decompress",
+            Self::Misplaced => "the dump's bitmap is damaged there, and which page is which is not known",
             Self::Unread => "the file cannot be read there",
         })
     }
@@ -145,6 +148,7 @@ impl ReadFault {
             Self::Unread { .. } => Absence::Unread,
             Self::OtherPiece { .. } => Absence::OtherPiece,
             Self::Corrupt { .. } => Absence::Corrupt,
+            Self::Misplaced { .. } => Absence::Misplaced,
             _ => Absence::NoMemory,
         }
     }
@@ -233,6 +237,11 @@ pub enum ReadFault {
         /// The physical address.
         phys: u64,
     },
+    /// The bitmap of a kdump is damaged, and which of some pages is this one is not known.
+    Misplaced {
+        /// The physical address.
+        phys: u64,
+    },
     /// No segment of the core covers the address.
     NoSegment {
         /// The virtual address.
@@ -297,6 +306,12 @@ impl fmt::Display for ReadFault {
             }
             Self::Corrupt { phys } => {
                 write!(f, "the page at physical {phys:#x} is in the dump, but does not decompress")
+            }
+            Self::Misplaced { phys } => {
+                write!(
+                    f,
+                    "the dump's bitmap is damaged about physical {phys:#x}: which of some pages is this one is not known"
+                )
             }
             Self::NoSegment { addr } => write!(f, "no mapping of the process covers {addr:#x}"),
             Self::NotInCore { addr } => {

@@ -144,6 +144,14 @@ impl Source for Served {
         self.pread(offset, buf)
     }
 
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        // Nobody reads by the file's position, which this moves.
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => offset.checked_add(len).is_some_and(|end| end <= data),
+            Err(e) => e == rustix::io::Errno::NXIO && offset < self.opened.len,
+        }
+    }
+
     fn identity(&self) -> Option<String> {
         let Identity { inode, len, modified, changed } = self.opened;
         let times = format!("{:x}.{:x}-{:x}.{:x}", modified.0, modified.1, changed.0, changed.1);
@@ -190,6 +198,18 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, b"0123456789").unwrap();
         reads_ten_digits(&*open_dump(&path).unwrap());
+    }
+
+    #[test]
+    fn holes_are_known_without_a_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = File::create(&path).unwrap();
+        file.write_at(&[7], 4 << 20).unwrap();
+        file.set_len(16 << 20).unwrap();
+        let served = open_dump(&path).unwrap();
+        assert!(served.is_hole(0, 1 << 20) && served.is_hole(8 << 20, 8 << 20));
+        assert!(!served.is_hole(4 << 20, 1) && !served.is_hole(0, 8 << 20) && !served.is_hole(16 << 20, 1));
     }
 
     /// A mapped file would end the test here.

@@ -53,6 +53,13 @@ pub trait Source: Send + Sync {
         offset.checked_add(len).is_some_and(|end| end <= self.len())
     }
 
+    /// Whether all these bytes lie in a hole of the file, and need not be read to be known
+    /// as zeros.
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        let _ = (offset, len);
+        false
+    }
+
     /// Whether this is a stream of writes put in order.
     fn is_flattened(&self) -> bool {
         false

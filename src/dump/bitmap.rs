@@ -14,6 +14,9 @@ const BLOCK: u64 = 512;
 /// How much of a bitmap that cannot be mapped is read at once.
 const CHUNK: u64 = 1 << 20;
 
+/// How much of two bitmaps is compared: that of 512 GiB of memory.
+const COMPARED: u64 = 16 << 20;
+
 /// A bitmap of page frames in a file.
 pub(super) struct Bitmap {
     /// Offset in the file.
@@ -65,6 +68,31 @@ impl Bitmap {
         Some(rank)
     }
 
+    /// The place of set bit number `nth`, counted from 0.
+    pub(super) fn select(&self, source: &dyn Source, nth: u64) -> Option<u64> {
+        // The last place before which no more than `nth` are set is that of the bit.
+        let (mut low, mut high) = (0, self.bits);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.rank(source, middle + 1)? <= nth {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        (low < self.bits).then_some(low)
+    }
+
+    /// Whether a bit is set here and not in `all`, as far as one looks.
+    pub(super) fn exceeds(&self, source: &dyn Source, all: &Self) -> bool {
+        let len = self.len(source).min(all.len(source)).min(COMPARED);
+        (0..len).step_by(64 << 10).any(|at| {
+            let n = usize::try_from((64 << 10).min(len - at)).unwrap_or(0);
+            let bytes = |map: &Self| source.bytes(map.offset.saturating_add(at), n);
+            let (Ok(own), Ok(all)) = (bytes(self), bytes(all)) else { return false };
+            own.iter().zip(all.iter()).any(|(own, all)| own & !all != 0)
+        })
+    }
+
     /// Bytes of it that are in the file without a hole.
     fn len(&self, source: &dyn Source) -> u64 {
         let len = self.bits.div_ceil(8).min(source.len().saturating_sub(self.offset));
@@ -82,7 +110,12 @@ impl Bitmap {
         let mut rank = 0;
         for start in (0..len).step_by(usize::try_from(CHUNK).ok()?) {
             let n = usize::try_from(CHUNK.min(len - start)).ok()?;
-            let chunk = source.bytes(self.offset.checked_add(start)?, n).ok()?;
+            let at = self.offset.checked_add(start)?;
+            if source.is_hole(at, n as u64) {
+                ranks.extend(std::iter::repeat_n(rank, n.div_ceil(usize::try_from(BLOCK).ok()?)));
+                continue;
+            }
+            let chunk = source.bytes(at, n).ok()?;
             for block in chunk.chunks(usize::try_from(BLOCK).ok()?) {
                 ranks.push(rank);
                 rank += ones(block);
@@ -111,7 +144,13 @@ impl Bitmap {
         let mut at = 0;
         while at < len {
             let n = usize::try_from(CHUNK.min(len - at)).unwrap_or(0);
-            let Ok(chunk) = source.bytes(self.offset.saturating_add(at), n) else { break };
+            let place = self.offset.saturating_add(at);
+            if source.is_hole(place, n as u64) {
+                close(&mut open, at * 8);
+                at += n as u64;
+                continue;
+            }
+            let Ok(chunk) = source.bytes(place, n) else { break };
             for (i, word) in chunk.chunks(8).enumerate() {
                 let first = (at + i as u64 * 8) * 8;
                 let bits = (word.len() as u64 * 8).min(self.bits.saturating_sub(first));
@@ -173,6 +212,10 @@ mod tests {
                 prop_assert_eq!(map.rank(&source, at), Some((0..at).filter(|&n| bit(n)).count() as u64));
             } else {
                 let _ = (map.bit(&source, at), map.rank(&source, at));
+            }
+            if bits <= there {
+                let nth = (0..bits).filter(|&n| bit(n)).nth(at as usize);
+                prop_assert_eq!(map.select(&source, at), nth);
             }
             let runs = map.runs(&source, max);
             prop_assert!(runs.len() <= max);

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::bitmap::Bitmap;
 use super::codec::{Codec, Decoders};
 use super::kdump_header::{DESCRIPTOR_BYTES, Header};
+use super::kdump_index::{Ranked, Shifts};
 use super::notes::Notes;
 use super::page_cache::{PAGE_BYTES, PageCache};
 use super::{Form, Memory, PhysicalMemory};
@@ -59,6 +60,8 @@ struct Piece {
     dumped: Bitmap,
     /// The page frames whose descriptors are here.
     pfns: std::ops::Range<u64>,
+    /// Where the second bitmap is damaged.
+    shifts: Option<Shifts>,
 }
 
 /// Where the bytes of a page are.
@@ -77,13 +80,11 @@ impl Kdump {
         pieces.sort_by_key(|p| p.pfns.start);
         check_pieces(&pieces)?;
         let max_pfn = pieces.iter().map(|p| p.header.max_pfn).max().unwrap_or(0);
-        Ok(Self {
-            pieces,
-            max_pfn,
-            places: DirectMapped::default(),
-            cache: PageCache::default(),
-            decoders: Decoders::default(),
-        })
+        let decoders = Decoders::default();
+        for piece in &mut pieces {
+            piece.shifts = Shifts::find(&Indexed { piece, decoders: &decoders });
+        }
+        Ok(Self { pieces, max_pfn, places: DirectMapped::default(), cache: PageCache::default(), decoders })
     }
 
     fn runs(&self, max: usize, which: impl Fn(&Piece) -> &Bitmap) -> Vec<(PhysAddr, u64)> {
@@ -106,22 +107,14 @@ impl Kdump {
             any.must_hold(pfn, addr)?;
             return Err(ReadFault::OtherPiece { phys: addr.0 });
         };
+        // Before the bit itself: it may be the damaged one.
+        let shift = match &piece.shifts {
+            Some(shifts) => shifts.of(pfn).ok_or(ReadFault::Misplaced { phys: addr.0 })?,
+            None => 0,
+        };
         piece.must_hold(pfn, addr)?;
-        let (offset, size, flags) = piece.descriptor(pfn).map_err(|e| match e {
-            Some(e) if e.raw_os_error().is_some() => super::unread(addr, &e),
-            _ => truncated,
-        })?;
-        let end = offset.checked_add(size.into()).ok_or(truncated)?;
-        if offset == 0 || end > piece.source.len() || !piece.source.holds(offset, size.into()) {
-            return Err(truncated);
-        }
-        let corrupt = ReadFault::Corrupt { phys: addr.0 };
-        let codec = Codec::from_flags(flags).ok_or(corrupt)?;
-        let size = usize::try_from(size).map_err(|_| corrupt)?;
-        let sound = if codec == Codec::Raw { size == PAGE_BYTES } else { (1..=PACKED_MAX).contains(&size) };
-        if !sound {
-            return Err(corrupt);
-        }
+        let descriptor = piece.index(pfn).and_then(|index| index.checked_add_signed(shift.checked_neg()?));
+        let (offset, size, codec) = piece.stored(descriptor.ok_or(truncated)?, addr)?;
         Ok(Stored { piece: index, offset, size, codec })
     }
 }
@@ -215,13 +208,59 @@ impl PhysicalMemory for Kdump {
             return Ok(n);
         }
         let page = self.cache.page((stored.piece, stored.offset), |page| {
-            let mut data = [0; PACKED_MAX];
-            let data = data.get_mut(..stored.size).ok_or(corrupt)?;
-            source.read_exact_at(stored.offset, data).map_err(|e| super::unread(addr, &e))?;
-            self.decoders.decode(stored.codec, data, page).ok_or(corrupt)
+            let Stored { offset, size, codec, .. } = stored;
+            decode(source, (offset, size, codec), &self.decoders, page)
+                .map_err(|e| e.map_or(corrupt, |e| super::unread(addr, &e)))
         })?;
         buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
         Ok(n)
+    }
+}
+
+/// A page of its own; `Err` where the file cannot be read, or what is read does not decode.
+fn decode(
+    source: &dyn Source,
+    (offset, size, codec): (u64, usize, Codec),
+    decoders: &Decoders,
+    page: &mut [u8; PAGE_BYTES],
+) -> Result<(), Option<io::Error>> {
+    let mut data = [0; PACKED_MAX];
+    let data = data.get_mut(..size).ok_or(None)?;
+    source.read_exact_at(offset, data)?;
+    decoders.decode(codec, data, page).ok_or(None)
+}
+
+/// A piece whose bitmap is held against its pages.
+struct Indexed<'a> {
+    piece: &'a Piece,
+    decoders: &'a Decoders,
+}
+
+impl Ranked for Indexed<'_> {
+    fn count(&self) -> Option<u64> {
+        self.piece.descriptor_count()
+    }
+
+    fn rank(&self, pfn: u64) -> Option<u64> {
+        self.piece.index(pfn)
+    }
+
+    fn select(&self, index: u64) -> Option<u64> {
+        let Piece { source, dumped, pfns, .. } = self.piece;
+        dumped.select(&**source, dumped.rank(&**source, pfns.start)?.checked_add(index)?)
+    }
+
+    fn page(&self, index: u64) -> Option<[u8; PAGE_BYTES]> {
+        let piece = self.piece;
+        let mut page = [0; PAGE_BYTES];
+        decode(&*piece.source, piece.stored(index, PhysAddr(0)).ok()?, self.decoders, &mut page).ok()?;
+        Some(page)
+    }
+
+    fn contradicted(&self) -> bool {
+        let Piece { source, header, present, dumped, .. } = self.piece;
+        self.piece.count_by_place().is_some_and(|count| Some(count) != self.count())
+            || header.two_bitmaps && dumped.exceeds(&**source, present)
     }
 }
 
@@ -266,7 +305,7 @@ impl Piece {
         let present = Bitmap::new(header.bitmaps_at, header.max_pfn);
         let dumped = Bitmap::new(header.dumped_at, header.max_pfn);
         let pfns = if header.split { header.pfns.clone() } else { 0..header.max_pfn };
-        Ok(Self { source, header, present, dumped, pfns })
+        Ok(Self { source, header, present, dumped, pfns, shifts: None })
     }
 
     /// Whether the dump holds the page; if not, why.
@@ -281,18 +320,35 @@ impl Piece {
         })
     }
 
-    /// Offset, size and flags of a page in this piece; `Err` past the file's end, and
-    /// where the file cannot be read.
-    fn descriptor(&self, pfn: u64) -> Result<(u64, u32, u32), Option<io::Error>> {
+    /// The place among the descriptors of this piece that the bitmap gives to a page.
+    fn index(&self, pfn: u64) -> Option<u64> {
         let source = &*self.source;
-        let mut index = self.dumped.rank(source, pfn).ok_or(None)?;
-        if self.pfns.start > 0 {
-            let first = self.dumped.rank(source, self.pfns.start).ok_or(None)?;
-            index = index.checked_sub(first).ok_or(None)?;
-        }
-        self.read_descriptor(index)
+        let before = if self.pfns.start > 0 { self.dumped.rank(source, self.pfns.start)? } else { 0 };
+        self.dumped.rank(source, pfn)?.checked_sub(before)
     }
 
+    /// Where the page of descriptor `index` is, which is to be the one of `addr`.
+    fn stored(&self, index: u64, addr: PhysAddr) -> Result<(u64, usize, Codec), ReadFault> {
+        let truncated = ReadFault::Truncated { addr: addr.0 };
+        let (offset, size, flags) = self.read_descriptor(index).map_err(|e| match e {
+            Some(e) if e.raw_os_error().is_some() => super::unread(addr, &e),
+            _ => truncated,
+        })?;
+        let end = offset.checked_add(size.into()).ok_or(truncated)?;
+        if offset == 0 || end > self.source.len() || !self.source.holds(offset, size.into()) {
+            return Err(truncated);
+        }
+        let corrupt = ReadFault::Corrupt { phys: addr.0 };
+        let codec = Codec::from_flags(flags).ok_or(corrupt)?;
+        let size = usize::try_from(size).map_err(|_| corrupt)?;
+        let sound = if codec == Codec::Raw { size == PAGE_BYTES } else { (1..=PACKED_MAX).contains(&size) };
+        if !sound {
+            return Err(corrupt);
+        }
+        Ok((offset, size, codec))
+    }
+
+    /// Offset, size and flags; `Err` past the file's end, and where it cannot be read.
     fn read_descriptor(&self, index: u64) -> Result<(u64, u32, u32), Option<io::Error>> {
         let at = index.checked_mul(DESCRIPTOR_BYTES).and_then(|n| self.header.descriptors_at.checked_add(n));
         let mut raw = [0; 24];
@@ -327,7 +383,32 @@ impl Piece {
         self.dumped.rank(source, self.pfns.end)?.checked_sub(self.dumped.rank(source, self.pfns.start)?)
     }
 
+    /// How many descriptors there are by where the first page begins, which is behind them.
+    fn count_by_place(&self) -> Option<u64> {
+        const ASKED: u64 = 64;
+        let first = self.header.descriptors_at;
+        let offsets = (0..ASKED).map_while(|i| self.descriptor_at(i)).map(|(offset, ..)| offset);
+        let bytes = offsets.filter(|&offset| offset > first).min()? - first;
+        bytes.is_multiple_of(DESCRIPTOR_BYTES).then_some(bytes / DESCRIPTOR_BYTES)
+    }
+
+    /// What is said of a damaged bitmap.
+    fn misplaced(&self) -> Option<String> {
+        let unknown: Vec<_> = self.shifts.as_ref()?.unknown().collect();
+        let shown: Vec<_> =
+            unknown.iter().take(8).map(|pfns| format!("{:#x}..{:#x}", pfns.start, pfns.end)).collect();
+        Some(format!(
+            "{}: its bitmap is damaged at page frames {}{}, which are lost; what is behind them was found by what is in the pages",
+            self.source.path().display(),
+            shown.join(", "),
+            if unknown.len() > shown.len() { " and more" } else { "" },
+        ))
+    }
+
     fn incomplete(&self) -> Option<String> {
+        if let Some(misplaced) = self.misplaced() {
+            return Some(misplaced);
+        }
         let path: &Path = self.source.path();
         let (len, header) = (self.source.len(), &self.header);
         if len < header.descriptors_at {

@@ -64,9 +64,16 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     match tables.walk(VirtAddr(top), &mut |_| ()) {
         Ok(_) => {}
         // Where the image lies is known without them; that it lies there is proven.
-        Err(ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt | Absence::Unread, .. })
-            if names_itself(&vmcoreinfo, &tables) => {}
-        Err(fault @ ReadFault::PageTable { why: Absence::Lost | Absence::Corrupt | Absence::Unread, .. }) => {
+        Err(ReadFault::PageTable {
+            why: Absence::Lost | Absence::Corrupt | Absence::Misplaced | Absence::Unread,
+            ..
+        }) if names_itself(&vmcoreinfo, &tables) => {}
+        Err(
+            fault @ ReadFault::PageTable {
+                why: Absence::Lost | Absence::Corrupt | Absence::Misplaced | Absence::Unread,
+                ..
+            },
+        ) => {
             let lost = dump.incomplete().map(|lost| format!("; {lost}")).unwrap_or_default();
             return Err(missing(
                 &format!("{fault}, and nothing proves where the kernel lies{lost}"),
@@ -239,7 +246,7 @@ fn tables(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64, phys_base: i64) -> Pa
 }
 
 /// Tells `tables` where all memory is mapped in a row, by `page_offset_base`; where that
-/// cannot be read, by the first address there that they still map.
+/// cannot be read or its name is lost, by the first address there that they still map.
 pub(super) fn know_direct_map(
     dump: &Vmcore,
     tables: &mut PageTables,
@@ -249,6 +256,7 @@ pub(super) fn know_direct_map(
     let levels = tables.paging().levels;
     let start = match symbols.address("page_offset_base") {
         Some(at) => tables.read_u64(VirtAddr(at)).ok().or_else(|| first_mapped(tables)),
+        None if symbols.lacks_names() => first_mapped(tables),
         // Without CONFIG_RANDOMIZE_MEMORY it is always in one place.
         None => Some(version.direct_map(levels)),
     };
@@ -271,11 +279,14 @@ fn first_mapped(tables: &PageTables) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debuginfo::symbols::Builder;
     use crate::dump::elf_core;
     use crate::linux::Kernel;
 
     const IMAGE: u64 = map::LINK_TEXT;
     const MOVED: u64 = 0x60_0000;
+    /// Where KASLR put the map of all memory.
+    const DIRECT: u64 = 0xffff_9234_4000_0000;
 
     /// A vmcore with 64 KiB of a kernel's image, moved by [`MOVED`] and mapped there by one
     /// large page: page tables, its name, its `phys_base`, and VMCOREINFO within a page.
@@ -286,6 +297,8 @@ mod tests {
         put(511 * 8, &((phys + 0x1000) | 0x63).to_le_bytes());
         put(0x1000 + 510 * 8, &((phys + 0x2000) | 0x63).to_le_bytes());
         put(0x2000 + 8 * 8, &((phys & !0x1f_ffff) | 0x1e3).to_le_bytes());
+        put(usize::try_from(DIRECT >> 39 & 511).unwrap() * 8, &((phys + 0x8000) | 0x63).to_le_bytes());
+        put(0x8000 + usize::try_from(DIRECT >> 30 & 511).unwrap() * 8, &0x1e3u64.to_le_bytes());
         put(0x3004, b"Linux");
         put(0x3100, &own.to_le_bytes());
         let text = format!(
@@ -340,6 +353,22 @@ mod tests {
         // The user knows better.
         let given = Options { phys_base: Some(MOVED.cast_signed()), ..Options::default() };
         assert_eq!(locate(&dump, &given).unwrap().phys_base, MOVED.cast_signed());
+    }
+
+    /// It was believed to be where kernels without KASLR have it.
+    #[test]
+    fn where_the_name_of_page_offset_base_is_lost_the_tables_tell_it() {
+        let version = KernelVersion::parse("6.1.0");
+        for (lost, wanted) in [(true, DIRECT), (false, 0xffff_8880_0000_0000)] {
+            let (_dir, dump) = vmcore(0, true, MOVED);
+            let mut tables = locate(&dump, &Options::default()).unwrap().tables;
+            let mut names = Builder::new("test");
+            if lost {
+                names.lacks_names();
+            }
+            know_direct_map(&dump, &mut tables, &names.finish(), &version);
+            assert_eq!(tables.direct_map(), Some(VirtAddr(wanted)), "{lost}");
+        }
     }
 
     /// Segments that claim all of the address space, and its very end.

@@ -46,9 +46,10 @@ pub struct MappedFile {
     private_memory: bool,
     raw_name: Vec<u8>,
     is_program: bool,
-    image: OnceLock<Option<elf::File>>,
-    lookup: OnceLock<Lookup>,
-    debug: OnceLock<Option<FoundFile>>,
+    // Boxed: a core can name any number of files, of which few are found.
+    image: OnceLock<Option<Box<elf::File>>>,
+    lookup: OnceLock<Box<Lookup>>,
+    debug: OnceLock<Option<Box<FoundFile>>>,
 }
 
 impl MappedFile {
@@ -78,7 +79,9 @@ impl MappedFile {
     /// The ELF headers at the file's start, if the core shows them.
     #[must_use]
     pub fn image(&self) -> Option<&elf::File> {
-        self.image.get_or_init(|| elf::File::read_image(Arc::new(self.in_core())).ok()).as_ref()
+        self.image
+            .get_or_init(|| elf::File::read_image(Arc::new(self.in_core())).ok().map(Box::new))
+            .as_deref()
     }
 
     fn in_core(&self) -> InCore {
@@ -102,7 +105,7 @@ impl MappedFile {
     /// Finds the file; the search is made once.
     #[must_use]
     pub fn lookup(&self) -> &Lookup {
-        self.lookup.get_or_init(|| self.search())
+        self.lookup.get_or_init(|| Box::new(self.search()))
     }
 
     /// The file whose bytes are the mapping's.
@@ -125,7 +128,7 @@ impl MappedFile {
 
     /// Its debug file, which `find` looks for once.
     pub(super) fn debug_file(&self, find: impl FnOnce() -> Option<FoundFile>) -> Option<&FoundFile> {
-        self.debug.get_or_init(find).as_ref()
+        self.debug.get_or_init(|| find().map(Box::new)).as_deref()
     }
 
     /// Whether it is a program or library: by its header, and where the core has none

@@ -8,16 +8,20 @@ mod core;
 mod elf;
 mod flattened;
 mod kallsyms;
+mod lime;
 mod log;
+mod migration;
 mod modules;
 mod notes;
 mod orc;
+mod packed;
 mod paging;
 mod patches;
 mod process;
 mod rsp;
 mod tasks;
 mod vmcore;
+mod vmware;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -31,28 +35,42 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 18] = [
     Target { name: "btf", run: btf::run, seeds: btf::seeds },
     Target { name: "core", run: core::run, seeds: core::seeds },
     Target { name: "elf", run: elf::run, seeds: elf::seeds },
     Target { name: "flattened", run: flattened::run, seeds: flattened::seeds },
     Target { name: "kallsyms", run: kallsyms::run, seeds: kallsyms::seeds },
+    Target { name: "lime", run: lime::run, seeds: lime::seeds },
     Target { name: "log", run: log::run, seeds: patches::seeds },
+    Target { name: "migration", run: migration::run, seeds: migration::seeds },
     Target { name: "modules", run: modules::run, seeds: patches::seeds },
     Target { name: "notes", run: notes::run, seeds: notes::seeds },
     Target { name: "orc", run: orc::run, seeds: orc::seeds },
+    Target { name: "packed", run: packed::run, seeds: packed::seeds },
     Target { name: "paging", run: paging::run, seeds: paging::seeds },
     Target { name: "process", run: process::run, seeds: patches::seeds },
     Target { name: "rsp", run: rsp::run, seeds: rsp::seeds },
     Target { name: "tasks", run: tasks::run, seeds: patches::seeds },
     Target { name: "vmcore", run: vmcore::run, seeds: vmcore::seeds },
+    Target { name: "vmware", run: vmware::run, seeds: vmware::seeds },
 ];
 
 /// A fixture of the repository, unpacked.
 fn fixture(name: &str) -> Vec<u8> {
+    unpacked("fixtures", name)
+}
+
+/// What a format's writer in the tests of `src/` made, or a packer.
+fn seed(name: &str) -> Vec<u8> {
+    unpacked("fuzz/seeds", name)
+}
+
+fn unpacked(folder: &str, name: &str) -> Vec<u8> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     // This file is of two crates.
-    let folder = [here.join("tests/fixtures"), here.join("../fixtures")].into_iter().find(|dir| dir.is_dir());
+    let tests = [here.join("tests"), here.join("..")];
+    let folder = tests.map(|tests| tests.join(folder)).into_iter().find(|dir| dir.is_dir());
     let folder = folder.expect("the repository");
     std::fs::read(folder.join(name)).unwrap_or_else(|_| {
         let packed = std::fs::read(folder.join(format!("{name}.zst"))).expect("a fixture");

@@ -1,0 +1,287 @@
+//! Which descriptor is which page's, where a kdump's bitmap is damaged.
+//!
+//! A page's descriptor is found by counting the bits before its own, so that one flipped
+//! bit of the bitmap moves all pages behind it, and each would be served as another. But
+//! many pages tell their own address: an empty `struct list_head` points to itself, twice.
+//! In memory that the kernel maps as a whole this is `page_offset_base`, a multiple of
+//! 1 GiB, and the physical address. A few pages are asked when the dump is opened, and
+//! many when those, or the headers, contradict the bitmap. Between two pages that are as
+//! far beside their places all others are as well; between two that are not, a bit is
+//! wrong, and which page is which is not known.
+//!
+//! Sources: `include/linux/list.h`, `arch/x86/mm/kaslr.c`; the order of what is in the
+//! file: makedumpfile `write_kdump_pages_and_bitmap_cyclic()`, QEMU `dump/dump.c`.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::addr::PAGE_SIZE;
+use crate::bytes::u64_at;
+
+/// Pages that are asked of a dump in which nothing is wrong.
+const FEW: u64 = 32;
+/// And where something is.
+const MANY: u64 = 4096;
+/// How many pages from there on are tried for one that tells its address.
+const TRIES: u64 = 8;
+/// Pages that are decoded in all.
+const BUDGET: u32 = 1 << 16;
+/// So many bits more or less than there were are believed.
+const SHIFT_MAX: u64 = 64;
+/// Where the kernel maps all memory, at the lowest and wherever KASLR puts it.
+const DIRECT_MAP: Range<u64> = 0xff11_0000_0000_0000..0xffff_e000_0000_0000;
+const DIRECT_MAP_ALIGN: u64 = 1 << 30;
+
+/// A piece of a dump, as its bitmap has it.
+pub(super) trait Ranked {
+    /// Descriptors in it.
+    fn count(&self) -> Option<u64>;
+    /// The descriptor that the bitmap gives the page frame `pfn`.
+    fn rank(&self, pfn: u64) -> Option<u64>;
+    /// The page frame to which the bitmap gives descriptor `index`.
+    fn select(&self, index: u64) -> Option<u64>;
+    /// The page of descriptor `index`, decoded.
+    fn page(&self, index: u64) -> Option<[u8; 4096]>;
+    /// Whether what is beside the bitmap contradicts it.
+    fn contradicted(&self) -> bool;
+}
+
+/// How far descriptors are beside the places that the bitmap gives them.
+pub(super) struct Shifts {
+    /// Page frames by what is to be taken from their rank, in order; what is between is
+    /// not known.
+    known: Vec<(Range<u64>, i64)>,
+}
+
+/// A page that told its address.
+#[derive(Clone, Copy)]
+struct Told {
+    index: u64,
+    pfn: u64,
+    shift: i64,
+}
+
+impl Shifts {
+    /// `None` where the bitmap is as the pages say, or no page says anything.
+    pub(super) fn find(piece: &dyn Ranked) -> Option<Self> {
+        let mut asking = Asking { piece, left: BUDGET, base: 0 };
+        let mut told = asking.sample(if piece.contradicted() { MANY } else { FEW })?;
+        if told.iter().all(|t| t.shift == 0) {
+            return None;
+        }
+        told = asking.sample(MANY)?;
+        let told = asking.narrow(told);
+        let mut known: Vec<(Range<u64>, i64)> = vec![(0..0, 0)];
+        for t in told {
+            match known.last_mut() {
+                Some((pfns, shift)) if *shift == t.shift => pfns.end = t.pfn + 1,
+                _ => known.push((t.pfn..t.pfn + 1, t.shift)),
+            }
+        }
+        if let Some((pfns, _)) = known.last_mut() {
+            pfns.end = u64::MAX;
+        }
+        (known.len() > 1).then_some(Self { known })
+    }
+
+    /// What is to be taken from the rank of `pfn`; `None` where that is not known.
+    pub(super) fn of(&self, pfn: u64) -> Option<i64> {
+        let after = self.known.partition_point(|(pfns, _)| pfns.start <= pfn);
+        let (pfns, shift) = self.known.get(after.checked_sub(1)?)?;
+        pfns.contains(&pfn).then_some(*shift)
+    }
+
+    /// The page frames about which nothing is known.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = Range<u64>> {
+        self.known.iter().zip(self.known.iter().skip(1)).map(|((a, _), (b, _))| a.end..b.start)
+    }
+}
+
+struct Asking<'a> {
+    piece: &'a dyn Ranked,
+    left: u32,
+    /// `page_offset_base`.
+    base: u64,
+}
+
+impl Asking<'_> {
+    /// Pages at about `points` places, as far as they tell their addresses.
+    fn sample(&mut self, points: u64) -> Option<Vec<Told>> {
+        let count = self.piece.count()?;
+        let stride = (count / points).max(1);
+        let claims: Vec<(u64, u64)> = (0..count)
+            .step_by(usize::try_from(stride).ok()?)
+            .filter_map(|from| self.first(from..count.min(from.saturating_add(stride.min(TRIES)))))
+            .collect();
+        // Most of them are right about where all memory is mapped.
+        let mut votes: HashMap<u64, u32> = HashMap::new();
+        for &(index, page) in &claims {
+            let Some(pfn) = self.piece.select(index) else { continue };
+            let base = page.wrapping_sub(pfn * PAGE_SIZE).wrapping_add(DIRECT_MAP_ALIGN / 2)
+                & !(DIRECT_MAP_ALIGN - 1);
+            self.base = base;
+            if self.told(index, page).is_some() {
+                *votes.entry(base).or_default() += 1;
+            }
+        }
+        self.base = votes.into_iter().max_by_key(|&(_, votes)| votes).filter(|&(_, votes)| votes > 2)?.0;
+        Some(in_order(claims.iter().filter_map(|&(index, page)| self.told(index, page))))
+    }
+
+    /// The first of the descriptors whose page tells its address, and that.
+    fn first(&mut self, mut range: Range<u64>) -> Option<(u64, u64)> {
+        range.find_map(|index| Some((index, self.claim(index)?)))
+    }
+
+    fn claim(&mut self, index: u64) -> Option<u64> {
+        self.left = self.left.checked_sub(1)?;
+        own_address(&self.piece.page(index)?)
+    }
+
+    fn told(&self, index: u64, page: u64) -> Option<Told> {
+        let pfn = page.checked_sub(self.base)? / PAGE_SIZE;
+        let rank = self.piece.rank(pfn)?;
+        // A page whose own bit was lost is none to go by.
+        let _ = self.piece.rank(pfn + 1)?.checked_sub(rank).filter(|&set| set == 1)?;
+        let shift = rank.cast_signed().checked_sub(index.cast_signed())?;
+        (shift.unsigned_abs() <= SHIFT_MAX).then_some(Told { index, pfn, shift })
+    }
+
+    /// More pages, between those that are not as far beside their places.
+    fn narrow(&mut self, told: Vec<Told>) -> Vec<Told> {
+        let mut out: Vec<Told> = Vec::new();
+        // What is before the first page is where it is to be.
+        let mut last = Told { index: 0, pfn: 0, shift: 0 };
+        for next in told {
+            if next.shift != last.shift {
+                for index in last.index.saturating_add(1)..next.index {
+                    let more = self.claim(index).and_then(|page| self.told(index, page));
+                    out.extend(more);
+                }
+            }
+            out.push(next);
+            last = next;
+        }
+        in_order(out.into_iter())
+    }
+}
+
+/// Without those that are not where their neighbours let them be.
+fn in_order(told: impl Iterator<Item = Told>) -> Vec<Told> {
+    let mut out: Vec<Told> = Vec::new();
+    for t in told {
+        if out.last().is_none_or(|last| last.index < t.index && last.pfn < t.pfn) {
+            out.push(t);
+        }
+    }
+    out
+}
+
+/// The address of a page by two empty lists in it at least, which agree.
+fn own_address(page: &[u8; 4096]) -> Option<u64> {
+    let mut own = None;
+    let mut count = 0;
+    for at in (0..page.len() - 8).step_by(8) {
+        let word = u64_at(page, at)?;
+        if word % PAGE_SIZE != at as u64 || !DIRECT_MAP.contains(&word) || u64_at(page, at + 8) != Some(word)
+        {
+            continue;
+        }
+        let this = word - at as u64;
+        if own.is_some_and(|own| own != this) {
+            return None;
+        }
+        own = Some(this);
+        count += 1;
+    }
+    own.filter(|_| count > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine whose every third page tells its address; `bits` are the bitmap, `pages`
+    /// what the file has.
+    struct Made {
+        bits: Vec<bool>,
+        /// The places of the bits that are set.
+        set: Vec<u64>,
+        pages: Vec<u64>,
+        contradicted: bool,
+    }
+
+    const BASE: u64 = 0xffff_9234_4000_0000;
+
+    impl Ranked for Made {
+        fn count(&self) -> Option<u64> {
+            Some(self.set.len() as u64)
+        }
+        fn rank(&self, pfn: u64) -> Option<u64> {
+            Some(self.set.partition_point(|&set| set < pfn) as u64)
+        }
+        fn select(&self, index: u64) -> Option<u64> {
+            self.set.get(usize::try_from(index).ok()?).copied()
+        }
+        fn page(&self, index: u64) -> Option<[u8; 4096]> {
+            let pfn = *self.pages.get(usize::try_from(index).ok()?)?;
+            let mut page = [0; 4096];
+            if pfn % 3 == 0 {
+                for at in [64, 1024] {
+                    let own = BASE + pfn * PAGE_SIZE + at as u64;
+                    page[at..at + 8].copy_from_slice(&own.to_le_bytes());
+                    page[at + 8..at + 16].copy_from_slice(&own.to_le_bytes());
+                }
+            }
+            Some(page)
+        }
+        fn contradicted(&self) -> bool {
+            self.contradicted
+        }
+    }
+
+    fn machine(flip: &[usize], contradicted: bool) -> (Made, Vec<u64>) {
+        let mut bits: Vec<bool> = (0..4000).map(|pfn| pfn % 7 != 3).collect();
+        let pages: Vec<u64> = (0..4000).filter(|pfn| pfn % 7 != 3).collect();
+        for &at in flip {
+            bits[at] = !bits[at];
+        }
+        let set = (0..4000).filter(|&pfn| bits[pfn]).map(|pfn| pfn as u64).collect();
+        (Made { bits, set, pages: pages.clone(), contradicted }, pages)
+    }
+
+    /// No page is served as another, and few are not known.
+    fn check(flip: &[usize], contradicted: bool) {
+        let (made, pages) = machine(flip, contradicted);
+        let shifts = Shifts::find(&made).expect("shifts");
+        let mut unknown = 0;
+        for (index, &pfn) in pages.iter().enumerate() {
+            match shifts.of(pfn) {
+                Some(shift) if made.bits[usize::try_from(pfn).unwrap()] => {
+                    let rank = made.rank(pfn).unwrap().cast_signed();
+                    assert_eq!(rank - shift, i64::try_from(index).unwrap(), "{pfn} of {flip:?}");
+                }
+                Some(_) => panic!("{pfn} of {flip:?} is said not to be in the dump"),
+                None => unknown += 1,
+            }
+        }
+        assert!(unknown <= 8 * flip.len(), "{unknown} of {flip:?} not known");
+        assert_eq!(shifts.unknown().count(), flip.len(), "{flip:?}");
+    }
+
+    #[test]
+    fn pages_behind_a_flipped_bit_are_found_by_what_they_say() {
+        for contradicted in [false, true] {
+            check(&[1003], contradicted);
+            check(&[1000], contradicted);
+            check(&[3, 2000], contradicted);
+            check(&[700, 703 + 7 * 200, 3003], contradicted);
+        }
+    }
+
+    #[test]
+    fn a_sound_bitmap_stays_as_it_is() {
+        assert!(Shifts::find(&machine(&[], false).0).is_none());
+        assert!(Shifts::find(&machine(&[], true).0).is_none());
+    }
+}
