@@ -12,8 +12,8 @@ const OPEN_FILES: usize = 4096;
 pub(crate) const LONGEST_READ: usize = PACKET_SIZE - 16;
 /// Bytes of a read that leaps.
 const FIRST_READ: usize = 8 << 10;
-/// A file of no more than this many bytes is given whole at first: gdb leaps to and fro in
-/// it, and keeps what one reply held.
+/// A file of no more than this many bytes is given whole: gdb leaps to and fro in it, and
+/// keeps what one reply held.
 const SMALL_FILE: u64 = 48 << 10;
 
 pub(crate) struct Open {
@@ -38,7 +38,7 @@ impl Open {
     /// each time.
     pub(crate) fn give(&mut self, offset: u64, count: usize) -> usize {
         self.window = match self.file.len() {
-            0..=SMALL_FILE if self.next == u64::MAX => LONGEST_READ,
+            0..=SMALL_FILE => LONGEST_READ,
             _ if offset == self.next => (4 * self.window).min(LONGEST_READ),
             _ => FIRST_READ,
         };
