@@ -61,6 +61,8 @@ pub enum Command {
     Gdb(Gdb),
     /// What several vmcores have in common: signature, culprit, register values, modules
     Compare(Compare),
+    /// One page about a vmcore, to attach to a ticket: what happened, stacks, memory, log
+    Report(Report),
     /// Print which gdbinit to source in a gdb of your own
     Gdbinit {
         /// Write it and its helpers into this folder first
@@ -264,6 +266,34 @@ pub struct Compare {
     #[command(flatten)]
     pub input: Input,
 }
+
+/// `corestub report`
+#[derive(Debug, Args)]
+#[command(after_help = REPORT)]
+pub struct Report {
+    /// The dump; several files are the pieces of a split one
+    #[arg(required = true, value_name = "DUMP")]
+    pub dumps: Vec<PathBuf>,
+    /// The file to write; without it, stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// As what
+    #[arg(long, value_enum, default_value_t = commands::Format::Html)]
+    pub format: commands::Format,
+    /// Mask the names of the host, of tasks and of files, command lines and addresses
+    #[arg(long)]
+    pub redact: bool,
+    /// The dump's companions
+    #[command(flatten)]
+    pub input: Input,
+}
+
+const REPORT: &str = "\
+The page is one file without scripts that asks no network for anything. Memory of user processes is not
+in it; the log is, and with it whatever somebody wrote there. What --redact masks has the same stand-in
+wherever it comes up; look through the page before you hand it on all the same.
+
+Example: corestub report vmcore -o report.html --redact";
 
 // What a command of the table is run on, once: `corestub COMMAND DUMP... [ARGS]`.
 #[allow(missing_docs, reason = "see above")]

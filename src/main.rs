@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
 use corestub::bytes::packed::Unpack;
-use corestub::cli::{self, Cli, Compare, Dialect, Input, OnDump, Serve};
+use corestub::cli::{self, Cli, Compare, Dialect, Input, OnDump, Report, Serve};
 use corestub::commands::{self, Command, CommandError, Context};
 use corestub::error::{Error, Result};
 use corestub::gdb;
@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         cli::Command::Serve(serve) => run_serve(&serve).map(|()| ExitCode::SUCCESS),
         cli::Command::Gdb(args) => gdb::run(&args, options(&args.input)),
         cli::Command::Compare(args) => Ok(run_compare(&args)),
+        cli::Command::Report(args) => run_report(&args),
         cli::Command::Gdbinit { dir } => gdb::gdbinit(dir.as_deref()).map(|path| {
             let mut out = io::stdout().lock();
             let _ = out.write_all(path.as_os_str().as_bytes()).and_then(|()| out.write_all(b"\n"));
@@ -191,6 +192,13 @@ fn run_compare(args: &Compare) -> ExitCode {
         Ok(snapshot.kernel().cloned())
     };
     shown("compare", |context, out| commands::compare(&args.dumps, &open, args.json, context, out))
+}
+
+/// Writes the report of a dump.
+fn run_report(args: &Report) -> Result<ExitCode> {
+    let snapshot = Snapshot::open_partly(&args.dumps, options(&args.input))?;
+    let (subject, to) = (snapshot.subject(), args.output.as_deref());
+    Ok(shown("report", |context, out| commands::report(subject, args.format, args.redact, to, context, out)))
 }
 
 /// Runs a command of the table once.

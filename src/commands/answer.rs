@@ -52,13 +52,17 @@ impl<'d, T: Serialize + Text + 'd> From<T> for Answer<'d> {
 impl Answer<'_> {
     /// Shows the answer, then says what of it failed.
     pub(super) fn write(&self, json: bool, context: Context<'_>, out: &mut dyn Write) -> Result<()> {
+        self.show(json, context, out)?;
+        self.0.failure().map_or(Ok(()), |why| Err(CommandError::Failed(why)))
+    }
+
+    /// Shows the answer.
+    pub(super) fn show(&self, json: bool, context: Context<'_>, out: &mut dyn Write) -> Result<()> {
         if json {
             // An error of `out` and the end of patience look alike within JSON.
-            self.0.json(out).or_else(|e| context.check().and(Err(e.into())))?;
-        } else {
-            self.0.text(&mut Screen::new(out))?;
+            return self.0.json(out).or_else(|e| context.check().and(Err(e.into())));
         }
-        self.0.failure().map_or(Ok(()), |why| Err(CommandError::Failed(why)))
+        self.0.text(&mut Screen::new(out))
     }
 }
 

@@ -91,6 +91,7 @@ mod process;
 mod ps;
 mod qemu;
 mod rd;
+mod report;
 mod runq;
 mod search;
 mod select;
@@ -108,6 +109,7 @@ use answer::{Answer, Text};
 pub use compare::compare;
 pub use declare::Command;
 use declare::FOR_VMCORES;
+pub use report::{Format, report};
 
 /// What a command looks at.
 #[derive(Clone, Copy)]

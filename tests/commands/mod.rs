@@ -5,6 +5,7 @@ mod crash;
 mod declared;
 mod hostile;
 mod memory;
+mod report;
 mod shell;
 mod snapshots;
 
