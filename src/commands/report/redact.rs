@@ -181,7 +181,7 @@ fn kind(word: &str) -> Option<&'static str> {
     let digits = word.strip_prefix("0x").unwrap_or(word);
     if hex(digits) && (word.len() > digits.len() || digits.len() >= DIGITS) {
         return match u64::from_str_radix(digits, 16) {
-            Ok(n) if n < SMALL || n > u64::MAX - 4096 => None,
+            Ok(n) if !(SMALL..=u64::MAX - 4096).contains(&n) => None,
             // A build-id.
             Err(_) if digits.len() == 40 => None,
             _ => Some("addr"),

@@ -218,7 +218,7 @@ fn stacks(asked: Answered) -> Vec<Part> {
         let names: Vec<String> =
             comms.into_iter().flatten().take(4).map(|(name, _)| format!("\"{name}\"")).collect();
         let more = if comms.is_some_and(|c| c.len() > 4) { ", ..." } else { "" };
-        let heading = format!("{count} x {states}: {}{more}", names.join(", "));
+        let heading = format!("{count} ({states}): {}{more}", names.join(", "));
         Stack { heading, frames: frames(group) }
     };
     let told = format!("{} different stacks; the most frequent:", groups.len());
