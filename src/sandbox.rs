@@ -243,8 +243,10 @@ fn calls() -> Result<BpfProgram, seccompiler::Error> {
     rules.insert(libc::SYS_mmap, vec![bits(2, libc::PROT_EXEC, 0)?]);
     rules.insert(libc::SYS_mprotect, vec![bits(2, libc::PROT_EXEC, 0)?]);
     // Whether it is a terminal, and how wide.
-    rules
-        .insert(libc::SYS_ioctl, one_of(1, &[libc::TCGETS, libc::TIOCGWINSZ, libc::FIONBIO, libc::FIOCLEX])?);
+    #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, reason = "of musl they are of another type")]
+    let requests =
+        [libc::TCGETS, libc::TIOCGWINSZ, libc::FIONBIO, libc::FIOCLEX].map(|request| request as u64);
+    rules.insert(libc::SYS_ioctl, one_of(1, &requests)?);
     // Names of threads and of mappings.
     let names = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
     rules.insert(libc::SYS_prctl, one_of(0, &names.map(|name| u64::from(name.cast_unsigned())))?);

@@ -420,7 +420,7 @@ fn lldb() {
         assert!(image.exists(), "{got}");
         let text = lldb(&[
             &format!("target create {}", image.display()),
-            &format!("gdb-remote {}", server.port()),
+            &format!("gdb-remote 127.0.0.1:{}", server.port()),
             "target modules load --file vmlinux --slide 0",
             "thread list",
             "register read rip rsp",

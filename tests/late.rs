@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::support;
-use crate::support::program::{Server, have_gdb, lldb};
+use crate::support::program::{Server, Signal, have_gdb, lldb, signal};
 
 /// Runs at the same time: most of their time is waiting.
 const AT_ONCE: usize = 8;
@@ -101,10 +101,6 @@ impl Drop for Proxy {
     }
 }
 
-fn signal(pid: u32, name: &str) {
-    let _ = Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status();
-}
-
 fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Mutex<Shared>, ends: &AtomicBool, pid: u32) {
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
@@ -114,10 +110,11 @@ fn pass(mut from: TcpStream, mut to: TcpStream, shared: &Mutex<Shared>, ends: &A
             if shared.stops.first().is_some_and(|(at, _)| *at <= shared.passed) {
                 let (_, stop) = shared.stops.remove(0);
                 if stop.server {
-                    signal(pid, "-STOP");
+                    signal(pid, Signal::STOP).unwrap();
                     std::thread::spawn(move || {
                         std::thread::sleep(stop.length);
-                        signal(pid, "-CONT");
+                        // It may have ended meanwhile.
+                        let _ = signal(pid, Signal::CONT);
                     });
                 } else {
                     shared.until = Some(Instant::now() + stop.length);
@@ -195,7 +192,7 @@ fn ask_lldb(program: &Path, port: u16) -> String {
     let mut lldb = Command::new("timeout");
     lldb.args(["-k", "5", "300"]).arg(program).args(["--no-lldbinit", "--batch"]);
     let commands = [
-        &format!("gdb-remote {port}"),
+        &format!("gdb-remote 127.0.0.1:{port}"),
         "register read rip rsp rbp rbx",
         "memory read --format x --size 8 --count 64 $rsp",
         "thread list",
@@ -230,7 +227,7 @@ fn run(asker: &Asker, dump: &Path) -> (usize, Vec<String>) {
         let at = |stop: &Stop| (stop.at * bytes / 1000, *stop);
         let proxy = Proxy::start(&server, stops.iter().map(at).collect());
         let text = (asker.run)(&asker.program, proxy.port);
-        signal(server.pid(), "-CONT");
+        signal(server.pid(), Signal::CONT).unwrap();
         (text, proxy.passed())
     };
     let (right, bytes) = run(&[], 0);

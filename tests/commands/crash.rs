@@ -255,8 +255,13 @@ fn bt_is_crashs() {
 /// Every `vtop` that crash was asked for: title, levels, page, flags.
 #[test]
 fn vtop_is_crashs() {
+    let asked = |dump: &Dump| dump.crash().is_some_and(|text| text.contains("\nVIRTUAL "));
     // A run of the program for each address: not on every form of a dump.
-    with_crash_of("vtop", &dumps::one_of_each(), |dump, parts| {
+    let dumps: Vec<_> = dumps::one_of_each().into_iter().filter(asked).collect();
+    if dumps.is_empty() {
+        return crate::support::not_here("the dumps of which crash was asked for vtop");
+    }
+    with_crash_of("vtop", &dumps, |dump, parts| {
         let process = parts.rest.iter().rev().find_map(|l| l.strip_prefix("    PID: "));
         let mut differ = Vec::new();
         let mut count = 0;

@@ -284,7 +284,7 @@ fn go_is_walked_through_its_signal_handler_to_the_end() {
         .into_iter()
         .find(|go| Command::new(go).arg("version").output().is_ok())
     else {
-        return crate::support::skip("go is not here");
+        return crate::support::not_here("go is not installed");
     };
     if !plain_cores() {
         return;

@@ -10,7 +10,7 @@ use corestub::rsp::Options;
 
 use super::synthetic::{HOLE, MEMORY, PID, Synthetic, word_at};
 use super::{serve, until};
-use crate::support::program::{have_gdb, patient, remote_timeout};
+use crate::support::program::{Signal, have_gdb, patient, remote_timeout, signal};
 
 /// Runs gdb on commands; what it printed, both streams.
 pub fn gdb(commands: &[&str]) -> String {
@@ -199,7 +199,7 @@ fn ctrl_c_in_a_command_is_followed_by_right_answers() {
         });
         writeln!(input, "monitor {command}").unwrap();
         until("the command runs", || started.load(Ordering::SeqCst) > 0);
-        assert!(Command::new("kill").args(["-INT", &gdb.id().to_string()]).status().unwrap().success());
+        signal(gdb.id(), Signal::INT).unwrap();
         writeln!(input, "x/gx {:#x}\nthread 2\np $rbx\npython print(gdb.execute(\"monitor help\", to_string=True))\ndetach\nquit", MEMORY.start).unwrap();
         drop(input);
         until("gdb ends", || gdb.try_wait().unwrap().is_some());

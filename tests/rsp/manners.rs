@@ -15,7 +15,7 @@ use super::places::ask;
 use super::synthetic::Synthetic;
 use super::{Client, serve, until};
 use crate::support::fixtures::fixture;
-use crate::support::program::{Server, corestub, have_gdb, output};
+use crate::support::program::{Server, Signal, corestub, have_gdb, output};
 
 #[test]
 fn only_so_many_clients() {
@@ -87,7 +87,7 @@ fn serve_after(before: &str, options: &[&str], stdin: Stdio) -> Server {
 
 #[test]
 fn a_unix_socket_is_its_owners_alone_and_gone_after_the_end() {
-    for (umask, signal) in [("000", "-TERM"), ("377", "-INT")] {
+    for (umask, signal) in [("000", Signal::TERM), ("377", Signal::INT)] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gdb.sock");
         let server =
@@ -96,9 +96,9 @@ fn a_unix_socket_is_its_owners_alone_and_gone_after_the_end() {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "umask {umask}");
         let mut client = ask(&path, b"$qAttached#8f", b"+$1#31");
         let (well, said) = server.end(signal);
-        assert!(well && said.is_empty(), "{signal}: {said}");
-        assert!(!path.exists(), "{signal}");
-        assert_eq!(client.read(&mut [0]).unwrap(), 0, "{signal}");
+        assert!(well && said.is_empty(), "{signal:?}: {said}");
+        assert!(!path.exists(), "{signal:?}");
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "{signal:?}");
     }
 }
 
@@ -108,7 +108,7 @@ fn other_machines_are_let_in_on_request_only() {
     assert_eq!(refused.status.code(), Some(2));
     has(&String::from_utf8_lossy(&refused.stderr), &["--allow-remote"]);
     let server = serve_after("", &["-l", "0.0.0.0:0", "--allow-remote"], Stdio::null());
-    let (well, said) = server.end("-TERM");
+    let (well, said) = server.end(Signal::TERM);
     assert!(well);
     has(&said, &["warning: 0.0.0.0:", "who reaches it reads the dump"]);
 }
@@ -121,7 +121,7 @@ fn a_socket_that_was_passed_is_served() {
     let server = serve_after(pass, &["-l", "fd://"], Stdio::from(OwnedFd::from(listener)));
     assert_eq!(server.address, address.to_string());
     assert_eq!(Client::connect(address).ask("qAttached"), "1");
-    assert!(server.end("-TERM").0);
+    assert!(server.end(Signal::TERM).0);
 
     let none = output(corestub().args(["serve", "-l", "fd://"]).arg(fixture("plain.core"))).unwrap_err();
     has(&none, &["LISTEN_FDS", "systemd-socket-activate"]);

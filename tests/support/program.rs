@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
 use super::{PATIENCE, skip};
 
 /// The program under test: the one cargo built, or `CORESTUB_BIN`.
@@ -15,6 +18,12 @@ pub fn corestub() -> Command {
     let mut command = Command::new(std::env::var_os("CORESTUB_BIN").unwrap_or_else(built));
     command.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
+}
+
+/// Sends a signal to a process that runs: with no program, as kill(1) is not everywhere.
+pub fn signal(pid: u32, signal: Signal) -> std::io::Result<()> {
+    let pid = pid.try_into().ok().and_then(Pid::from_raw);
+    Ok(kill_process(pid.expect("a process id"), signal)?)
 }
 
 /// stdout of a command that must succeed.
@@ -67,9 +76,8 @@ impl Server {
     }
 
     /// Ends it by a signal: whether it ended well, and what it said where stderr is piped.
-    pub fn end(mut self, signal: &str) -> (bool, String) {
-        let pid = self.pid().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    pub fn end(mut self, with: Signal) -> (bool, String) {
+        signal(self.pid(), with).unwrap();
         let mut said = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
             stderr.read_to_string(&mut said).unwrap();
