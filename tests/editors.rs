@@ -1,5 +1,5 @@
 //! Editors on a vmcore: gdb's own Debug Adapter Protocol, as nvim-dap and VS Code speak it,
-//! and cgdb and Neovim in a terminal.
+//! and cgdb, Emacs and Neovim in a terminal.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -89,6 +89,14 @@ fn cgdb() {
     if have(Path::new("tmux")) && have(Path::new("cgdb")) {
         // Its upper window has the code of the selected frame.
         drive("cgdb -- -nx -q", |_| (), Some("Dump of assembler code for function labcrash_level3:"));
+    }
+}
+
+#[test]
+fn emacs() {
+    if have(Path::new("tmux")) && have(Path::new("emacs")) {
+        // GUD over MI, which is what `M-x gdb` starts.
+        drive("emacs -nw -Q --eval '(gdb \"gdb -i=mi -nx -q\")'", |_| (), None);
     }
 }
 

@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use crate::support::dumps::{self, number};
 use crate::support::program::patient;
 use crate::support::{self, cache, skip};
 
@@ -129,6 +130,45 @@ fn kernel_scripts_agree_with_the_guest() {
 fn kernel_scripts_agree_with_the_guest_on_the_bare_dump() {
     for guest in guests() {
         agrees(&guest, None);
+    }
+}
+
+/// Kernels of other Debians, whose scripts `scripts/lab/lx-scripts -s SUITE` fetches (nothing
+/// else does): against drgn, as their guests are gone.
+#[test]
+fn kernel_scripts_agree_with_drgn_on_other_kernels() {
+    for dump in dumps::all() {
+        let name = dump.name();
+        if !name.starts_with("k5.10-oops") && !name.starts_with("k7.3-oops") {
+            continue;
+        }
+        let oracle = dump.oracle();
+        let release = oracle.uname["release"].clone();
+        let scripts = cache("lx").join(&release);
+        if !scripts.join("scripts/gdb/linux/constants.py").exists() {
+            continue;
+        }
+        let guest = Guest { release, dump: dump.path.clone(), vmlinux: PathBuf::new(), scripts };
+        let mut commands: Vec<String> = WORKING.iter().map(|&c| c.to_owned()).collect();
+        if name.starts_with("k7.3") {
+            commands.extend(["lx-interruptlist", "lx-slabinfo", "lx-vmallocinfo"].map(str::to_owned));
+        }
+        commands.push("output *'printk.c'::prb".to_owned());
+        let seen = run(&guest, None, &commands);
+        for command in &commands {
+            let (ok, text) = (&seen[command]["ok"], seen[command]["text"].as_str().unwrap_or_default());
+            assert!(*ok == true && !text.is_empty(), "{name} {command}: {text}");
+        }
+        let addresses = |command: &str| -> BTreeSet<u64> {
+            let rows = seen[command]["text"].as_str().unwrap_or_default().lines().skip(1);
+            rows.filter_map(|l| l.split_whitespace().next()).map(number).collect()
+        };
+        // The script starts at init_task and knows no other idle task.
+        let tasks = oracle.tasks.iter().filter(|t| !t.idle || t.cpu == Some(0));
+        let tasks: BTreeSet<u64> = tasks.map(|t| number(&t.task)).collect();
+        assert_eq!(addresses("lx-ps"), tasks, "{name}");
+        let modules: BTreeSet<u64> = oracle.modules.iter().map(|m| number(&m.base)).collect();
+        assert_eq!(addresses("lx-lsmod"), modules, "{name}");
     }
 }
 

@@ -14,7 +14,8 @@ use crate::debuginfo::symbols::Symbol;
 const RECORDED: &str = include_str!("globals.txt");
 
 /// What other kernels have, or declare otherwise. Of several types for one name the
-/// first one that is in BTF and as large as the symbol counts.
+/// first one that is in BTF and as large as the symbol counts; `if STRUCT.MEMBER` is what
+/// kernels have that declare it so.
 const MORE: &str = "\
 struct task_struct: init_task
 struct list_head: cgroup_roots modules net_namespace_list slab_caches super_blocks task_groups vmap_area_list workqueues
@@ -39,6 +40,11 @@ pgd_t []: init_top_pgt
 gate_desc []: idt_table
 const sys_call_ptr_t []: sys_call_table
 rwlock_t: dev_base_lock tasklist_lock
+struct file_system_type * if file_system_type.next: file_systems
+struct hlist_head if file_system_type.list: file_systems
+unsigned int: total_nr_irqs
+const struct irq_stat_info []: irq_stat_info
+unsigned long []: irq_stat_count_show
 unsigned long [3]: avenrun
 percpu struct rq: runqueues
 percpu struct task_struct *: current_task
@@ -57,6 +63,10 @@ pub(super) struct OfFile {
     type_at: u32,
     address: u64,
 }
+
+/// Declared the same in every kernel, for drivers to use (`<linux/ioport.h>`): what stands
+/// behind them says nothing. (7.3.4 has 64 bytes there that have no name in kallsyms.)
+const SURE: &[&str] = &["iomem_resource", "ioport_resource"];
 
 /// A symbol's size is the gap to the next one: as much more than its type's may be
 /// padding, if the next one does not begin a page.
@@ -151,6 +161,10 @@ impl Writer<'_> {
         let address = |name| self.input.symbols.address(name).unwrap_or(0);
         let per_cpu_area = address("__per_cpu_start")..address("__per_cpu_end");
         for (per_cpu, spec, names) in rows() {
+            let (spec, condition) = spec.split_once(" if ").map_or((spec, None), |(s, c)| (s, Some(c)));
+            if condition.is_some_and(|c| !self.has_member(c)) {
+                continue;
+            }
             let spec = Spec::parse(spec);
             let base = spec.base.and_then(|name| self.find_known(name));
             if base.is_none() && (spec.base.is_some() || spec.stars == 0) {
@@ -165,7 +179,7 @@ impl Writer<'_> {
                     !s.is_text()
                         && per_cpu == per_cpu_area.contains(&s.address)
                         && (per_cpu || s.address >= 1 << 63)
-                        && fits(s, element, spec.count, open)
+                        && fits(s, element, spec.count, open || SURE.contains(&name))
                 };
                 let Some(symbol) = self.input.symbols.by_name(name).filter(data) else { continue };
                 if told.insert(name) {
@@ -173,6 +187,13 @@ impl Writer<'_> {
                 }
             }
         }
+    }
+
+    /// `STRUCT.MEMBER`: whether there is such a one.
+    fn has_member(&self, place: &str) -> bool {
+        let Some((structure, member)) = place.split_once('.') else { return false };
+        let found = self.find_known(structure).and_then(|id| self.btf.strip(id));
+        found.is_some_and(|t| t.members().any(|m| m.name == member))
     }
 
     /// The bytes of one element.
