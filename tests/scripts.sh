@@ -19,7 +19,8 @@ machine() { # machine [NAME=SCRIPT...]: a folder of programs, as PATH; a script 
 		ln ls make mkdir mktemp modprobe mv nproc python3 readlink rm sed seq sh sleep sort tail tar tee timeout touch tr true uname uniq wc xargs xz; do
 		ln -sf "$(PATH=$PATH:/usr/sbin:/sbin command -v "$p" || echo /bin/false)" "$dir/bin/$p"
 	done
-	for p in cc cargo cgdb cpio debugfs emacs gcc gdb git lldb-14 node npm nvim objcopy objdump shellcheck tmux zstd crash; do printf '#!/bin/sh\nexit 0\n' > "$dir/bin/$p"; done
+	for p in bzip2 cc cargo cgdb cpio debugfs emacs g++ gcc gdb git lldb-14 lz4 musl-gcc node npm nvim objcopy objdump shellcheck tmux \
+		zstd crash; do printf '#!/bin/sh\nexit 0\n' > "$dir/bin/$p"; done
 	for p in "$@"; do
 		rm -f "$dir/bin/${p%%=*}"
 		[ "${p#*=}" = absent ] || printf '#!/bin/sh\n%s\n' "${p#*=}" > "$dir/bin/${p%%=*}"

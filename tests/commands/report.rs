@@ -144,6 +144,14 @@ fn what_is_masked_is_nowhere() {
         for secret in ["ffffffffc05af005", "ffff8d4343", "k6.1-oops", "console=ttyS0"] {
             assert!(!masked.contains(secret), "{format}: {secret}");
         }
+        // Whatever stands beside them. (The last ones are error numbers.)
+        let kernel_address = |word: &&str| {
+            word.len() == 16
+                && u64::from_str_radix(word, 16).is_ok_and(|n| (0xffff << 48..=u64::MAX - 4096).contains(&n))
+        };
+        let left: Vec<&str> =
+            masked.split(|c: char| !c.is_ascii_alphanumeric()).filter(kernel_address).take(9).collect();
+        assert!(left.is_empty(), "{format}: {left:?}");
         // What the crash was stays.
         assert!(masked.contains("labcrash_level3+0x5") && masked.contains("task-1"), "{format}");
         let signature = json(&dump, "triage")["signature"].as_str().unwrap().to_owned();

@@ -153,12 +153,23 @@ impl Masks {
         format!("{before}{masked}{behind}")
     }
 
-    /// `task:pid`, as messages of hung tasks have it.
-    fn with_offset(&self, word: &str) -> String {
-        match word.rsplit_once(':').and_then(|(name, pid)| Some((self.known.get(name)?, pid))) {
-            Some((known, pid)) => format!("{known}:{pid}"),
-            None => word.to_owned(),
+    /// `task:pid`, as messages of hung tasks have it, and addresses that are written to
+    /// something else (`RSP: 0018:ffff888012345678`, ranges).
+    fn with_offset(&mut self, word: &str) -> String {
+        if let Some((known, pid)) = word.rsplit_once(':').and_then(|(n, pid)| Some((self.known.get(n)?, pid)))
+        {
+            return format!("{known}:{pid}");
         }
+        let mut out = String::with_capacity(word.len());
+        for piece in word.split_inclusive([':', '-']) {
+            let bare = piece.trim_end_matches([':', '-']);
+            match kind(bare) {
+                Some("addr") => out.push_str(&self.stand_in("addr", &canonical("addr", bare))),
+                _ => out.push_str(bare),
+            }
+            out.push_str(piece.strip_prefix(bare).unwrap_or_default());
+        }
+        out
     }
 }
 
@@ -186,6 +197,10 @@ fn kind(word: &str) -> Option<&'static str> {
             Err(_) if digits.len() == 40 => None,
             _ => Some("addr"),
         };
+    }
+    let groups: Vec<&str> = word.split('-').collect();
+    if groups.iter().all(|g| hex(g)) && groups.iter().map(|g| g.len()).eq([8, 4, 4, 4, 12]) {
+        return Some("uuid");
     }
     let pairs: Vec<&str> = word.split(':').collect();
     if pairs.len() == 6 && pairs.iter().all(|p| p.len() == 2 && hex(p)) {
@@ -235,6 +250,9 @@ mod tests {
             ("RAX: ffff888012345678 RBX: 0000000000000000", "RAX: addr-1 RBX: 0000000000000000"),
             ("0xffff888012345678 FFFF888012345678.", "addr-1 addr-1."),
             ("f+0x30/0x40 rax -22 ffffffffffffffea", "f+0x30/0x40 rax -22 ffffffffffffffea"),
+            ("RSP: 0018:ffff888012345678 GS:ffff888012345678(0000)", "RSP: 0018:addr-1 GS:addr-1(0000)"),
+            ("[mem 0x0000000100000000-0x8ffffffff] 6.1.0-56", "[mem addr-1-addr-2] 6.1.0-56"),
+            ("fs 3f2504e0-4f89-41d3-9a0c-0305e82c3301: mounted", "fs uuid-1: mounted"),
             ("open /etc/secret: no", "open file-3: no"),
             ("vmcore: 6.1 of my dump", "file-2: 6.1 of file-1"),
             ("[    0.0] Kernel command line: root=/dev/sda pw=1", "[    0.0] Kernel command line: (masked)"),
