@@ -242,7 +242,8 @@ impl Line {
         if crosses && equal && self.acknowledged == 0 {
             return Reaction::None;
         }
-        let in_a_row = if self.turned_away == packet { self.in_a_row } else { 0 };
+        // Of this packet: one like it that was answered has its own.
+        let in_a_row = if crosses && self.turned_away == packet { self.in_a_row } else { 0 };
         if crosses && (idle || equal) && in_a_row < REFUSALS && self.refusals < 2 * REFUSALS {
             self.refusals += 1;
             (self.turned_away, self.in_a_row) = (packet, in_a_row + 1);
@@ -252,7 +253,7 @@ impl Line {
         let expected = self.frames.saturating_add(self.doubtful).saturating_sub(self.acknowledged);
         self.doubtful = match idle {
             // Whoever sends it a fourth time has nothing else to acknowledge.
-            _ if crosses && in_a_row == REFUSALS => 0,
+            _ if in_a_row == REFUSALS => 0,
             true => expected.min(self.again.saturating_add(self.doubtful)),
             false => self.doubtful.saturating_sub(self.acknowledged),
         };
