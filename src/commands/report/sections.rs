@@ -34,39 +34,37 @@ pub(super) fn all(kernel: &Kernel, context: Context<'_>) -> Result<Vec<Section>>
         answer => Ok(answer.map_err(|why| Part::Note(format!("Not known: {why}")))),
     };
     let triage = ask(&["triage"])?;
-    let facts = triage.as_ref().ok().map(|t| &t.value);
     let task = kernel.panic_task().map(|task| format!("{:x}", task.addr.0));
-    let pc = facts.and_then(|v| text(v.get("culprit")?, "pc"));
+    let pc = triage.as_ref().ok().and_then(|t| text(t.value.get("culprit")?, "pc"));
     let kernel_pc = pc.filter(|pc| address(pc).is_some_and(|pc| pc >= kernel.user_limit()));
     let mut stack = match &task {
-        Some(task) => vec![lines(ask(&["bt", task])?)],
+        Some(task) => told(ask(&["bt", task])?, lines),
         None => vec![Part::Note("Nobody crashed here, as far as the dump tells.".to_owned())],
     };
     if let (Some(pc), Some(_)) = (&kernel_pc, &task) {
         let (up_to, from) = (ask(&["dis", "-r", pc])?, ask(&["dis", pc, AFTER])?);
-        stack.push(code(up_to, from));
+        stack.extend(told(up_to, |up_to| told(from, |from| code(&up_to, &from))));
     }
     let section = |id, title, parts| Section { id, title, parts };
     Ok(vec![
-        section("what", "What happened", triage.as_ref().map_or_else(|_| Vec::new(), |t| happened(&t.value))),
-        section("machine", "Machine and dump", vec![banner(ask(&["sys"])?)]),
+        section("what", "What happened", told(triage, happened)),
+        section("machine", "Machine and dump", told(ask(&["sys"])?, banner)),
         section("stack", "Stack and code", stack),
-        section("cpus", "CPUs", vec![cpus(ask(&["bt", "-a"])?)]),
-        section("blocked", "Blocked tasks", vec![lines(ask(&["locks"])?)]),
-        section("stacks", "All stacks", stacks(ask(&["bt", "--summary"])?)),
-        section("memory", "Memory", memory(ask(&["kmem", "-i"])?)),
-        section("log", "Log", log(ask(&["log"])?)),
-        section("modules", "Modules", vec![modules(ask(&["mod"])?)]),
+        section("cpus", "CPUs", told(ask(&["bt", "-a"])?, cpus)),
+        section("blocked", "Blocked tasks", told(ask(&["locks"])?, lines)),
+        section("stacks", "All stacks", told(ask(&["bt", "--summary"])?, stacks)),
+        section("memory", "Memory", told(ask(&["kmem", "-i"])?, memory)),
+        section("log", "Log", told(ask(&["log"])?, log)),
+        section("modules", "Modules", told(ask(&["mod"])?, modules)),
     ])
-    .map(|mut sections: Vec<Section>| {
-        if let (Err(note), Some(first)) = (triage, sections.first_mut()) {
-            first.parts.push(note);
-        }
-        sections
-    })
 }
 
 type Answered = Result<Asked, Part>;
+
+/// What stands for an answer: why there is none, if so.
+fn told(asked: Answered, tell: impl FnOnce(Asked) -> Vec<Part>) -> Vec<Part> {
+    asked.map_or_else(|note| vec![note], tell)
+}
 
 fn address(text: &str) -> Option<u64> {
     u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()
@@ -77,8 +75,8 @@ fn plain(text: String) -> Line {
 }
 
 /// The rows as they are.
-fn lines(asked: Answered) -> Part {
-    asked.map_or_else(|note| note, |a| Part::Lines(a.rows.into_iter().map(plain).collect()))
+fn lines(asked: Asked) -> Vec<Part> {
+    vec![Part::Lines(asked.rows.into_iter().map(plain).collect())]
 }
 
 fn fact(name: &str, value: impl Into<String>) -> Fact {
@@ -94,7 +92,8 @@ fn place(of: &Value) -> Option<String> {
 }
 
 /// Of what `triage` tells the facts.
-fn happened(triage: &Value) -> Vec<Part> {
+fn happened(asked: Asked) -> Vec<Part> {
+    let triage = &asked.value;
     let of = |name| text(triage, name);
     let culprit = triage.get("culprit").filter(|c| !c.is_null());
     let at = of("fault_address").map(|at| format!(" at address {at}")).unwrap_or_default();
@@ -136,35 +135,22 @@ fn happened(triage: &Value) -> Vec<Part> {
     parts
 }
 
-fn banner(asked: Answered) -> Part {
-    asked.map_or_else(
-        |note| note,
-        |asked| {
-            let split = |row: &String| {
-                let (name, value) = row.split_once(": ")?;
-                (!TOLD.contains(&name.trim())).then(|| fact(name.trim(), value))
-            };
-            Part::Facts(asked.rows.iter().filter_map(split).collect())
-        },
-    )
+fn banner(asked: Asked) -> Vec<Part> {
+    let split = |row: &String| {
+        let (name, value) = row.split_once(": ")?;
+        (!TOLD.contains(&name.trim())).then(|| fact(name.trim(), value))
+    };
+    vec![Part::Facts(asked.rows.iter().filter_map(split).collect())]
 }
 
 /// The instructions around the one of the culprit.
-fn code(up_to: Answered, from: Answered) -> Part {
-    let rows = match (up_to, from) {
-        (Ok(up_to), Ok(from)) => {
-            let mut rows = up_to.value.as_array().cloned().unwrap_or_default();
-            rows.drain(..rows.len().saturating_sub(BEFORE));
-            let last = rows.last().and_then(|r| text(r, "address"));
-            let from = list(&from.value).iter();
-            rows.extend(from.filter(|r| text(r, "address") != last).cloned());
-            (rows, last)
-        }
-        (Err(note), _) | (_, Err(note)) => return note,
-    };
-    let (rows, at) = rows;
+fn code(up_to: &Asked, from: &Asked) -> Vec<Part> {
+    let up_to = list(&up_to.value);
+    let at = up_to.last().and_then(|r| text(r, "address"));
+    let from = list(&from.value).iter().filter(|r| text(r, "address") != at);
+    let rows = up_to.iter().skip(up_to.len().saturating_sub(BEFORE)).chain(from);
     let mut lines = Vec::new();
-    for row in &rows {
+    for row in rows {
         let [address, what] = ["address", "text"].map(|name| text(row, name).unwrap_or_default());
         let offset = row.get("offset").and_then(Value::as_u64);
         let symbol = text(row, "symbol").zip(offset).map(|(symbol, offset)| format!(" <{symbol}+{offset}>"));
@@ -179,7 +165,7 @@ fn code(up_to: Answered, from: Answered) -> Part {
             lines.push(Line { text: format!("       ; {name} {value}{note}"), here });
         }
     }
-    Part::Lines(lines)
+    vec![Part::Lines(lines)]
 }
 
 /// The frames of a stack, one a line.
@@ -193,24 +179,15 @@ fn frames(of: &Value) -> Vec<String> {
     all
 }
 
-fn cpus(asked: Answered) -> Part {
-    asked.map_or_else(
-        |note| note,
-        |asked| {
-            let stack = |s: &Value| {
-                let [cpu, pid, comm] = ["cpu", "pid", "comm"].map(|name| text(s, name).unwrap_or_default());
-                Stack { heading: format!("CPU {cpu}: pid {pid} \"{comm}\""), frames: frames(s) }
-            };
-            Part::Stacks(list(&asked.value).iter().take(CPUS).map(stack).collect())
-        },
-    )
+fn cpus(asked: Asked) -> Vec<Part> {
+    let stack = |s: &Value| {
+        let [cpu, pid, comm] = ["cpu", "pid", "comm"].map(|name| text(s, name).unwrap_or_default());
+        Stack { heading: format!("CPU {cpu}: pid {pid} \"{comm}\""), frames: frames(s) }
+    };
+    vec![Part::Stacks(list(&asked.value).iter().take(CPUS).map(stack).collect())]
 }
 
-fn stacks(asked: Answered) -> Vec<Part> {
-    let asked = match asked {
-        Ok(asked) => asked,
-        Err(note) => return vec![note],
-    };
+fn stacks(asked: Asked) -> Vec<Part> {
     let groups = list(&asked.value);
     let stack = |group: &Value| {
         let [count, states] = [text(group, "count").unwrap_or_default(), counts(group, "states")];
@@ -232,11 +209,7 @@ fn counts(of: &Value, name: &str) -> String {
     all.map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ")
 }
 
-fn memory(asked: Answered) -> Vec<Part> {
-    let asked = match asked {
-        Ok(asked) => asked,
-        Err(note) => return vec![note],
-    };
+fn memory(asked: Asked) -> Vec<Part> {
     let bar = |of: &Value| {
         let bytes = of.get("pages")?.as_u64()?.checked_mul(PAGE_SIZE)?;
         Some(Bar { name: text(of, "what")?, bytes })
@@ -246,11 +219,7 @@ fn memory(asked: Answered) -> Vec<Part> {
     vec![Part::Bars(bars), Part::Lines(table)]
 }
 
-fn log(asked: Answered) -> Vec<Part> {
-    let asked = match asked {
-        Ok(asked) => asked,
-        Err(note) => return vec![note],
-    };
+fn log(asked: Asked) -> Vec<Part> {
     let all = list(&asked.value);
     let message = |record: &Value| {
         let number = |name: &str| record.get(name).and_then(Value::as_u64);
@@ -270,17 +239,12 @@ fn log(asked: Answered) -> Vec<Part> {
     parts
 }
 
-fn modules(asked: Answered) -> Part {
-    asked.map_or_else(
-        |note| note,
-        |asked| {
-            let row = |m: &Value| {
-                ["name", "base", "size", "state", "taint", "build_id"]
-                    .map(|n| text(m, n).unwrap_or_default())
-                    .to_vec()
-            };
-            let head = vec!["Name", "Base", "Size", "State", "Taint", "Build ID"];
-            Part::Table { head, rows: list(&asked.value).iter().map(row).collect() }
-        },
-    )
+fn modules(asked: Asked) -> Vec<Part> {
+    let row = |m: &Value| {
+        ["name", "base", "size", "state", "taint", "build_id"]
+            .map(|n| text(m, n).unwrap_or_default())
+            .to_vec()
+    };
+    let head = vec!["Name", "Base", "Size", "State", "Taint", "Build ID"];
+    vec![Part::Table { head, rows: list(&asked.value).iter().map(row).collect() }]
 }
