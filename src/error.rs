@@ -124,6 +124,14 @@ pub enum Absence {
     Unread,
 }
 
+impl Absence {
+    /// Whether the dump was to have it.
+    #[must_use]
+    pub fn is_damage(self) -> bool {
+        matches!(self, Self::Lost | Self::Corrupt | Self::Misplaced | Self::Unread)
+    }
+}
+
 impl fmt::Display for Absence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -86,8 +86,7 @@ impl Shifts {
 
     /// What is to be taken from the rank of `pfn`; `None` where that is not known.
     pub(super) fn of(&self, pfn: u64) -> Option<i64> {
-        let after = self.known.partition_point(|(pfns, _)| pfns.start <= pfn);
-        let (pfns, shift) = self.known.get(after.checked_sub(1)?)?;
+        let (pfns, shift) = super::last_from(&self.known, pfn, |(pfns, _)| pfns.start)?;
         pfns.contains(&pfn).then_some(*shift)
     }
 

@@ -15,7 +15,7 @@ use crate::arch::{Levels, map};
 use crate::debuginfo::symbols::SymbolTable;
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::dump::{PhysicalMemory, Vmcore};
-use crate::error::{Absence, Error, ReadFault, Result};
+use crate::error::{Error, ReadFault, Result};
 use crate::memory::AddressSpace;
 use crate::memory::paging::{Basis, Linear, PageTables};
 
@@ -64,16 +64,8 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     match tables.walk(VirtAddr(top), &mut |_| ()) {
         Ok(_) => {}
         // Where the image lies is known without them; that it lies there is proven.
-        Err(ReadFault::PageTable {
-            why: Absence::Lost | Absence::Corrupt | Absence::Misplaced | Absence::Unread,
-            ..
-        }) if names_itself(&vmcoreinfo, &tables) => {}
-        Err(
-            fault @ ReadFault::PageTable {
-                why: Absence::Lost | Absence::Corrupt | Absence::Misplaced | Absence::Unread,
-                ..
-            },
-        ) => {
+        Err(ReadFault::PageTable { why, .. }) if why.is_damage() && names_itself(&vmcoreinfo, &tables) => {}
+        Err(fault @ ReadFault::PageTable { why, .. }) if why.is_damage() => {
             let lost = dump.incomplete().map(|lost| format!("; {lost}")).unwrap_or_default();
             return Err(missing(
                 &format!("{fault}, and nothing proves where the kernel lies{lost}"),

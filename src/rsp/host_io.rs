@@ -108,6 +108,7 @@ impl State {
         }
         Err(if denied { Errno::EACCES } else { Errno::ENOENT })
     }
+
     fn open(&mut self, path: &[u8], flags: u64) -> Outcome {
         if flags & WRITING != 0 {
             return Err(Errno::EROFS);
