@@ -80,7 +80,9 @@ mod compare;
 mod declare;
 mod dis;
 mod entry;
+mod files;
 mod help;
+mod irq;
 mod kmem;
 mod lines;
 mod locks;
@@ -101,6 +103,7 @@ mod sym;
 mod sys;
 mod task;
 mod threads;
+mod timer;
 mod triage;
 mod vtop;
 mod why;
@@ -196,9 +199,12 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         ps::command(),
         bt::command(),
         task::command(),
+        files::command(),
         threads::command(),
         runq::command(),
         locks::command(),
+        irq::command(),
+        timer::command(),
         mod_::command(),
         sym::command(),
         rd::command(),

@@ -12,6 +12,7 @@ use super::{Answer, Command, CommandError, Context, NoArguments, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::list::List;
 use crate::linux::object::Object;
+use crate::linux::rbtree::RbTree;
 use crate::linux::{Kernel, Task, tasks};
 use crate::text::{Screen, row};
 
@@ -207,17 +208,10 @@ fn fair<'a>(
     let root = cfs.pointer(member);
     let node_in_entity = types.field("sched_entity", "run_node")?;
     let entity_in_task = types.field("task_struct", "se")?;
-    // In order: down to the left, the node itself, then to the right.
-    let (mut path, mut at) = (Vec::new(), root);
-    while at.is_some() || !path.is_empty() {
-        while let Some(node) = at {
-            if seen.len() >= MAX || !seen.insert(node.0) {
-                return Some(());
-            }
-            path.push(node);
-            at = Object::new(kernel, "rb_node", node).pointer("rb_left");
+    for node in RbTree::new(kernel, root, MAX) {
+        if seen.len() >= MAX || !seen.insert(node.0) {
+            return Some(());
         }
-        let Some(node) = path.pop() else { break };
         let entity = node.0.wrapping_sub(node_in_entity.offset);
         let group = Object::new(kernel, "sched_entity", VirtAddr(entity)).pointer("my_q");
         match group {
@@ -229,7 +223,6 @@ fn fair<'a>(
                 out.extend(kernel.tasks().by_address(task).map(|t| waiting(kernel, t)));
             }
         }
-        at = Object::new(kernel, "rb_node", node).pointer("rb_right");
     }
     Some(())
 }

@@ -12,8 +12,8 @@ use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::{Entry, Mapping};
 use crate::dump::PhysicalMemory;
 use crate::error::ReadFault;
-use crate::linux::Kernel;
 use crate::linux::object::Object;
+use crate::linux::{Kernel, paths};
 use crate::memory::paging::{PageTables, Step};
 use crate::text::{Screen, row};
 
@@ -38,9 +38,6 @@ struct Arguments {
     #[command(flatten)]
     whose: Whose,
 }
-
-/// Folders and mounts of a path.
-const PATH_MAX: usize = 128;
 
 #[derive(Serialize)]
 #[serde(transparent)]
@@ -215,34 +212,5 @@ fn swap_entry(kernel: &Kernel, entry: Entry, screen: &mut Screen<'_>) -> io::Res
 fn swap_name(kernel: &Kernel, area: u64) -> Option<String> {
     let slot = kernel.symbol("swap_info")?.checked_add(area.checked_mul(8)?)?;
     let info = VirtAddr(kernel.space().read_u64(slot).ok().filter(|&p| p >= kernel.user_limit())?);
-    let file = Object::new(kernel, "swap_info_struct", info).follow("swap_file", "file")?;
-    // f_path became private to its accessors in 6.18.
-    let of = |path: &str| {
-        file.pointer(&format!("f_path.{path}")).or_else(|| file.pointer(&format!("__f_path.{path}")))
-    };
-    let (mut dentry, mut mount) = (of("dentry")?, of("mnt")?);
-    let in_mount = kernel.types().field("mount", "mnt")?.offset;
-    let mut names: Vec<String> = Vec::new();
-    // From the file up to the root of its mount, on to where that is mounted.
-    for _ in 0..PATH_MAX {
-        let outer = Object::new(kernel, "mount", VirtAddr(mount.0.wrapping_sub(in_mount)));
-        if outer.pointer("mnt.mnt_root") == Some(dentry) {
-            let parent = outer.pointer("mnt_parent")?;
-            if parent == outer.base {
-                break;
-            }
-            dentry = outer.pointer("mnt_mountpoint")?;
-            mount = VirtAddr(parent.0.wrapping_add(in_mount));
-            continue;
-        }
-        let entry = Object::new(kernel, "dentry", dentry);
-        let name = kernel.space().read_cstr(entry.pointer("d_name.name")?, 256).ok()?;
-        let parent = entry.pointer("d_parent")?;
-        if parent == dentry {
-            break;
-        }
-        names.push(name);
-        dentry = parent;
-    }
-    Some(names.iter().rev().map(|n| format!("/{n}")).collect()).filter(|p: &String| !p.is_empty())
+    paths::of_file(kernel, Object::new(kernel, "swap_info_struct", info).pointer("swap_file")?)
 }

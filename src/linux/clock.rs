@@ -14,6 +14,8 @@ pub(crate) struct Clock {
     pub date: i64,
     /// Whole seconds since boot, time in suspend included.
     pub uptime: i64,
+    /// Nanoseconds of the monotonic clock, which stops in suspend, when the kernel last looked.
+    pub monotonic: i64,
 }
 
 /// Reads the clock, by the timekeeper.
@@ -45,9 +47,10 @@ pub(crate) fn read(view: &View) -> Option<Clock> {
             .and_then(|n| i64::try_from(n).ok())
             .unwrap_or(0);
         let boot = tk.signed("offs_boot").unwrap_or(0);
-        let uptime =
-            monotonic.checked_add(fraction.checked_add(nanos)?.checked_add(boot)? / 1_000_000_000)?;
-        (0..1 << 33).contains(&uptime).then_some(Clock { date, uptime })
+        let fraction = fraction.checked_add(nanos)?;
+        let uptime = monotonic.checked_add(fraction.checked_add(boot)? / 1_000_000_000)?;
+        let monotonic = monotonic.checked_mul(1_000_000_000)?.checked_add(fraction)?;
+        (0..1 << 33).contains(&uptime).then_some(Clock { date, uptime, monotonic })
     })
 }
 

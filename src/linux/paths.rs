@@ -15,7 +15,14 @@ const LONGEST: usize = 255;
 /// The name of the open file (`struct file`) at `file`.
 #[must_use]
 pub(crate) fn of_file(view: &View, file: VirtAddr) -> Option<String> {
-    of_path(view, Object::new(view, "file", file).address("f_path")?)
+    of_path(view, path_in(&Object::new(view, "file", file))?)
+}
+
+/// The `struct path` in a `struct file`.
+#[must_use]
+pub(crate) fn path_in(file: &Object<'_>) -> Option<VirtAddr> {
+    // It became private to its accessors in 6.18.
+    file.address("f_path").or_else(|| file.address("__f_path"))
 }
 
 /// The name that the `struct path` at `path` stands for.

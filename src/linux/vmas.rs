@@ -1,24 +1,18 @@
 //! The mappings of a process: `mm_struct` and its `vm_area_struct`s.
 //!
-//! From 6.1 on they hang in a maple tree (`include/linux/maple_tree.h`, commit
-//! 524e00b36e8c took the list away), before in a list by address. A pointer to a
-//! node of the tree has the node's type in bits 3 to 6, the root's bit 1, too; a leaf's
-//! slots are the mappings themselves, and a node says by its pivots how far each slot goes.
-//! The kernel counts the mappings, so that it can be told whether all were found.
+//! From 6.1 on they hang in a maple tree (commit 524e00b36e8c took the list away), before
+//! in a list by address. The kernel counts the mappings, so that it can be told whether all were found.
 
 use std::collections::HashSet;
 
 use super::View;
+use super::maple::Maple;
 use super::object::Object;
 use super::paths;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 
 /// More than any process has (`vm.max_map_count` is 65,530, and at most 2^31).
 const MOST: usize = 1 << 20;
-/// No tree is as deep (`MAPLE_HEIGHT_MAX`).
-const DEEPEST: usize = 31;
-/// `MAPLE_NODE_MASK`: nodes are 256 bytes, and aligned to that.
-const NODE: u64 = 0xff;
 
 /// `vm_flags` (`include/linux/mm.h`).
 pub(crate) const VM_READ: u64 = 1;
@@ -67,7 +61,7 @@ pub(crate) struct Vmas {
 pub(crate) fn of(view: &View, mm: VirtAddr) -> Vmas {
     let mm = Object::new(view, "mm_struct", mm);
     let areas = match mm.number("mm_mt.ma_root") {
-        Some(root) => Tree::areas(view, root),
+        Some(root) => Maple::read(view, root).entries,
         None => listed(view, mm),
     };
     let mut list: Vec<Vma> = areas.into_iter().filter_map(|at| read(view, mm, at)).collect();
@@ -83,62 +77,6 @@ fn listed(view: &View, mm: Object<'_>) -> Vec<VirtAddr> {
     let next = |at: &VirtAddr| Object::new(view, "vm_area_struct", *at).pointer("vm_next");
     let mut seen = HashSet::new();
     std::iter::successors(first, next).take(MOST).take_while(|at| seen.insert(*at)).collect()
-}
-
-struct Tree<'a> {
-    view: &'a View,
-    visited: HashSet<u64>,
-    found: Vec<VirtAddr>,
-}
-
-impl<'a> Tree<'a> {
-    fn areas(view: &'a View, root: u64) -> Vec<VirtAddr> {
-        let mut tree = Self { view, visited: HashSet::new(), found: Vec::new() };
-        // xa_is_node()
-        if root & 3 == 2 && root > 4096 {
-            tree.node(root, u64::MAX, 0);
-        } else if root >= view.user_limit() {
-            // A tree of one entry has no node.
-            tree.found.push(VirtAddr(root));
-        }
-        tree.found
-    }
-
-    fn node(&mut self, entry: u64, last: u64, depth: usize) -> Option<()> {
-        let node = entry & !NODE;
-        // maple_leaf_64, maple_range_64, maple_arange_64; there are no others here.
-        let kind = entry >> 3 & 0xf;
-        let ty = if kind == 3 { "maple_arange_64" } else { "maple_range_64" };
-        if depth > DEEPEST || self.visited.len() >= MOST || !self.visited.insert(node) || kind == 0 {
-            return None;
-        }
-        let object = Object::new(self.view, ty, VirtAddr(node));
-        let (pivots, slots) = (object.field("pivot")?, object.field("slot")?);
-        let word = |field: crate::debuginfo::Field, i: u64| {
-            let at = VirtAddr(node).checked_add(field.offset + i * 8)?;
-            (i * 8 < field.size).then(|| self.view.space().read_u64(at).ok()).flatten()
-        };
-        let mut children = Vec::new();
-        for i in 0..slots.size.min(NODE) / 8 {
-            // Behind the last pivot that is set, and in place of the last slot, is something else.
-            let to = word(pivots, i).filter(|&p| p != 0 || i == 0).unwrap_or(last);
-            children.push((word(slots, i)?, to));
-            if to >= last {
-                break;
-            }
-        }
-        for (child, to) in children {
-            if child < self.view.user_limit() {
-                continue;
-            }
-            if kind != 1 {
-                self.node(child, to, depth + 1);
-            } else if self.found.len() < MOST {
-                self.found.push(VirtAddr(child));
-            }
-        }
-        Some(())
-    }
 }
 
 fn read(view: &View, mm: Object<'_>, at: VirtAddr) -> Option<Vma> {

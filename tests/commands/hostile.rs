@@ -66,6 +66,9 @@ fn no_command_shows_a_tasks_name_as_it_is() {
         &["runq"],
         &["sys"],
         &["triage"],
+        &["files", "1"],
+        &["irq"],
+        &["timer", "-r"],
         // A message that quotes what was typed.
         &["ps", "\x1b[31m\n\u{9b}"],
     ] {
@@ -76,6 +79,10 @@ fn no_command_shows_a_tasks_name_as_it_is() {
         let args = [args, &["--json"]].concat();
         let text = of_init(&args);
         assert_printable(&args, &text);
+    }
+    for form in ["html", "markdown", "json"] {
+        let args = ["report", "--format", form];
+        assert_printable(&args, &of_init(&args));
     }
     assert!(of_init(&["ps", "1"]).contains(".[1m.> 1.].."));
     let rows: Value = serde_json::from_str(&of_init(&["ps", "-p", "1", "--json"])).unwrap();

@@ -3,6 +3,7 @@
 
 mod crash;
 mod declared;
+mod devices;
 mod hostile;
 mod memory;
 mod report;
