@@ -67,7 +67,7 @@ struct OfKernel {
     /// Every task; identical stacks once, with how many and which pids
     #[arg(long)]
     summary: bool,
-    /// Every word of each frame, with symbols and the names of saved registers
+    /// Every word of each frame, with symbols, slab caches, and the names of saved registers
     #[arg(short, short_alias = 'F')]
     full: bool,
     /// Source lines, where the debug info of vmlinux or a module is found

@@ -271,11 +271,19 @@ fn words(
         if let Some((_, name)) = register {
             put!(screen, "  pt_regs.{name}");
         }
-        if let Some(Place { name, offset, module }) = place(kernel, word).filter(|_| word >> 63 != 0) {
-            put!(screen, "  {name}+{offset}");
-            if let Some(module) = module {
-                put!(screen, " [{module}]");
+        match place(kernel, word).filter(|_| word >> 63 != 0) {
+            Some(Place { name, offset, module }) => {
+                put!(screen, "  {name}+{offset}");
+                if let Some(module) = module {
+                    put!(screen, " [{module}]");
+                }
             }
+            None if word >= kernel.user_limit() => {
+                if let Some(cache) = kernel.memory().cache_of(kernel, VirtAddr(word)) {
+                    put!(screen, "  [{cache}]");
+                }
+            }
+            None => {}
         }
         row!(screen)?;
         at = at.saturating_add(8);

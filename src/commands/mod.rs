@@ -78,6 +78,7 @@ mod answer;
 mod bt;
 mod compare;
 mod declare;
+mod dev;
 mod dis;
 mod entry;
 mod files;
@@ -203,6 +204,7 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         threads::command(),
         runq::command(),
         locks::command(),
+        dev::command(),
         irq::command(),
         timer::command(),
         mod_::command(),

@@ -45,8 +45,11 @@ struct Arguments {
     #[arg(short = 'a')]
     text: bool,
     /// Words that are addresses of symbols by their names
-    #[arg(short, short_alias = 'S')]
+    #[arg(short)]
     symbols: bool,
+    /// The same, and addresses in slabs by the names of their caches, in brackets
+    #[arg(short = 'S')]
+    slabs: bool,
     /// Up to this address instead of a count
     #[arg(short)]
     end: Option<String>,
@@ -108,6 +111,7 @@ struct Memory<'d> {
     unit: usize,
     text: bool,
     symbols: bool,
+    slabs: bool,
     /// Whether it is text that ends where it ends.
     open_end: bool,
     /// Why not all of it could be read.
@@ -144,7 +148,8 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         len,
         unit,
         text: args.text,
-        symbols: args.symbols,
+        symbols: args.symbols || args.slabs,
+        slabs: args.slabs,
         open_end: args.text && args.count.is_none() && end.is_none(),
         fault: Cell::new(None),
     };
@@ -198,6 +203,15 @@ impl Memory<'_> {
         Ok(())
     }
 
+    /// What is shown for the address `value`.
+    fn name(&self, value: u64) -> Option<String> {
+        if let Some(p) = super::bt::place(self.kernel, value).filter(|_| self.symbols) {
+            return Some(format!("{}+{} ", p.name, p.offset));
+        }
+        let cache = self.slabs.then(|| self.kernel.memory().cache_of(self.kernel, VirtAddr(value)));
+        cache.flatten().map(|cache| format!("[{cache}] "))
+    }
+
     fn row(&self, at: u64, bytes: &[u8], screen: &mut Screen<'_>) -> Result<()> {
         let width = if matches!(self.from, From::Physical) || at >> 48 == 0 { 12 } else { 16 };
         put!(screen, "{at:>width$x}:  ");
@@ -208,13 +222,8 @@ impl Memory<'_> {
         let mut column = 0;
         for word in bytes.chunks(self.unit) {
             let value = word.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
-            let name = (self.symbols && self.unit == 8 && value >= self.kernel.user_limit())
-                .then(|| super::bt::place(self.kernel, value))
-                .flatten();
-            let text = match name {
-                Some(p) => format!("{}+{} ", p.name, p.offset),
-                None => format!("{value:0digits$x} "),
-            };
+            let name = (self.unit == 8 && value >= self.kernel.user_limit()).then(|| self.name(value));
+            let text = name.flatten().unwrap_or_else(|| format!("{value:0digits$x} "));
             column += text.len();
             put!(screen, "{text:<digits$}");
         }

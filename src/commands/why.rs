@@ -8,6 +8,7 @@ use super::{Answer, Command, CommandError, Context, Result, Text, select};
 use crate::addr::VirtAddr;
 use crate::error::ReadFault;
 use crate::linux::Kernel;
+use crate::linux::memory::what::{What, what};
 use crate::linux::system_registers::{DescriptorTables, REGISTERS, SystemRegisters};
 use crate::memory::AddressSpace;
 use crate::process::Process;
@@ -19,7 +20,7 @@ pub(super) fn command() -> Command {
         "why an address (by default the last that failed) cannot be read",
         "Of a system register ($cr0 $cr2 $cr3 $cr4 $efer $gs_base $idt $gdt $tr) it tells how its value is known.\n\n\
          Tells a page that is not mapped from one that was swapped out, left out of the dump by its \
-         filter, lost by truncation, or damaged. User addresses are those of the selected thread.\n\n\
+         filter, lost by truncation, or damaged, and what lies there (whatis says more). User addresses are those of the selected thread.\n\n\
          Examples:\n  \
            (gdb) x/gx 0xffff888000000000\n  \
            Cannot access memory at address 0xffff888000000000\n  \
@@ -43,6 +44,8 @@ struct Reason {
     addr: VirtAddr,
     readable: bool,
     why: String,
+    /// What lies there, from the nearest to the widest.
+    is: Vec<What>,
     /// The address is readable, though a page table is lost.
     #[serde(skip)]
     computed: bool,
@@ -112,7 +115,11 @@ fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<
         (None, Some(how)) => format!("it is in the dump; {how}"),
         (None, None) => "it is in the dump".to_owned(),
     };
-    Ok(Reason { addr, readable: fault.is_none(), why, computed: computed.is_some() }.into())
+    let task = select::current(kernel, context).ok();
+    let mut is = what(kernel, task, addr);
+    // The reason is told already.
+    is.retain(|what| !matches!(what, What::Nowhere { .. }));
+    Ok(Reason { addr, readable: fault.is_none(), why, is, computed: computed.is_some() }.into())
 }
 
 /// How a readable address of the kernel is known whose page table is lost.
@@ -138,9 +145,12 @@ impl Text for Reason {
         if self.computed {
             return Ok(row!(screen, "{} is readable: {}", self.addr, self.why)?);
         }
-        if self.readable {
-            return Ok(row!(screen, "{} is readable", self.addr)?);
+        match (self.readable, self.is.first()) {
+            (true, Some(what)) => row!(screen, "{} is readable: {}", self.addr, what.sentence())?,
+            (true, None) => row!(screen, "{} is readable", self.addr)?,
+            (false, Some(what)) => row!(screen, "{}: {} ({})", self.addr, self.why, what.sentence())?,
+            (false, None) => row!(screen, "{}: {}", self.addr, self.why)?,
         }
-        Ok(row!(screen, "{}: {}", self.addr, self.why)?)
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod cfi;
 pub(crate) mod clock;
 pub(crate) mod debug_files;
 mod derived;
+pub(crate) mod disks;
 pub(crate) mod entry_text;
 pub(crate) mod irqs;
 pub(crate) mod kaslr;

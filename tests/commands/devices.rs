@@ -1,4 +1,4 @@
-//! `files`, `irq` and `timer` against what crash 8.0.6 said of the same dump.
+//! `files`, `irq`, `timer` and `dev -d` against what crash 8.0.6 said of the same dump.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -149,4 +149,14 @@ fn timer_is_crashs() {
             assert!(tte.abs() < 2_000_000_000, "{tte}");
         }
     });
+}
+
+/// Disks; that requests are found is tested beside the code, as these disks have none.
+#[test]
+fn dev_is_crashs() {
+    let sorted = |mut rows: Vec<String>| {
+        rows.sort();
+        rows
+    };
+    each("dev -d", |dump, crash| assert_eq!(sorted(rows(dump, &["dev", "-d"])), sorted(crash)));
 }

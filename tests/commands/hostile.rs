@@ -68,6 +68,7 @@ fn no_command_shows_a_tasks_name_as_it_is() {
         &["triage"],
         &["files", "1"],
         &["irq"],
+        &["dev", "-d"],
         &["timer", "-r"],
         // A message that quotes what was typed.
         &["ps", "\x1b[31m\n\u{9b}"],

@@ -335,6 +335,6 @@ fn monitor_takes_what_a_shell_takes() {
     assert_eq!(gdb.monitor("search -c \"Linux version\" -s linux_banner -l 0x100"), shell);
     assert_eq!(gdb.monitor("search -c 'no such text' -s linux_banner -l 10"), "search: not found\n");
     assert!(gdb.monitor("rd 0x10").starts_with("rd: 0x10 is not mapped"));
-    assert!(gdb.monitor("why $rip").ends_with("is readable\n"));
+    assert!(gdb.monitor("why $rip").contains(" is readable: code"));
     assert!(gdb.monitor("xp /2gx 0x1000").starts_with("0000000000001000:"));
 }

@@ -46,6 +46,8 @@ snapshots! {
     log_levels: "k6.1-oops.kdump", ["log", "-T", "-m", "-l", "err"];
     vtop_module: "k6.1-oops.kdump", ["vtop", "labcrash_banner", "linux_banner"];
     rd_words: "k6.1-oops.kdump", ["rd", "-s", "ffffd07800013ca0", "8"];
+    rd_slabs: "k6.1-oops.kdump", ["rd", "-S", "ffffd0780061bc20", "16"];
+    why_slab: "k6.1-oops.kdump", ["why", "ffff8d4361c50010"];
     task: "k6.1-oops.kdump", ["task", "1"];
     ps_states: "k6.1-oops.kdump", ["ps", "-S"];
     ps_parents: "k6.1-oops.kdump", ["ps", "-p", "288"];

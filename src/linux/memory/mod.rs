@@ -51,6 +51,13 @@ impl Memory {
         self.slub.get_or_init(read).as_ref().map_err(String::as_str)
     }
 
+    /// The name of the slab cache in whose memory `addr` lies: cheap, for words by the thousand.
+    #[must_use]
+    pub(crate) fn cache_of(&self, kernel: &Kernel, addr: VirtAddr) -> Option<&str> {
+        let (cache, _) = self.slub(kernel).ok()?.holding(kernel, addr)?;
+        Some(&cache.name)
+    }
+
     /// The area of vmalloc's that holds `addr`.
     #[must_use]
     pub(crate) fn area(&self, kernel: &Kernel, addr: VirtAddr) -> Option<&VmArea> {

@@ -1,6 +1,7 @@
 //! Tests of what stands on a [`View`](super::View), over made-up memory.
 
 mod derived;
+mod devices;
 mod lists;
 mod log;
 pub(crate) mod machine;
