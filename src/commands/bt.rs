@@ -148,7 +148,7 @@ impl<'d> Serialize for Stacks<'d> {
 struct JsonStack<'a> {
     pid: Option<u32>,
     task: VirtAddr,
-    cpu: u32,
+    cpu: Option<u32>,
     comm: &'a str,
     state: char,
     frames: Vec<JsonFrame<'a>>,

@@ -23,7 +23,7 @@ pub(in crate::commands) fn heading(task: &Task, screen: &mut Screen<'_>) -> io::
         "PID: {:<7}  TASK: {:016x}  CPU: {:<3}  COMMAND: \"{}\"",
         task.pid_text(),
         task.addr.0,
-        task.cpu,
+        task.cpu_text(),
         task.comm
     )
 }

@@ -82,9 +82,9 @@ struct Row<'a> {
     ppid: Option<u32>,
     comm: &'a str,
     state: char,
-    cpu: u32,
+    cpu: Option<u32>,
     on_cpu: bool,
-    kthread: bool,
+    kthread: Option<bool>,
     /// `None`: not known.
     vsz_kib: Option<u64>,
     rss_kib: Option<u64>,
@@ -154,7 +154,7 @@ impl Text for List<'_> {
                 t.pid_text(),
                 // As crash: that an idle task was forked by pid 1 is of no interest.
                 if t.idle_of.is_some() { "0".to_owned() } else { parent(t) },
-                t.cpu,
+                t.cpu_text(),
                 t.addr.0,
                 crash_state(t.state),
                 name(t)
@@ -184,7 +184,7 @@ fn row(t: &Task, used: Option<usage::Usage>) -> Row<'_> {
         state: t.state,
         cpu: t.cpu,
         on_cpu: t.on_cpu,
-        kthread: t.kthread,
+        kthread: t.known_kthread(),
         vsz_kib: used.map(|u| u.vsz),
         rss_kib: used.map(|u| u.rss),
         found_by: t.found_by.words(),
@@ -242,7 +242,7 @@ struct Person<'d> {
     task: VirtAddr,
     pid: Option<u32>,
     comm: &'d str,
-    cpu: u32,
+    cpu: Option<u32>,
 }
 
 impl<'d> From<&'d Task> for Person<'d> {

@@ -141,8 +141,8 @@ fn info(kernel: &Kernel, what: &str, context: Context<'_>, screen: &mut Screen<'
 
 /// The CPU of the selected thread; the first one's if it runs on none.
 fn selected_cpu(kernel: &Kernel, context: Context<'_>) -> Option<u32> {
-    let task = context.task.and_then(|t| kernel.tasks().by_address(t)).filter(|t| t.on_cpu);
-    task.map(|t| t.cpu).or_else(|| kernel.percpu().online().first().copied())
+    let task = context.task.and_then(|t| kernel.tasks().by_address(t));
+    task.and_then(|t| t.running_on()).or_else(|| kernel.percpu().online().first().copied())
 }
 
 /// In QEMU's order; what the dump does not hold is left out, not zero.

@@ -129,7 +129,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         panic: log::panic_message(kernel.log()).map(str::to_owned),
         pid: task.and_then(Task::known_pid),
         comm: task.map(|t| t.comm.as_str()),
-        cpu: task.map(|t| t.cpu),
+        cpu: task.and_then(|t| t.cpu),
         task: task.map(|t| t.addr.to_string()),
         state: task.map(|t| state_text(kernel, t)),
         vmlinux: vmlinux.map(|v| v.path().display().to_string()),
@@ -188,7 +188,7 @@ impl Text for Sys<'_> {
             let same = self.kernel.tasks().by_pid(t.pid).count();
             let of = if same > 1 { format!("(1 of {same})  ") } else { String::new() };
             line("TASK", &format!("{:x}  {of}[THREAD_INFO: {info:x}]", t.addr.0))?;
-            line("CPU", &t.cpu.to_string())?;
+            line("CPU", &t.cpu_text())?;
             line("STATE", state)?;
         }
         line("KASLR", &format!("{}  (phys_base {})", self.kaslr_offset, self.phys_base))?;

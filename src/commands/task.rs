@@ -43,7 +43,7 @@ struct Row<'k> {
     ppid: Option<u32>,
     comm: String,
     task: String,
-    cpu: u32,
+    cpu: Option<u32>,
     on_cpu: bool,
     state: String,
     flags: String,
@@ -155,7 +155,8 @@ fn row<'k>(kernel: &Kernel, task: &'k Task) -> Row<'k> {
             .iter()
             .filter(|(register, _)| !REGISTERS.contains(register))
             .map(|(register, value)| (register.name(), value))
-            .chain([("task", task.addr.0), ("cpu", task.cpu.into())])
+            .chain([("task", task.addr.0)])
+            .chain(task.cpu.map(|cpu| ("cpu", cpu.into())))
             .map(|(name, value)| (name.to_owned(), format!("{value:#x}")))
             .collect(),
         system: system(kernel, task),

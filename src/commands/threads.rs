@@ -32,7 +32,7 @@ struct Row {
     pid: u32,
     comm: String,
     state: char,
-    cpu: u32,
+    cpu: Option<u32>,
     about: String,
 }
 

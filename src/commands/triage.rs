@@ -175,7 +175,7 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
         release: kernel.utsname().release,
         pid: crashed.and_then(Task::known_pid),
         comm: crashed.map(|t| t.comm.as_str()),
-        cpu: crashed.map(|t| t.cpu),
+        cpu: crashed.and_then(|t| t.cpu),
         fault_address: crashed.and_then(|_| fault_address(log, exception.as_deref())).map(VirtAddr),
         exception,
         culprit,

@@ -46,7 +46,7 @@ impl Triage<'_> {
         row!(screen)?;
         self.death().iter().try_for_each(|line| row!(screen, "{line}"))?;
         if let Some(t) = crashed {
-            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid_text(), t.comm, t.cpu)?;
+            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid_text(), t.comm, t.cpu_text())?;
         }
         for (letter, why) in taint::set(taints) {
             row!(screen, "tainted {letter}: {why}")?;
@@ -99,7 +99,7 @@ impl Triage<'_> {
         row!(screen, "OTHER CPUS")?;
         for task in self.others() {
             let trace = unwind::task(kernel, task);
-            put!(screen, "CPU {:<3} pid {:<7} {:<16}", task.cpu, task.pid_text(), task.comm);
+            put!(screen, "CPU {:<3} pid {:<7} {:<16}", task.cpu_text(), task.pid_text(), task.comm);
             if trace.frames.first().is_some_and(|f| f.kind == FrameKind::User) {
                 row!(screen, " in user mode")?;
                 continue;

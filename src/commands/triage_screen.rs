@@ -74,7 +74,7 @@ impl Triage<'_> {
             row!(screen, "by {by}")?;
         }
         if let Some(t) = crashed {
-            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid_text(), t.comm, t.cpu)?;
+            row!(screen, "in pid {} \"{}\" on CPU {}", t.pid_text(), t.comm, t.cpu_text())?;
         }
         if taints != 0 {
             let why: Vec<&str> = taint::set(taints).map(|(_, why)| why).collect();
@@ -155,7 +155,13 @@ impl Triage<'_> {
                 .collect();
             let doing =
                 if names.is_empty() { trace.end.sentence().unwrap_or_default() } else { names.join(" < ") };
-            row!(screen, "    CPU {:<3} pid {:<7} {:<15} {doing}", task.cpu, task.pid_text(), task.comm)?;
+            row!(
+                screen,
+                "    CPU {:<3} pid {:<7} {:<15} {doing}",
+                task.cpu_text(),
+                task.pid_text(),
+                task.comm
+            )?;
         }
         match busy.len().saturating_sub(CPUS) {
             0 => Ok(()),

@@ -83,7 +83,7 @@ fn register(kernel: &Kernel, word: &str, context: Context<'_>) -> Result<Option<
         CommandError::Failed(format!("{name} is not in this dump, and nothing in it tells its value"))
     })?;
     let of = if task.on_cpu { "of" } else { "for it, as of" };
-    let from = format!("{from}; {of} CPU {}", task.cpu);
+    let from = format!("{from}; {of} CPU {}", task.cpu_text());
     Ok(Some(Origin { register: name.to_owned(), value, from }))
 }
 

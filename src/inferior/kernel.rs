@@ -111,7 +111,9 @@ impl Inferior for KernelInferior {
         let d = &self.description;
         file.set_all(d, "", &registers::with_system(&self.kernel, task).values);
         file.set_u64(d, "task", task.addr.0);
-        file.set_u64(d, "cpu", task.cpu.into());
+        if let Some(cpu) = task.cpu {
+            file.set_u64(d, "cpu", cpu.into());
+        }
         if let Some(user) = registers::user(&self.kernel, task) {
             file.set_all(d, "user_", &user.values);
         }

@@ -99,7 +99,7 @@ fn threads(kernel: &Kernel) -> String {
             ("pid", &task.tgid.to_string()),
             ("command", &task.comm),
             ("tid", &task.pid.to_string()),
-            ("core", &task.cpu.to_string()),
+            ("core", &task.cpu_text()),
             ("state", &task.state.to_string()),
             ("task", &task.addr.to_string()),
         ]);

@@ -42,8 +42,8 @@ impl TaskProcess {
             .map(|t| ThreadInfo {
                 tid: t.pid,
                 name: t.comm.clone(),
-                core: Some(t.cpu),
-                extra: format!("{} cpu {}", t.state, t.cpu),
+                core: t.cpu,
+                extra: format!("{} cpu {}", t.state, t.cpu_text()),
             })
             .collect();
         let description = Description::new(OsAbi::Linux, &[]);

@@ -63,7 +63,11 @@ impl TaskRegisters {
 /// The registers of the innermost frame of `task`.
 #[must_use]
 pub fn of(kernel: &Kernel, task: &Task) -> TaskRegisters {
-    if task.on_cpu { on_cpu(kernel, task.cpu) } else { switched_out(kernel, task) }
+    match task.running_on() {
+        Some(cpu) => on_cpu(kernel, cpu),
+        None if task.on_cpu => TaskRegisters::nowhere("it was running, on which CPU is not known"),
+        None => switched_out(kernel, task),
+    }
 }
 
 /// The same with the system registers of its CPU. In the kernel the base of gs is
@@ -82,8 +86,8 @@ pub fn with_system(kernel: &Kernel, task: &Task) -> TaskRegisters {
 #[must_use]
 pub fn user(kernel: &Kernel, task: &Task) -> Option<TaskRegisters> {
     task.mm?;
-    if task.on_cpu {
-        let now = on_cpu(kernel, task.cpu);
+    if let Some(cpu) = task.running_on() {
+        let now = on_cpu(kernel, cpu);
         if now.in_user_mode() {
             return Some(now);
         }

@@ -77,7 +77,7 @@ fn is_fast(way: &str) -> bool {
 /// What SYSCALL left in registers, and in the variables of the entry code.
 fn by_syscall(view: &View, task: &Task, regs: &mut Registers) {
     let sp = if task.on_cpu {
-        let old = view.symbol("old_rsp").and_then(|s| view.percpu().address(s, task.cpu));
+        let old = view.symbol("old_rsp").and_then(|s| view.percpu().address(s, task.cpu?));
         old.and_then(|at| view.space().read_u64(at).ok())
     } else {
         task.usersp

@@ -142,12 +142,12 @@ impl SystemRegisters {
             }
             all.set(GsBase, q.regs.get(GsBase), Origin::Note);
         }
-        let tlb = Object::of_cpu(kernel, "cpu_tlbstate", cpu, "tlb_state");
+        let tlb = cpu.and_then(|cpu| Object::of_cpu(kernel, "cpu_tlbstate", cpu, "tlb_state"));
         all.set(Cr4, tlb.and_then(|t| t.number("cr4")), Origin::Copy("cpu_tlbstate.cr4"));
         let StartUp { cr0, efer } = *kernel.start_up();
         all.set(Cr0, cr0, Origin::StartUp);
         all.set(Efer, efer, Origin::Trampoline);
-        all.set(GsBase, kernel.percpu().offset(cpu), Origin::Copy("__per_cpu_offset"));
+        all.set(GsBase, cpu.and_then(|cpu| kernel.percpu().offset(cpu)), Origin::Copy("__per_cpu_offset"));
         if task.on_cpu {
             if kernel.panic_task().is_some_and(|t| t.addr == task.addr) {
                 all.set(Cr2, last_fault(kernel), Origin::Log);
@@ -167,7 +167,7 @@ impl SystemRegisters {
 
 /// QEMU's note for the CPU that `task` is on.
 fn note<'k>(kernel: &'k Kernel, task: &Task) -> Option<&'k QemuCpu> {
-    kernel.dump().notes().qemu_cpus.get(task.cpu as usize).filter(|_| task.on_cpu)
+    kernel.dump().notes().qemu_cpus.get(task.running_on()? as usize)
 }
 
 impl DescriptorTables {
@@ -188,8 +188,8 @@ impl DescriptorTables {
         };
         Self {
             idt: idt(kernel).map(|s| (s, Origin::Copy("idt_descr"))),
-            gdt: gdt(kernel, task.cpu).map(|s| (s, Origin::EntryArea)),
-            tr: tr(kernel, task.cpu).map(|s| (s, Origin::Copy("gdt_page"))),
+            gdt: task.cpu.and_then(|cpu| gdt(kernel, cpu)).map(|s| (s, Origin::EntryArea)),
+            tr: task.cpu.and_then(|cpu| tr(kernel, cpu)).map(|s| (s, Origin::Copy("gdt_page"))),
             ldt: none().map(|s| (s, Origin::None)),
         }
     }

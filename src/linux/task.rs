@@ -21,8 +21,8 @@ pub struct Task {
     pub raw_state: u64,
     /// `exit_state`.
     pub exit_state: u64,
-    /// The CPU it is, or was last, on.
-    pub cpu: u32,
+    /// The CPU it is, or was last, on, if that is known.
+    pub cpu: Option<u32>,
     /// Whether it was running on that CPU.
     pub on_cpu: bool,
     /// Whether it is a kernel thread.
@@ -48,6 +48,24 @@ impl Task {
     #[must_use]
     pub fn known_pid(&self) -> Option<u32> {
         (!self.unread).then_some(self.pid)
+    }
+
+    /// The CPU that it was running on.
+    #[must_use]
+    pub fn running_on(&self) -> Option<u32> {
+        self.cpu.filter(|_| self.on_cpu)
+    }
+
+    /// Its CPU for people, `?` if it is not known.
+    #[must_use]
+    pub fn cpu_text(&self) -> String {
+        self.cpu.map_or_else(|| "?".to_owned(), |cpu| cpu.to_string())
+    }
+
+    /// Whether it is a kernel thread, if that is known.
+    #[must_use]
+    pub fn known_kthread(&self) -> Option<bool> {
+        (!self.unread).then_some(self.kthread)
     }
 
     /// Its pid for people, `?` if it is not known.

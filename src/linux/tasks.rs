@@ -156,6 +156,19 @@ fn field(view: &View, base: VirtAddr, field: Field) -> Option<u64> {
     object::number(view, base.checked_add(field.offset)?, field)
 }
 
+/// The CPU of the task at `addr` where `task_struct` does not tell it.
+fn last_cpu(view: &View, addr: VirtAddr, stack: u64) -> Option<u32> {
+    // Before 4.9 thread_info lies at the bottom of the stack.
+    let on_stack = view
+        .types()
+        .field("thread_info", "cpu")
+        .filter(|_| !view.layout().version.has_thread_info_in_task())
+        .and_then(|f| field(view, VirtAddr(stack), f))
+        .and_then(|cpu| u32::try_from(cpu).ok())
+        .filter(|&cpu| view.percpu().can_be(cpu));
+    on_stack.or_else(|| view.percpu().present().iter().copied().find(|&cpu| current(view, cpu) == Some(addr)))
+}
+
 /// The task whose `task_struct` is at `addr`; `None` if what lies there is not
 /// readable or not a task.
 #[must_use]
@@ -184,18 +197,12 @@ pub fn read(view: &View, addr: VirtAddr) -> Option<Task> {
         .and_then(|parent| field(view, VirtAddr(parent), l.pid))
         .filter(|&ppid| ppid <= PID_LIMIT);
     let cpu = match l.cpu {
-        Some(f) => number(f)?,
-        // Before 4.9 thread_info lies at the bottom of the stack.
-        None => view
-            .types()
-            .field("thread_info", "cpu")
-            .and_then(|f| field(view, VirtAddr(stack), f))
-            .unwrap_or(0),
+        Some(f) => Some(u32::try_from(number(f)?).ok().filter(|&c| view.percpu().can_be(c))?),
+        None => last_cpu(view, addr, stack),
     };
-    let cpu = u32::try_from(cpu).ok().filter(|&c| view.percpu().can_be(c))?;
     let on_cpu = match l.on_cpu {
         Some(f) => number(f)? != 0,
-        None => current(view, cpu) == Some(addr),
+        None => cpu.is_some_and(|cpu| current(view, cpu) == Some(addr)),
     };
     Some(Task {
         addr,

@@ -23,7 +23,7 @@ pub(super) fn on_cpu(view: &View, cpu: u32, at: VirtAddr, found_by: FoundBy) -> 
         state: '?',
         raw_state: 0,
         exit_state: 0,
-        cpu,
+        cpu: Some(cpu),
         on_cpu: true,
         kthread: false,
         mm: None,

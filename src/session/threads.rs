@@ -23,8 +23,8 @@ const DUPLICATE: Tid = 1 << 23;
 /// The id of a task that no other task shares.
 pub(crate) fn id(task: &Task) -> Tid {
     match (task.pid, task.idle_of) {
-        _ if task.unread => UNREAD.saturating_add(task.cpu),
-        (0, cpu) => IDLE.saturating_add(cpu.unwrap_or(task.cpu)),
+        _ if task.unread => UNREAD.saturating_add(task.cpu.unwrap_or(0)),
+        (0, cpu) => IDLE.saturating_add(cpu.or(task.cpu).unwrap_or(0)),
         (pid, _) => pid,
     }
 }
@@ -84,7 +84,7 @@ impl Threads {
             infos.push(ThreadInfo {
                 tid,
                 name: task.comm.clone(),
-                core: Some(task.cpu),
+                core: task.cpu,
                 extra: extra(kernel, task, panicked == Some(task.addr)),
             });
         }
@@ -95,9 +95,9 @@ impl Threads {
 /// `S pid 31 tgid 31 cpu 3`, with what is special.
 fn extra(kernel: &Kernel, task: &Task, panicked: bool) -> String {
     if task.unread {
-        return format!("? cpu {} (its task_struct at {} cannot be read)", task.cpu, task.addr);
+        return format!("? cpu {} (its task_struct at {} cannot be read)", task.cpu_text(), task.addr);
     }
-    let mut text = format!("{} pid {} tgid {} cpu {}", task.state, task.pid, task.tgid, task.cpu);
+    let mut text = format!("{} pid {} tgid {} cpu {}", task.state, task.pid, task.tgid, task.cpu_text());
     if task.kthread {
         text.push_str(" kernel");
     }

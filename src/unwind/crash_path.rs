@@ -33,7 +33,7 @@ pub(super) fn find(kernel: &Kernel, task: &Task, known: &Trace) -> Option<Trace>
 
 /// The path from within the function `end`.
 fn leading_from(kernel: &Kernel, task: &Task, known: &Trace, end: (u64, u64)) -> Option<Trace> {
-    let of_cpu = kernel.stacks().all().iter().filter(|s| s.cpu == Some(task.cpu) && s.kind != Kind::Entry);
+    let of_cpu = kernel.stacks().all().iter().filter(|s| s.cpu == task.cpu && s.kind != Kind::Entry);
     for stack in stacks::of_task(kernel, task).iter().chain(of_cpu) {
         let len = usize::try_from(stack.range.end - stack.range.start).ok()?.min(1 << 18);
         let mut bytes = vec![0; len];

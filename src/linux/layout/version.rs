@@ -70,6 +70,13 @@ impl KernelVersion {
         !self.before(4, 3)
     }
 
+    /// Whether thread_info is a member of the task: 4.9 and later (15f4eae70d36). Before, it
+    /// lay at the bottom of the stack.
+    #[must_use]
+    pub fn has_thread_info_in_task(&self) -> bool {
+        !self.before(4, 9)
+    }
+
     /// Whether what lies in the tail pages of compound pages, most of each slab, is there
     /// only if who filtered the dump knew how 7.1 marks them.
     #[must_use]

@@ -129,9 +129,17 @@ fn a_panicked_task_that_is_lost_is_said_to_be() {
     assert_eq!(named(panicked(&|m| m.forget(RUNQUEUES, 0x1000))), Some((2, FoundBy::PerCpu)));
     assert_eq!(panicked(&|m| m.write(NAMESPACE + 0x8000, &[0xff; 4])), Panicked::Nobody);
     let Panicked::Task(lost) = panicked(&|m| m.forget(task_at(2), 0x1000)) else { panic!() };
-    assert_eq!((lost.known_pid(), lost.cpu, lost.addr), (None, 0, VirtAddr(task_at(2))));
+    assert_eq!((lost.known_pid(), lost.cpu, lost.addr), (None, Some(0), VirtAddr(task_at(2))));
     let lost = why(panicked(&|m| m.forget(NAMESPACE + 0x8000, 4)));
     assert!(lost.starts_with("panic_cpu cannot be read: "), "{lost}");
+}
+
+/// A page of the types can be lost: where the CPU lies is not known then, and 0 would be a lie.
+#[test]
+fn a_cpu_that_nothing_tells_is_unknown() {
+    let list = collect(|m| m.lose_member("task_struct", "cpu"));
+    let cpus: Vec<_> = list.all().iter().map(|t| (t.pid, t.cpu, t.running_on())).collect();
+    assert_eq!(cpus, [(0, None, None), (1, None, None), (2, Some(0), Some(0)), (70, None, None)]);
 }
 
 /// makedumpfile 1.7.8 does so to a third of the tasks of 7.1 and later.
@@ -143,7 +151,7 @@ fn a_cpu_whose_task_is_lost_still_has_a_thread() {
         m.forget(task_at(2), 0x1000);
     });
     let lost = list.by_address(VirtAddr(task_at(2))).unwrap();
-    assert_eq!((lost.cpu, lost.on_cpu, lost.unread, lost.state), (0, true, true, '?'));
+    assert_eq!((lost.cpu, lost.on_cpu, lost.unread, lost.state), (Some(0), true, true, '?'));
     assert_eq!((lost.known_pid(), &lost.pid_text()[..], &lost.comm[..]), (None, "?", "(task not readable)"));
     assert_eq!(lost.stack, VirtAddr(task_at(2) + 0x10_0000));
     // It is none of the tasks with pid 0, and is told apart from the CPU's idle task.
