@@ -9,7 +9,7 @@ use crate::commands::entry;
 use crate::commands::lines::Lines;
 use crate::linux::registers::{self, Source, TaskRegisters};
 use crate::linux::stacks::{self, Kind, Stack};
-use crate::linux::{Kernel, Task};
+use crate::linux::{Kernel, Task, switch_frame};
 use crate::text::{Screen, put, row};
 use crate::unwind::{self, End, Frame, FrameKind, Trace};
 
@@ -172,8 +172,7 @@ fn write_frame(
 ) -> io::Result<()> {
     // Before 4.9 the innermost frame of a sleeping task has no return address: crash shows
     // where it was switched out.
-    let switched =
-        number == 0 && frame.sp == task.sp.wrapping_add(16) && kernel.layout().switch_frame.is_none();
+    let switched = number == 0 && frame.sp == task.sp.wrapping_add(16) && !switch_frame::exists(kernel);
     let at = match frame.kind {
         _ if switched => task.sp,
         FrameKind::Call => frame.sp.wrapping_sub(8),

@@ -36,6 +36,7 @@ pub(crate) mod rbtree;
 pub mod registers;
 pub(crate) mod sites;
 pub(crate) mod stacks;
+pub(crate) mod switch_frame;
 mod syscall_entry;
 pub mod system_registers;
 pub(crate) mod taint;

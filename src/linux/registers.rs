@@ -9,7 +9,7 @@
 //! `arch/x86/include/asm/ptrace.h`, `include/linux/elfcore.h`, `kernel/crash_core.c`.
 
 use super::system_registers::SystemRegisters;
-use super::{Kernel, Task, View, object, old_switch, syscall_entry};
+use super::{Kernel, Task, View, object, old_switch, switch_frame, syscall_entry};
 use crate::addr::VirtAddr;
 use crate::arch::{Register, Registers, pt_regs};
 use crate::bytes::u64_at;
@@ -161,7 +161,7 @@ pub(super) fn switched_out(view: &View, task: &Task) -> TaskRegisters {
     let sp = VirtAddr(task.sp);
     let mut values = Registers::default();
     let mut source = Source::SwitchFrame;
-    if let Some(frame) = view.layout().switch_frame {
+    if let Some(frame) = switch_frame::of(view) {
         let Ok(bytes) = view.space().read_vec(sp, usize::try_from(frame.size.min(256)).unwrap_or_default())
         else {
             return TaskRegisters::nowhere("its stack is not in the dump");
@@ -170,6 +170,8 @@ pub(super) fn switched_out(view: &View, task: &Task) -> TaskRegisters {
             values.set(register, usize::try_from(offset).ok().and_then(|at| u64_at(&bytes, at)));
         }
         values.set(Register::Rsp, Some(task.sp.wrapping_add(frame.size)));
+    } else if switch_frame::exists(view) {
+        return TaskRegisters::nowhere("what a context switch leaves is lost: its type, and its code");
     } else {
         match old_switch::registers(view, task) {
             Ok(regs) => values = regs,

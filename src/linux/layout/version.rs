@@ -77,6 +77,13 @@ impl KernelVersion {
         !self.before(4, 9)
     }
 
+    /// Whether a context switch leaves the callee-saved registers and no flags: 5.8 and later
+    /// for certain (64604d54d311); what distributions took into older kernels differs.
+    #[must_use]
+    pub fn switch_frame_is_plain(&self) -> bool {
+        !self.before(5, 8)
+    }
+
     /// Whether what lies in the tail pages of compound pages, most of each slab, is there
     /// only if who filtered the dump knew how 7.1 marks them.
     #[must_use]

@@ -215,8 +215,9 @@ fn threads_are_found_by_their_group() {
 fn a_task_that_was_switched_out_has_the_registers_of_its_frame() {
     let stack = task_at(1) + 0x10_0000;
     let frame = stack + 0x3f00;
-    let registers = |sp: u64, return_address: u64, whole: bool| {
+    let damaged = |sp: u64, return_address: u64, whole: bool, damage: &dyn Fn(&mut Machine)| {
         let mut m = machine();
+        damage(&mut m);
         m.symbol("ret_from_fork", 0xffff_ffff_8100_0100);
         m.set(task_at(1), "task_struct", "thread.sp", sp);
         for (word, value) in
@@ -227,6 +228,7 @@ fn a_task_that_was_switched_out_has_the_registers_of_its_frame() {
         let view = m.view();
         registers::switched_out(&view, &tasks::read(&view, VirtAddr(task_at(1))).unwrap())
     };
+    let registers = |sp, return_address, whole| damaged(sp, return_address, whole, &|_| ());
     let regs = registers(frame, 0xffff_ffff_8100_0200, true);
     assert_eq!(regs.source, Source::SwitchFrame);
     for (register, value) in
@@ -240,4 +242,13 @@ fn a_task_that_was_switched_out_has_the_registers_of_its_frame() {
     for regs in [registers(frame, 0, false), registers(stack - 8, 0, true)] {
         assert!(matches!(regs.source, Source::Nowhere(_)) && regs.get(Register::Rip).is_none(), "{regs:?}");
     }
+    // Its type is lost: the code tells the frame, and nothing of kernels before 4.9 does.
+    let lost = |m: &mut Machine| {
+        m.lose_member("inactive_task_frame", "ret_addr");
+        m.symbol("thread_return", 0xffff_ffff_8100_0300);
+        // push rbx, rbp, r12 to r15, as this machine has them.
+        let code = [0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, 0x48, 0x89, 0xa7, 0, 0, 0];
+        m.function("__switch_to_asm", 0xffff_ffff_8100_0400, &code);
+    };
+    assert_eq!(damaged(frame, 0xffff_ffff_8100_0200, true, &lost), regs);
 }
