@@ -126,7 +126,8 @@ impl Header {
         let word = |at| u32_at(&head, at).unwrap_or(0);
         let utsname = Utsname::parse(head.get(UTSNAME..).unwrap_or_default());
         let version = word(VERSION);
-        let foreign = !matches!(utsname.machine.as_str(), "" | "x86_64");
+        // QEMU 10 writes that it does not know the guest's.
+        let foreign = !matches!(utsname.machine.as_str(), "" | "Unknown" | "x86_64");
         if foreign || (1..=6).contains(&version.swap_bytes()) {
             let machine = if foreign { utsname.machine.as_str() } else { "big-endian" };
             return Err(other(
