@@ -10,7 +10,7 @@ use super::open::{Opened, open};
 use super::system_registers::StartUp;
 use super::tasks::Scanned;
 use super::{Module, Options, Panicked, Task, TaskList, Utsname, View};
-use super::{cfi, debug_files, entry_text, log, modules, orc, stacks, task_scan, tasks, utsname};
+use super::{cfi, debug_files, entry_text, log, modules, orc, stacks, task_scan, tasks, utsname, vmalloc};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::map;
 use crate::arch::stub::Stub;
@@ -141,7 +141,11 @@ impl Kernel {
             Some(direct) => task_scan::scan(view, &self.opened.dump, direct),
             None => Scanned::default(),
         };
-        self.kept.tasks.get_or_init(|| tasks::collect(self, &scan))
+        self.kept.tasks.get_or_init(|| {
+            let tasks = tasks::collect(self, &scan);
+            vmalloc::know_stacks(&self.opened.tables, self, &tasks);
+            tasks
+        })
     }
 
     /// Who panicked. Does not need the list of tasks.

@@ -246,7 +246,8 @@ fn types(
     };
     let own = if known { btf_of_dump(space, symbols) } else { Err(UNKNOWN.to_owned()) };
     let why = match own {
-        Ok(found) => return Ok(btf(found)),
+        Ok((found, whole)) if whole || vmlinux.is_none() => return Ok(btf(found)),
+        Ok((found, _)) => found.origin().to_owned(),
         Err(why) => why,
     };
     tracing::info!("no BTF in {}: {why}", dump.path().display());
@@ -272,7 +273,8 @@ fn types(
     Ok((Arc::new(DwarfTypes::new(vmlinux.clone())?), None))
 }
 
-fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, String> {
+/// The BTF in the dump, and whether it is whole.
+fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<(Btf, bool), String> {
     let at = |name: &str| symbols.address(name);
     let (start, len) = match (at("__start_BTF"), at("__stop_BTF")) {
         (Some(start), Some(stop)) => (start, stop.wrapping_sub(start)),
@@ -294,5 +296,6 @@ fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<Btf, S
         tracing::warn!("{origin}");
     }
     let holes = read.lost();
-    Btf::parse_holed(read.bytes, holes, origin).map_err(|e| e.to_string())
+    let whole = holes.is_empty();
+    Btf::parse_holed(read.bytes, holes, origin).map(|btf| (btf, whole)).map_err(|e| e.to_string())
 }

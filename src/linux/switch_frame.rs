@@ -29,18 +29,21 @@ pub(crate) fn exists(view: &View) -> bool {
 }
 
 /// What the pushes at the start of `code` leave, with the return address above them.
-fn pushed_by(mut code: &[u8]) -> Option<SwitchFrame> {
-    let mut pushed = vec![Rip];
+fn pushed_by(code: &[u8]) -> Option<SwitchFrame> {
+    let (mut code, mut pushed) = (code, vec![Rip]);
     loop {
-        let (register, len) = match code {
-            [0x55, ..] => (Rbp, 1),
-            [0x53, ..] => (Rbx, 1),
-            [0x41, low @ 0x54..=0x57, ..] => ([R12, R13, R14, R15][usize::from(low - 0x54)], 2),
-            [0x9c, ..] => (Register::Eflags, 1),
+        let (register, rest) = match code {
+            [0x55, rest @ ..] => (Rbp, rest),
+            [0x53, rest @ ..] => (Rbx, rest),
+            [0x41, 0x54, rest @ ..] => (R12, rest),
+            [0x41, 0x55, rest @ ..] => (R13, rest),
+            [0x41, 0x56, rest @ ..] => (R14, rest),
+            [0x41, 0x57, rest @ ..] => (R15, rest),
+            [0x9c, rest @ ..] => (Register::Eflags, rest),
             _ => break,
         };
         pushed.push(register);
-        code = &code[len..];
+        code = rest;
     }
     pushed.reverse();
     let once = |r: &Register| pushed.iter().filter(|p| *p == r).count() == 1;

@@ -3,7 +3,7 @@
 //! The kernel lists what it allocated: each `struct vm_struct` has an array of the
 //! pages it was made of, and a `struct page` tells its frame by its place in the array at
 //! `vmemmap_base`. So kernel stacks and modules, which lie in vmalloc's memory, can be
-//! read although a table that maps them is lost. What only `vmap()` mapped (IRQ stacks)
+//! read although a table that maps them is lost; those of stacks the tasks lead to as well. What only `vmap()` mapped (IRQ stacks)
 //! has no such array. Sources: `mm/vmalloc.c`, `include/linux/vmalloc.h`.
 //!
 //! | kernel | the areas |
@@ -13,9 +13,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::View;
 use super::list;
 use super::object::Object;
+use super::{TaskList, View};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use crate::memory::AddressSpace;
 use crate::memory::paging::PageTables;
@@ -24,6 +24,9 @@ use crate::memory::paging::PageTables;
 const MAX_AREAS: usize = 1 << 20;
 /// `vmap_nodes` are at most as many as CPUs.
 const MAX_NODES: u64 = 8192;
+/// Tasks in which a lost member is looked for, and bytes of each.
+const SAMPLE: usize = 16;
+const TASK_MAX: u64 = 8 << 10;
 
 /// One area: its addresses and the array of its pages.
 struct Area {
@@ -32,27 +35,93 @@ struct Area {
     pages: VirtAddr,
 }
 
+/// How a `struct page` tells its frame.
+#[derive(Clone, Copy)]
+struct Frames {
+    vmemmap: u64,
+    page_size: u64,
+}
+
+impl Frames {
+    fn of(view: &View, tables: &PageTables) -> Option<Self> {
+        let vmemmap = view.symbol("vmemmap_base").and_then(|at| view.space().read_u64(at).ok());
+        let vmemmap = vmemmap.unwrap_or_else(|| tables.paging().levels.vmemmap());
+        Some(Self { vmemmap, page_size: view.types().size_of("page").filter(|&n| n > 0)? })
+    }
+
+    /// Where `addr` is, of an area that begins at `start` and is made of these `pages`.
+    fn find(self, space: &dyn AddressSpace, addr: VirtAddr, start: u64, pages: VirtAddr) -> Option<PhysAddr> {
+        let slot = pages.checked_add((addr.0 - start) / PAGE_SIZE * 8)?;
+        let page = space.read_u64(slot).ok()?.checked_sub(self.vmemmap)?;
+        let phys = Pfn(page / self.page_size).address()?.0.checked_add(addr.page_offset())?;
+        (page.is_multiple_of(self.page_size) && page / self.page_size < 1 << (52 - PAGE_SHIFT))
+            .then_some(PhysAddr(phys))
+    }
+}
+
 /// Lets `tables` ask for the pages of vmalloc's areas, where a table of them is lost.
 pub(super) fn know_pages(tables: &PageTables, view: &View) {
     // A walk of the lists must not ask for what it is about to find.
-    let unlisted = Arc::new(tables.unlisted());
-    let view = view.through(unlisted.clone());
-    let vmemmap = view
-        .symbol("vmemmap_base")
-        .and_then(|at| unlisted.read_u64(at).ok())
-        .unwrap_or_else(|| tables.paging().levels.vmemmap());
-    let Some(page_size) = view.types().size_of("page").filter(|&n| n > 0) else { return };
+    let view = view.through(Arc::new(tables.unlisted()));
+    let Some(frames) = Frames::of(&view, tables) else { return };
     let areas = OnceLock::new();
     tables.know_listed(move |addr| {
         let areas: &Vec<Area> = areas.get_or_init(|| areas_of(&view));
         let after = areas.partition_point(|a| a.start <= addr.0);
         let area = areas.get(after.checked_sub(1)?).filter(|a| addr.0 < a.end)?;
-        let slot = area.pages.checked_add((addr.0 - area.start) / PAGE_SIZE * 8)?;
-        let page = unlisted.read_u64(slot).ok()?.checked_sub(vmemmap)?;
-        let phys = Pfn(page / page_size).address()?.0.checked_add(addr.page_offset())?;
-        (page.is_multiple_of(page_size) && page / page_size < 1 << (52 - PAGE_SHIFT))
-            .then_some(PhysAddr(phys))
+        frames.find(view.space(), addr, area.start, area.pages)
     });
+}
+
+/// Lets `tables` ask the tasks themselves for the pages of their stacks: the list of areas
+/// can be lost, too.
+pub(super) fn know_stacks(tables: &PageTables, view: &View, tasks: &TaskList) {
+    let view = view.through(Arc::new(tables.unlisted()));
+    let Some(frames) = Frames::of(&view, tables) else { return };
+    let mut stacks: Vec<(u64, VirtAddr)> =
+        tasks.all().iter().filter(|t| t.stack.0 != 0).map(|t| (t.stack.0, t.addr)).collect();
+    stacks.sort_unstable();
+    let member = OnceLock::new();
+    tables.know_listed(move |addr| {
+        let after = stacks.partition_point(|(stack, _)| *stack <= addr.0);
+        let &(stack, task) = stacks.get(after.checked_sub(1)?)?;
+        let member = member.get_or_init(|| stack_area_member(&view, &stacks));
+        let area = stack_area(&view, task.checked_add((*member)?)?, stack)?;
+        let pages = area.checked_add(vm_struct(&view, "pages", 32))?;
+        let pages = VirtAddr(view.space().read_u64(pages).ok()?);
+        (addr.0 - stack < view.thread_size()).then(|| frames.find(view.space(), addr, stack, pages)).flatten()
+    });
+}
+
+/// Offset of a member of `struct vm_struct`: where its type is lost, that which it has had
+/// since 2.6.
+fn vm_struct(view: &View, member: &str, usual: u64) -> u64 {
+    view.types().field("vm_struct", member).map_or(usual, |f| f.offset)
+}
+
+/// The area that the pointer at `at` leads to, if it is that of `stack`: it says so itself.
+fn stack_area(view: &View, at: VirtAddr, stack: u64) -> Option<VirtAddr> {
+    let area = VirtAddr(view.space().read_u64(at).ok().filter(|&area| area >= view.user_limit())?);
+    let start = view.space().read_u64(area.checked_add(vm_struct(view, "addr", 8))?).ok()?;
+    (start == stack).then_some(area)
+}
+
+/// Offset of `task_struct.stack_vm_area` (`CONFIG_VMAP_STACK`, 4.9 and later): by the type,
+/// else the one that leads to their areas from several tasks.
+fn stack_area_member(view: &View, stacks: &[(u64, VirtAddr)]) -> Option<u64> {
+    if let Some(field) = view.types().field("task_struct", "stack_vm_area") {
+        return Some(field.offset);
+    }
+    let leads = |offset: u64| {
+        let of = |(stack, task): &(u64, VirtAddr)| stack_area(view, task.checked_add(offset)?, *stack);
+        stacks.iter().filter_map(of).take(3).count() == 3
+    };
+    let one = |(stack, task): &(u64, VirtAddr)| {
+        (0..TASK_MAX).step_by(8).find(|&o| {
+            task.checked_add(o).is_some_and(|at| stack_area(view, at, *stack).is_some()) && leads(o)
+        })
+    };
+    stacks.iter().take(SAMPLE).find_map(one)
 }
 
 fn areas_of(view: &View) -> Vec<Area> {

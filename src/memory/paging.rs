@@ -73,7 +73,8 @@ pub struct PageTables {
     /// Page -> frame address.
     tlb: DirectMapped<u64, 64>,
     linear: Vec<Linear>,
-    listed: OnceLock<Listed>,
+    /// By all areas, and by the stacks of tasks.
+    listed: [OnceLock<Listed>; 2],
     /// False where nothing tells where the tables are.
     known: bool,
 }
@@ -81,7 +82,7 @@ pub struct PageTables {
 impl PageTables {
     /// The tree whose top table is at `root`.
     pub fn new(memory: Arc<dyn PhysicalMemory>, root: PhysAddr, paging: Paging) -> Self {
-        let (linear, listed) = (Vec::new(), OnceLock::new());
+        let (linear, listed) = (Vec::new(), Default::default());
         Self {
             memory,
             root: paging.table(root.0),
@@ -113,7 +114,8 @@ impl PageTables {
     /// What is known of memory that was allocated page by page; asked only for an
     /// address whose table is lost.
     pub fn know_listed(&self, listed: impl Fn(VirtAddr) -> Option<PhysAddr> + Send + Sync + 'static) {
-        let _ = self.listed.set(Box::new(listed));
+        let free = self.listed.iter().find(|l| l.get().is_none());
+        let _ = free.map(|l| l.set(Box::new(listed)));
     }
 
     /// The same tables without [`Self::know_listed`]: for whoever reads that list.
@@ -175,7 +177,8 @@ impl PageTables {
             let phys = linear.phys.0.checked_add(addr.0 - linear.start.0)?;
             return Some((PhysAddr(phys), linear.basis));
         }
-        Some(((self.listed.get()?)(addr)?, Basis::VmStruct))
+        let phys = self.listed.iter().filter_map(OnceLock::get).find_map(|listed| listed(addr))?;
+        Some((phys, Basis::VmStruct))
     }
 
     /// Translates one address.
