@@ -63,6 +63,8 @@ pub enum Command {
     Compare(Compare),
     /// One page about a vmcore, to attach to a ticket: what happened, stacks, memory, log
     Report(Report),
+    /// The cores and vmcores that this machine keeps: systemd-coredump's, ABRT's, apport's, kdump's
+    List(List),
     /// Print which gdbinit to source in a gdb of your own
     Gdbinit {
         /// Write it and its helpers into this folder first
@@ -287,6 +289,25 @@ pub struct Report {
     #[command(flatten)]
     pub input: Input,
 }
+
+/// `corestub list`
+#[derive(Debug, Args)]
+#[command(after_help = LIST)]
+pub struct List {
+    /// Only those of a process of this name, or of this pid
+    #[arg(value_name = "NAME|PID")]
+    pub word: Option<String>,
+    /// A disk of another machine, mounted here
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// JSON for machines
+    #[arg(long)]
+    pub json: bool,
+}
+
+const LIST: &str = "\
+The newest comes first. A name or a pid stands for the newest core of it in every command, where no file has
+that name: corestub gdb node, corestub bt 1234. CORESTUB_ROOT in the environment is a --root for all of them.";
 
 const REPORT: &str = "\
 The page is one file without scripts that asks no network for anything. Memory of user processes is not

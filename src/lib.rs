@@ -19,7 +19,7 @@
 //!    v
 //!   elf, arch, bytes, addr, error    the ground floor: ELF files, x86-64, bytes by range, addresses
 //!   text, hex, number, par, xml      and what all rooms write, read and count with;
-//!   direct_mapped                    a small cache by page or frame number
+//!   direct_mapped, stores            a small cache by page or frame number; where systems keep dumps
 //! ```
 //!
 //! The life of one `m` packet: `rsp::front` cuts and checks the frame, gdbstub
@@ -55,6 +55,7 @@ pub mod rsp;
 pub mod sandbox;
 pub mod session;
 pub mod snapshot;
+pub mod stores;
 pub mod text;
 pub mod unwind;
 mod xml;

@@ -63,6 +63,9 @@ fn main() -> ExitCode {
         cli::Command::Gdb(args) => gdb::run(&args, options(&args.input)),
         cli::Command::Compare(args) => Ok(run_compare(&args)),
         cli::Command::Report(args) => run_report(&args),
+        cli::Command::List(args) => Ok(shown("list", |_, out| {
+            commands::list(args.root.as_deref(), args.word.as_deref(), args.json, out)
+        })),
         cli::Command::Gdbinit { dir } => gdb::gdbinit(dir.as_deref()).map(|path| {
             let mut out = io::stdout().lock();
             let _ = out.write_all(path.as_os_str().as_bytes()).and_then(|()| out.write_all(b"\n"));
@@ -246,9 +249,9 @@ fn manual(dir: Option<&Path>) -> Result<()> {
 /// without it `RUST_LOG` may ask for something else than warnings.
 fn init_logging(verbose: u8) {
     let filter = match verbose {
-        // What takes minutes and fills the disk says so.
+        // What takes minutes and fills the disk says so, and which core a name stands for.
         0 => EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| EnvFilter::new("warn,corestub::bytes::packed=info")),
+            .unwrap_or_else(|_| EnvFilter::new("warn,corestub::bytes::packed=info,corestub::stores=info")),
         1 => EnvFilter::new("info"),
         2 => EnvFilter::new("debug"),
         _ => EnvFilter::new("trace"),

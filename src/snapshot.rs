@@ -15,6 +15,7 @@ use crate::process::core_file::CoreFile;
 use crate::process::{self, Process};
 use crate::sandbox::Needs;
 use crate::session::Shown;
+use crate::stores;
 
 /// What the user says beside the name of the dump.
 #[derive(Debug, Clone, Default)]
@@ -54,7 +55,7 @@ impl Snapshot {
     ) -> Result<Self> {
         let mut paths = paths.to_vec();
         if let [word] = paths.as_mut_slice()
-            && let Some(found) = process::stores::find(word)?
+            && let Some(found) = stores::find(word)?
         {
             *word = found;
         }

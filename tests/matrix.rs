@@ -462,7 +462,7 @@ fn the_matrix_has_every_command() {
     for line in listed.filter(|l| l.starts_with("  ") && !l.starts_with("   ")) {
         let command = line.split_whitespace().next().unwrap();
         let asked = |lines: &[&str]| lines.iter().any(|l| l.split(' ').next() == Some(command));
-        let verb = ["serve", "gdb", "gdbinit", "compare", "report", "help"].contains(&command);
+        let verb = ["serve", "gdb", "gdbinit", "compare", "report", "list", "help"].contains(&command);
         assert!(verb || asked(VMCORE) || asked(PROCESS), "{command} is not in the matrix");
     }
 }

@@ -86,6 +86,7 @@ mod help;
 mod irq;
 mod kmem;
 mod lines;
+mod list;
 mod locks;
 mod log;
 mod mod_;
@@ -113,6 +114,7 @@ use answer::{Answer, Text};
 pub use compare::compare;
 pub use declare::Command;
 use declare::FOR_VMCORES;
+pub use list::list;
 pub use report::{Format, report};
 
 /// What a command looks at.

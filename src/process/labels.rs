@@ -3,11 +3,14 @@
 //! The kernel's `[stack]` is the mapping above whose top the kernel put the
 //! arguments (`AT_RANDOM`, `AT_EXECFN`). The stack of another thread is the mapping
 //! that holds what `fs_base` points to: glibc and musl put a thread's control block
-//! at its top, so that it is found also where the thread runs on another stack.
+//! at its top, so that it is found also where the thread runs on another stack. If that is
+//! one for signal handlers, a frame on it tells where it is ([`super::signal_stack`]).
 
 use std::ops::Range;
 
 use super::Process;
+use super::signal_stack::{self, SignalStack};
+use crate::addr::PAGE_SIZE;
 use crate::arch::{Register, map};
 use crate::memory::segments::Segment;
 
@@ -20,6 +23,9 @@ const BELOW: u64 = 1 << 20;
 /// Where Go's heap begins (`runtime/malloc.go`, `arenaBaseOffset`, hints), and how much
 /// of the address space is taken for it.
 const GO_HEAP: Range<u64> = 0xc0_0000_0000..0xc4_0000_0000;
+
+/// Threads off their stacks that are walked to learn why: all of Go's may be.
+const WALKED: usize = 200;
 
 /// The stack of one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +45,7 @@ pub struct Stack {
 pub struct Labels {
     /// In the order of their addresses.
     stacks: Vec<Stack>,
+    signal_stacks: Vec<SignalStack>,
     vdso: Option<u64>,
     go: bool,
 }
@@ -51,7 +58,7 @@ impl Labels {
         let range = |s: &Segment| s.start..s.end;
         let arguments = [AT_RANDOM, AT_EXECFN].iter().find_map(|&k| process.auxv_entry(k));
         let main = arguments.and_then(|at| stored.segment(at)).map(range);
-        let mut stacks: Vec<Stack> = Vec::new();
+        let (mut stacks, mut off): (Vec<Stack>, Vec<_>) = Default::default();
         for thread in process.threads() {
             let Some(regs) = process.general_regs(thread) else { continue };
             let own =
@@ -63,6 +70,9 @@ impl Labels {
                 own(Register::FsBase).filter(|s| process.file_at(s.start).is_none()).map(range)
             };
             let Some(found) = found else { continue };
+            if regs.get(Register::Rsp).is_some_and(|sp| !found.contains(&sp)) {
+                off.push(thread);
+            }
             let below = found.start.checked_sub(1).and_then(|at| stored.segment(at));
             let guard = below.filter(|s| s.flags & 7 == 0 && s.end == found.start).map(range);
             stacks.push(Stack { tid: thread.tid, main: is_main, range: found, guard });
@@ -71,7 +81,9 @@ impl Labels {
         stacks.dedup_by_key(|s| s.range.start);
         let has_go = |f: &super::found::FoundFile| f.elf.section(".go.buildinfo").is_some();
         let go = process.program().and_then(|i| i.file.as_ref()?.served()).is_some_and(has_go);
-        Self { stacks, vdso: process.auxv_entry(AT_SYSINFO_EHDR), go }
+        let signal_stacks =
+            off.into_iter().take(WALKED).filter_map(|t| signal_stack::of(process, t)).collect();
+        Self { stacks, signal_stacks, vdso: process.auxv_entry(AT_SYSINFO_EHDR), go }
     }
 
     /// What the mapping `range`, without a file, is; empty where nothing is known.
@@ -89,8 +101,34 @@ impl Labels {
             Some(s) if s.range == *range => format!("[stack:{}]", s.tid),
             Some(s) if s.guard.as_ref() == Some(range) => format!("[guard of stack:{}]", s.tid),
             _ if self.go && GO_HEAP.contains(&range.start) => "[Go heap]".to_owned(),
-            _ => String::new(),
+            _ => self.with_signal_stack(range),
         }
+    }
+
+    /// One of its own is mapped in whole pages, another lies in the heap.
+    fn with_signal_stack(&self, range: &Range<u64>) -> String {
+        let within = self.signal_stacks.iter().find(|s| range.contains(&s.range.start));
+        within.map_or_else(String::new, |s| {
+            let is_all = s.range.start - range.start + range.end.saturating_sub(s.range.end) < PAGE_SIZE;
+            format!("[{}sigaltstack:{}]", if is_all { "" } else { "with " }, s.tid)
+        })
+    }
+
+    /// The stack for signal handlers on which a thread stands.
+    #[must_use]
+    pub fn signal_stack(&self, tid: u32) -> Option<&SignalStack> {
+        self.signal_stacks.iter().find(|s| s.tid == tid)
+    }
+
+    /// In words, what an address in a mapping without a file is in.
+    #[must_use]
+    pub fn at(&self, addr: u64) -> Option<String> {
+        if let Some(s) = self.signal_stacks.iter().find(|s| s.range.contains(&addr)) {
+            return Some(format!("on the stack for signal handlers of thread {}", s.tid));
+        }
+        let stack = self.near(addr).filter(|s| s.range.contains(&addr));
+        let go = (self.go && GO_HEAP.contains(&addr)).then(|| "in Go's heap".to_owned());
+        stack.map(|s| format!("on the stack of thread {}", s.tid)).or(go)
     }
 
     /// The stack that ends behind `addr`, next above it.

@@ -12,7 +12,7 @@
 //!              a list of them                   python      frames of Python
 //!  names       of functions, as in the source    labels      of mappings without a file
 //!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
-//!  stores      where systems keep cores         found       a file that a name led to
+//!  found       a file that a name led to      signal_stack sigaltstack
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -48,8 +48,8 @@ pub mod proof;
 pub mod python;
 pub mod rules;
 pub mod signal;
+pub mod signal_stack;
 pub mod skeleton;
-pub mod stores;
 pub mod unwind;
 pub mod verify;
 
@@ -342,7 +342,10 @@ impl Process {
                 let how = file.expected().map_or(how, |id| format!("build-id {id}, as in the core"));
                 format!("{text}; the core left it out, and {path} supplies it ({how})")
             }
-            (Ok(_), None) => format!("{addr:#x} is in the core, in a mapping without a file"),
+            (Ok(_), None) => match self.labels().at(addr) {
+                Some(label) => format!("{addr:#x} is in the core, {label}"),
+                None => format!("{addr:#x} is in the core, in a mapping without a file"),
+            },
             (Err(ReadFault::NotInCore { .. }), Some((file, text))) => {
                 let expected = file.expected().map_or_else(
                     || "the core does not hold its build-id".to_owned(),

@@ -4,7 +4,7 @@
 //! Source: the gdb manual, "Remote Protocol" / "Overview". The body of a frame
 //! is escaped with `}` (the next byte was xored with 0x20) and summed before it
 //! is unescaped. Run-length coding (`0*~`: another 97 zeros) is sent where much of what
-//! is sent is padding, see [`shorten`].
+//! is sent is padding, see [`Runs`].
 
 use crate::hex;
 
@@ -165,53 +165,97 @@ pub(crate) fn escape_more(reply: &[u8], start: usize) -> Vec<u8> {
 
 /// Appends `data`, escaped.
 pub(crate) fn escape(out: &mut Vec<u8>, data: &[u8]) {
-    escape_within(out, data, usize::MAX);
+    escape_within(out, data, usize::MAX, Runs::AsTheyAre);
 }
 
-/// Appends `data`, escaped, as far as that fits into `room`: how many of its bytes did.
-pub(crate) fn escape_within(out: &mut Vec<u8>, data: &[u8], mut room: usize) -> usize {
-    let mut rest = data;
+/// What becomes of runs of equal bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runs {
+    /// They are sent, as all else.
+    AsTheyAre,
+    /// For gdb: one of them, `*` and how many more, 29 added. It takes its time for each byte
+    /// that comes (some 20 ns), and an ELF file is padded, in its tables and to pages.
+    Shortened,
+}
+
+/// The shortest run that pays off, and the longest whose count is printable.
+const RUN: std::ops::RangeInclusive<usize> = 4..=98;
+
+/// Appends `data`, escaped, as far as that fits into `room`, in which a run takes the place of
+/// all its bytes: how many of the data's bytes did.
+pub(crate) fn escape_within(out: &mut Vec<u8>, data: &[u8], room: usize, runs: Runs) -> usize {
+    let (mut rest, mut room) = (data, room);
     loop {
-        // Binary data is special at one byte in forty: it is copied by runs.
-        let run = rest.iter().take(room).take_while(|&&byte| !special(byte)).count();
-        let (plain, behind) = rest.split_at_checked(run).unwrap_or((rest, &[]));
+        let (plain, behind) = rest.split_at(plain(rest, runs).min(room));
         out.extend_from_slice(plain);
-        room -= run;
-        rest = behind;
-        match rest.split_first() {
-            Some((&byte, behind)) if room >= 2 => {
-                out.extend_from_slice(&[b'}', byte ^ 0x20]);
-                room -= 2;
-                rest = behind;
+        room -= plain.len();
+        let Some((&byte, one_less)) = behind.split_first() else { return data.len() };
+        if special(byte) {
+            if room < 2 {
+                return data.len() - behind.len();
             }
-            _ => return data.len() - rest.len(),
+            out.extend_from_slice(&[b'}', byte ^ 0x20]);
+            room -= 2;
+            rest = one_less;
+            continue;
         }
+        let most = room.min(*RUN.end());
+        let run = behind.iter().take(most).take_while(|&&b| b == byte).count();
+        let Some((run, code)) = (*RUN.start()..=run).rev().find_map(|run| Some((run, code(run)?))) else {
+            // It is plain after all: the room ends within what would be a run.
+            let (tail, behind) = behind.split_at(run);
+            out.extend_from_slice(tail);
+            return data.len() - behind.len();
+        };
+        out.extend_from_slice(&[byte, b'*', code]);
+        room -= run;
+        rest = behind.get(run..).unwrap_or_default();
     }
 }
 
-/// `payload`, escaped, in the form for gdb: its runs of equal bytes as one of them, `*` and
-/// how many more, 29 added. gdb takes its time for each byte that comes (some 18 ns), and
-/// an ELF file is padded to pages.
-pub(crate) fn shorten(payload: &[u8]) -> Vec<u8> {
-    /// What pays off, and what is still printable.
-    const MORE: std::ops::RangeInclusive<usize> = 3..=97;
-    let mut out = Vec::with_capacity(payload.len());
-    for run in payload.chunk_by(|a, b| a == b) {
-        let mut rest = run;
-        while let Some((&byte, behind)) = rest.split_first() {
-            out.push(byte);
-            rest = behind;
-            let most = rest.len().min(*MORE.end());
-            let code = |more: &usize| u8::try_from(more + 29).ok().filter(|&c| c == b'*' || !special(c));
-            let fits =
-                MORE.contains(&most).then(|| (*MORE.start()..=most).rev().find_map(|n| Some((n, code(&n)?))));
-            if let Some((more, code)) = fits.flatten() {
-                out.extend_from_slice(&[b'*', code]);
-                rest = rest.get(more..).unwrap_or_default();
-            }
-        }
+/// How a run of so many is written; not every count can be.
+fn code(run: usize) -> Option<u8> {
+    u8::try_from(run + 28).ok().filter(|&code| code == b'*' || !special(code))
+}
+
+/// How many bytes at the start of `data` go out as they are.
+fn plain(data: &[u8], runs: Runs) -> usize {
+    /// So many bytes are looked at in one step, where there is little to find.
+    const STEP: usize = 32;
+    const AHEAD: usize = *RUN.start() - 1;
+    let shorten = runs == Runs::Shortened;
+    let starts_run =
+        |w: &[u8]| matches!(w, [a, b, c, d, ..] if shorten & (((a ^ b) | (b ^ c) | (c ^ d)) == 0));
+    let by_byte = |data: &[u8], most: usize| {
+        let whole = data
+            .windows(AHEAD + 1)
+            .take(most)
+            .position(|w| starts_run(w) || w.first().is_some_and(|&b| special(b)));
+        whole.or_else(|| {
+            let tail = data.len().saturating_sub(AHEAD).min(most);
+            data.get(tail..)
+                .unwrap_or_default()
+                .iter()
+                .take(most - tail)
+                .position(|&b| special(b))
+                .map(|i| tail + i)
+        })
+    };
+    // In tables it comes every few bytes, in text hardly ever.
+    if let Some(at) = by_byte(data, STEP) {
+        return at;
     }
-    out
+    let mut at = STEP.min(data.len());
+    let text = data.get(at..).unwrap_or_default();
+    for bytes in text.windows(STEP + AHEAD).step_by(STEP) {
+        let found = bytes.iter().take(STEP).fold(false, |found, &b| found | special(b));
+        if bytes.windows(AHEAD + 1).fold(found, |found, w| found | starts_run(w)) {
+            break;
+        }
+        at += STEP;
+    }
+    let rest = data.get(at..).unwrap_or_default();
+    at + by_byte(rest, rest.len()).unwrap_or(rest.len())
 }
 
 fn unescape(raw: &[u8]) -> Vec<u8> {
@@ -288,7 +332,7 @@ mod tests {
         assert_eq!(events(&framed), vec![good(b"a#$}*b")]);
         let within = |room| {
             let mut out = Vec::new();
-            (escape_within(&mut out, b"a#$b", room), out)
+            (escape_within(&mut out, b"a#$b", room, Runs::AsTheyAre), out)
         };
         assert_eq!(within(4), (2, b"a}\x03".to_vec()));
         assert_eq!(within(2), (1, b"a".to_vec()));
@@ -297,7 +341,7 @@ mod tests {
         assert_eq!(escape_more(b"la}\x03-%", 1), b"la}\x03}\x0d}\x05");
     }
 
-    /// What gdb makes of [`shorten`]ed bytes.
+    /// What gdb makes of bytes with [`Runs::Shortened`], escaped still.
     fn lengthen(short: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut bytes = short.iter();
@@ -314,16 +358,25 @@ mod tests {
         out
     }
 
+    fn shortened(data: &[u8], room: usize) -> (usize, Vec<u8>) {
+        let mut out = Vec::new();
+        (escape_within(&mut out, data, room, Runs::Shortened), out)
+    }
+
     #[test]
     fn runs_are_shortened() {
-        assert_eq!(shorten(b"F3;000"), b"F3;000");
-        assert_eq!(shorten(b"F4;0000a"), b"F4;0* a");
+        let short = |data: &[u8]| shortened(data, usize::MAX).1;
+        assert_eq!(short(b"3;000"), b"3;000");
+        assert_eq!(short(b"4;0000a"), b"4;0* a");
+        assert_eq!(short(b"####"), b"}\x03}\x03}\x03}\x03");
         for n in 0..300 {
-            let run = [vec![b'x'; n], b"}}y".to_vec()].concat();
-            let short = shorten(&run);
+            let run = [vec![b'x'; n], b"yz".to_vec()].concat();
+            let short = short(&run);
             assert_eq!(lengthen(&short), run);
             assert!(short.len() <= 3 + 4 + 3 * n.div_ceil(95), "{n}");
         }
+        assert_eq!(shortened(b"a00000", 4), (4, b"a000".to_vec()));
+        assert_eq!(shortened(b"a00000", 5), (5, b"a0* ".to_vec()));
     }
 
     #[test]
@@ -342,6 +395,18 @@ mod tests {
                 framer.feed(&chunk);
                 while framer.next().is_some() {}
             }
+        }
+
+        #[test]
+        fn what_is_shortened_comes_back(
+            runs in proptest::collection::vec((any::<u8>(), prop_oneof![4 => 1usize..3, 1 => 0usize..260]), 0..200),
+            room in prop_oneof![Just(usize::MAX), 0usize..2000],
+        ) {
+            let data: Vec<u8> = runs.into_iter().flat_map(|(byte, n)| std::iter::repeat_n(byte, n)).collect();
+            let (fits, out) = shortened(&data, room);
+            let mut escaped = Vec::new();
+            prop_assert_eq!(escape_within(&mut escaped, &data, room, Runs::AsTheyAre), fits);
+            prop_assert_eq!(lengthen(&out), escaped);
         }
 
         #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use gdbstub::target::ext::host_io::HostIoErrno as Errno;
 
 use super::answer::{Answer, split};
-use super::frame::{self, number};
+use super::frame::{self, Runs, number};
 use super::open_files::{LONGEST_READ, Open};
 use super::served::Served;
 use super::state::State;
@@ -42,9 +42,9 @@ fn done(n: u64) -> Answer {
 
 /// `Fn;` and the `n` bytes, of which there may be more than fit: these are left out.
 /// And how many there are.
-fn attachment(data: &[u8]) -> (Answer, usize) {
+fn attachment(data: &[u8], runs: Runs) -> (Answer, usize) {
     let mut escaped = Vec::with_capacity(data.len().min(LONGEST_READ));
-    let fits = frame::escape_within(&mut escaped, data, LONGEST_READ);
+    let fits = frame::escape_within(&mut escaped, data, LONGEST_READ, runs);
     let head = format!("F{fits:x};").into_bytes();
     (Answer::Reply([head, escaped].concat()), fits)
 }
@@ -127,12 +127,10 @@ impl State {
         let open = self.files.at(fd)?;
         let count = open.give(offset, usize::try_from(count).unwrap_or(usize::MAX));
         let data = open.file.read_at(offset, count).map_err(|_| Errno::EIO)?;
-        let (answer, fits) = attachment(&data);
+        let (answer, fits) =
+            attachment(&data, if self.client.gdb { Runs::Shortened } else { Runs::AsTheyAre });
         open.given(offset, fits);
-        Ok(match answer {
-            Answer::Reply(reply) if self.client.gdb => Answer::Reply(frame::shorten(&reply)),
-            other => other,
-        })
+        Ok(answer)
     }
 
     /// `struct stat` of the protocol: dev, ino, mode, nlink, uid, gid, rdev of 4 bytes; size,
@@ -145,14 +143,14 @@ impl State {
         [device, open.inode, MODE, 1, 0, 0, 0].iter().for_each(|n| stat.extend_from_slice(&n.to_be_bytes()));
         [size, 4096, size.div_ceil(512)].iter().for_each(|n| stat.extend_from_slice(&n.to_be_bytes()));
         stat.resize(STAT_SIZE, 0);
-        Ok(attachment(&stat).0)
+        Ok(attachment(&stat, Runs::AsTheyAre).0)
     }
 
     fn readlink(&self, path: &[u8]) -> Outcome {
         let path = Self::path(path)?;
         let link = self.look_up(|inferior| inferior.read_link(path))?;
         match link.len() {
-            0..=LONGEST_PATH => Ok(attachment(link.as_bytes()).0),
+            0..=LONGEST_PATH => Ok(attachment(link.as_bytes(), Runs::AsTheyAre).0),
             _ => Err(Errno::ENAMETOOLONG),
         }
     }

@@ -10,11 +10,16 @@ use crate::image::files::VirtualFile;
 const OPEN_FILES: usize = 4096;
 /// Most bytes of one read: with `F`, the count and `;` they fill a packet.
 pub(crate) const LONGEST_READ: usize = PACKET_SIZE - 16;
-/// Bytes of a read that leaps.
-const FIRST_READ: usize = 8 << 10;
-/// A file of no more than this many bytes is given whole: gdb leaps to and fro in it, and
-/// keeps what one reply held.
+/// Bytes of a read that leaps. gdb goes through the tables of a library backwards, so that
+/// what follows is not used: of 500 libraries this took less processor time of both than
+/// 512 bytes (more packets), 4 KiB and all that follows (more bytes).
+const FIRST_READ: usize = 2 << 10;
+/// A file of no more than this many bytes is given whole at first: both ends of it are read
+/// before gdb goes on to the next file, and it keeps what one reply held.
 const SMALL_FILE: u64 = 48 << 10;
+
+/// Where the last read of a file ended that was not read yet.
+const UNREAD: u64 = u64::MAX;
 
 pub(crate) struct Open {
     pub(crate) file: VirtualFile,
@@ -29,7 +34,7 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn new(file: VirtualFile, inode: u32, is_main: bool) -> Self {
-        Self { file, inode, is_main, next: u64::MAX, window: FIRST_READ }
+        Self { file, inode, is_main, next: UNREAD, window: FIRST_READ }
     }
 
     /// How many of `count` bytes to give. gdb asks for a whole packet, however
@@ -38,7 +43,7 @@ impl Open {
     /// each time.
     pub(crate) fn give(&mut self, offset: u64, count: usize) -> usize {
         self.window = match self.file.len() {
-            0..=SMALL_FILE => LONGEST_READ,
+            0..=SMALL_FILE if self.next == UNREAD => LONGEST_READ,
             _ if offset == self.next => (4 * self.window).min(LONGEST_READ),
             _ => FIRST_READ,
         };

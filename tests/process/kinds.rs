@@ -221,6 +221,23 @@ fn last_words_and_causes_are_told() {
 }
 
 #[test]
+fn a_stack_for_signal_handlers_is_labelled() {
+    let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
+    let core = ends.core("sigaltstack", DEFAULT);
+    let (sys, maps) = (json(&["sys", text(&core)]), json(&["maps", text(&core)]));
+    let stack = mapping_of(&maps, &format!("[sigaltstack:{}]", sys["pid"]));
+    let (start, end) = (number(&stack["start"]), number(&stack["end"]));
+    assert_eq!(end - start, 1 << 16, "{stack}");
+    assert_eq!(sys["signal_stack"], format!("{start:#x}-{end:#x}"));
+    let (_, why, _) = corestub(&["why", text(&core), &format!("{:#x}", end - 8)]);
+    assert!(why.contains("on the stack for signal handlers of thread"), "{why}");
+    // The handler gave up by SIGABRT, which says nothing of the cause.
+    assert_eq!(sys["signal"], "SIGABRT");
+    assert!(sys["warnings"].to_string().contains("a stack overflow"), "{sys}");
+    assert!(json(&["sys", text(&ends.core("overflow", DEFAULT))])["signal_stack"].is_null());
+}
+
+#[test]
 fn a_damaged_file_is_told_from_a_damaged_core() {
     use std::os::unix::fs::FileExt;
     let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };

@@ -2,6 +2,7 @@
 
 mod bad;
 mod gdb;
+mod kept;
 mod kinds;
 mod session;
 mod verify;

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -29,6 +30,16 @@ int main(int argc, char **argv) {
 		assert(argc == 99 && "the message");
 	if (strcmp(way, "overflow") == 0)
 		return recurse(0);
+	if (strcmp(way, "sigaltstack") == 0) {
+		/* Between guards, so that no other mapping becomes one with it. */
+		char *all = mmap(0, 3 << 16, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		stack_t own = {.ss_sp = all + (1 << 16), .ss_size = 1 << 16};
+		mprotect(own.ss_sp, own.ss_size, PROT_READ | PROT_WRITE);
+		struct sigaction act = {.sa_handler = handler, .sa_flags = SA_ONSTACK};
+		sigaltstack(&own, 0);
+		sigaction(SIGSEGV, &act, 0);
+		return recurse(0);
+	}
 	if (strcmp(way, "handler") == 0) {
 		signal(SIGSEGV, handler);
 		*(volatile int *)8 = 1;

@@ -35,6 +35,9 @@ struct Sys {
     /// The C++ exception that nothing caught: its type, and its `what()` if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     exception: Option<(String, Option<String>)>,
+    /// Where the thread handles a signal, if that is a stack of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal_stack: Option<String>,
     /// The version of the Python interpreter in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     python: Option<String>,
@@ -85,6 +88,9 @@ impl Text for Sys {
             line("THREAD", &tid.to_string())?;
             line("PC", &format!("{}  {}", place.pc, place.text()))?;
         }
+        if let Some(stack) = &self.signal_stack {
+            line("STACK", &format!("the one for signal handlers, {stack}"))?;
+        }
         if let Some(code) = &self.code_in_core {
             line("CODE AT PC", code)?;
         }
@@ -126,10 +132,12 @@ fn collect(process: &Process) -> Sys {
             ),
         );
     }
-    let fault = siginfo.as_ref().and_then(|i| i.address);
-    if let Some(stack) = fault.and_then(|at| process.labels().overflowed(at)) {
+    let signal_stack = first.and_then(|t| process.labels().signal_stack(t.tid));
+    // A handler that gave up has hidden what it was called for.
+    let fault = siginfo.as_ref().and_then(|i| i.address).or_else(|| signal_stack?.fault);
+    if let Some((at, stack)) = fault.and_then(|at| Some((at, process.labels().overflowed(at)?))) {
         warnings.push(format!(
-            "the address is just below the stack of thread {}: a stack overflow (too deep a recursion, or too large a \
+            "{at:#x} is just below the stack of thread {}: a stack overflow (too deep a recursion, or too large a \
              local variable)",
             stack.tid
         ));
@@ -162,6 +170,7 @@ fn collect(process: &Process) -> Sys {
         died_of,
         abort_message: aborted.then(|| last_words::abort_message(process)).flatten(),
         exception: first.filter(|_| aborted).and_then(|t| last_words::exception(process, t)),
+        signal_stack: signal_stack.map(|s| format!("{:#x}-{:#x}", s.range.start, s.range.end)),
         python: process.python().and_then(Result::ok).map(|p| format!("{}.{}", p.version.0, p.version.1)),
         place: pc.map(|pc| Place::of(process, pc, pc)),
         code_in_core: in_core,
