@@ -100,6 +100,11 @@ macro_rules! put {
 
 pub(crate) use {put, row};
 
+/// A value for people, `?` if it is not known.
+pub(crate) fn or_unknown<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+}
+
 /// Writes `value` as JSON, with a newline. JSON escapes the control characters of
 /// ASCII but DEL; the others are escaped here, or `jq` shows them to the terminal.
 pub(crate) fn write_json(value: &impl Serialize, to: &mut dyn Write) -> io::Result<()> {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::{Kernel, clock, disks};
-use crate::text::{Screen, row};
+use crate::text::{Screen, or_unknown, row};
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
@@ -97,10 +97,6 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
     Ok(Disks { disks: rows, lost }.into())
 }
 
-fn or_unknown<T: ToString>(value: Option<T>) -> String {
-    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
-}
-
 impl Text for Disks {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         row!(screen, "MAJOR GENDISK            NAME       REQUEST_QUEUE      TOTAL  READ WRITE")?;
@@ -129,7 +125,7 @@ impl Text for Disk {
             or_unknown(self.major),
             self.gendisk.0,
             self.name.as_deref().unwrap_or("?"),
-            self.request_queue.map_or_else(|| "?".to_owned(), |at| format!("{:016x}", at.0)),
+            or_unknown(self.request_queue.map(|at| format!("{:016x}", at.0))),
             self.requests.len(),
             count(false),
             count(true)

@@ -9,7 +9,7 @@ use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::open_files::{self, OpenFile};
 use crate::linux::{Kernel, Task};
-use crate::text::{Screen, row};
+use crate::text::{Screen, or_unknown, row};
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
@@ -106,7 +106,7 @@ impl Text for Open<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         heading(self.of, screen)?;
         let Some(files) = &self.files else { return Ok(row!(screen, "(cannot be read)")?) };
-        let known = |path: &Option<String>| path.clone().unwrap_or_else(|| "?".to_owned());
+        let known = |path: &Option<String>| or_unknown(path.as_ref());
         if self.root.is_some() || self.cwd.is_some() || !files.is_empty() {
             row!(screen, "ROOT: {}    CWD: {}", known(&self.root), known(&self.cwd))?;
         }
@@ -114,7 +114,7 @@ impl Text for Open<'_> {
             return Ok(row!(screen, "No open files")?);
         }
         row!(screen, " FD       FILE            DENTRY           INODE       TYPE PATH")?;
-        let address = |at: Option<VirtAddr>| at.map_or_else(|| "?".to_owned(), |at| format!("{:016x}", at.0));
+        let address = |at: Option<VirtAddr>| or_unknown(at.map(|at| format!("{:016x}", at.0)));
         for f in files {
             let (dentry, inode) = (address(f.dentry), address(f.inode));
             row!(

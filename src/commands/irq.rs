@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::{Kernel, irqs};
-use crate::text::{Screen, put, row};
+use crate::text::{Screen, or_unknown, put, row};
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
@@ -81,10 +81,6 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         return Err(CommandError::Failed(format!("interrupt {missing} has no descriptor")));
     }
     Ok(Irqs { counts: args.counts, cpus, irqs: rows, unread }.into())
-}
-
-fn or_unknown<T: ToString>(value: Option<T>) -> String {
-    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
 }
 
 impl Text for Irqs {

@@ -16,7 +16,7 @@ use crate::linux::object::Object;
 use crate::linux::usage::{self, Usages};
 use crate::linux::{Kernel, Task};
 use crate::memory::AddressSpace;
-use crate::text::{Screen, put, row};
+use crate::text::{Screen, or_unknown, put, row};
 
 pub(super) fn command() -> Command {
     Command::of_both(
@@ -166,7 +166,7 @@ impl Text for List<'_> {
 
 /// The parent's pid, if it is known.
 fn parent(t: &Task) -> String {
-    t.ppid.map_or_else(|| "?".to_owned(), |p| p.to_string())
+    or_unknown(t.ppid)
 }
 
 /// A kernel thread's name stands in brackets.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::{Kernel, clock, timers};
-use crate::text::{Screen, row};
+use crate::text::{Screen, or_unknown, row};
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
@@ -141,13 +141,9 @@ fn bases(kernel: &Kernel, cpus: &[u32], context: Context<'_>) -> Result<Vec<Base
     Ok(bases)
 }
 
-fn or_unknown<T: ToString>(value: Option<T>) -> String {
-    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
-}
-
 /// `ffffffff954b79d0  <delayed_work_timer_fn>`
 fn function(at: Option<VirtAddr>, name: Option<&String>) -> String {
-    let at = at.map_or_else(|| "?".to_owned(), |at| format!("{:016x}", at.0));
+    let at = or_unknown(at.map(|at| format!("{:016x}", at.0)));
     name.map_or(at.clone(), |name| format!("{at}  <{name}>"))
 }
 

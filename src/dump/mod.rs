@@ -247,7 +247,7 @@ fn unread(addr: PhysAddr, error: &io::Error) -> ReadFault {
 }
 
 /// The last of `sorted` whose `start` is not behind `at`.
-fn last_from<T>(sorted: &[T], at: u64, start: impl Fn(&T) -> u64) -> Option<&T> {
+pub(crate) fn last_from<T>(sorted: &[T], at: u64, start: impl Fn(&T) -> u64) -> Option<&T> {
     let after = sorted.partition_point(|one| start(one) <= at);
     sorted.get(after.checked_sub(1)?)
 }

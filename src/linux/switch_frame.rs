@@ -3,11 +3,9 @@
 //! Before 4.9 see [`super::old_switch`].
 
 use super::View;
-use super::layout::SwitchFrame;
+use super::layout::{SWITCH_FRAME, SwitchFrame};
 use crate::arch::Register::{self, R12, R13, R14, R15, Rbp, Rbx, Rip};
 
-/// From its lowest address up (`arch/x86/include/asm/switch_to.h`).
-const FRAME: [Register; 7] = [R15, R14, R13, R12, Rbx, Rbp, Rip];
 /// Bytes that the pushes at its start take at most.
 const PUSHES: usize = 16;
 
@@ -19,7 +17,8 @@ pub(super) fn of(view: &View) -> Option<SwitchFrame> {
         let code = view.space().read_vec(view.symbol("__switch_to_asm")?, PUSHES).ok()?;
         pushed_by(&code)
     };
-    let usual = || version.switch_frame_is_plain().then(|| layout(&FRAME));
+    let usual =
+        || version.switch_frame_is_plain().then(|| layout(&SWITCH_FRAME.map(|(register, _)| register)));
     view.layout().switch_frame.or_else(by_code).or_else(usual)
 }
 
@@ -46,14 +45,17 @@ fn pushed_by(code: &[u8]) -> Option<SwitchFrame> {
         code = rest;
     }
     pushed.reverse();
-    let once = |r: &Register| pushed.iter().filter(|p| *p == r).count() == 1;
-    FRAME.iter().all(once).then(|| layout(&pushed))
+    let once = |r: Register| pushed.iter().filter(|p| **p == r).count() == 1;
+    SWITCH_FRAME.iter().all(|(register, _)| once(*register)).then(|| layout(&pushed))
 }
 
 /// The layout of a frame of these words.
 fn layout(words: &[Register]) -> SwitchFrame {
     let at = |register| words.iter().position(|w| *w == register).unwrap_or_default() as u64 * 8;
-    SwitchFrame { size: words.len() as u64 * 8, offsets: FRAME.map(|register| (register, at(register))) }
+    SwitchFrame {
+        size: words.len() as u64 * 8,
+        offsets: SWITCH_FRAME.map(|(register, _)| (register, at(register))),
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +72,7 @@ mod tests {
         let code = [0x55, 0x53, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, 0x48, 0x89, 0xa7, 0, 0x1b, 0];
         let frame = pushed_by(&code).unwrap();
         assert_eq!((frame.size, at(frame, R15), at(frame, Rbp), at(frame, Rip)), (0x38, 0, 0x28, 0x30));
-        assert_eq!(frame.offsets, layout(&FRAME).offsets);
+        assert_eq!(frame.offsets, layout(&[R15, R14, R13, R12, Rbx, Rbp, Rip]).offsets);
         // 5.1 to 5.7 push the flags as well.
         let mut flags = code;
         (flags[10], flags[11]) = (0x9c, 0x48);

@@ -1,6 +1,7 @@
 //! What is told of one task, however it was found.
 
 use crate::addr::VirtAddr;
+use crate::text::or_unknown;
 
 /// One task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Task {
     /// Its CPU for people, `?` if it is not known.
     #[must_use]
     pub fn cpu_text(&self) -> String {
-        self.cpu.map_or_else(|| "?".to_owned(), |cpu| cpu.to_string())
+        or_unknown(self.cpu)
     }
 
     /// Whether it is a kernel thread, if that is known.
@@ -71,7 +72,7 @@ impl Task {
     /// Its pid for people, `?` if it is not known.
     #[must_use]
     pub fn pid_text(&self) -> String {
-        self.known_pid().map_or_else(|| "?".to_owned(), |pid| pid.to_string())
+        or_unknown(self.known_pid())
     }
 }
 

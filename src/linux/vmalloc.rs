@@ -3,8 +3,8 @@
 //! The kernel lists what it allocated: each `struct vm_struct` has an array of the
 //! pages it was made of, and a `struct page` tells its frame by its place in the array at
 //! `vmemmap_base`. So kernel stacks and modules, which lie in vmalloc's memory, can be
-//! read although a table that maps them is lost; those of stacks the tasks lead to as well. What only `vmap()` mapped (IRQ stacks)
-//! has no such array. Sources: `mm/vmalloc.c`, `include/linux/vmalloc.h`.
+//! read although a table that maps them is lost; to those of stacks the tasks lead as
+//! well. What only `vmap()` mapped (IRQ stacks) has no such array. Sources: `mm/vmalloc.c`, `include/linux/vmalloc.h`.
 //!
 //! | kernel | the areas |
 //! |---|---|
@@ -13,10 +13,12 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::derived::TASK_MAX;
 use super::list;
 use super::object::Object;
 use super::{TaskList, View};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
+use crate::dump::last_from;
 use crate::memory::AddressSpace;
 use crate::memory::paging::PageTables;
 
@@ -24,9 +26,8 @@ use crate::memory::paging::PageTables;
 const MAX_AREAS: usize = 1 << 20;
 /// `vmap_nodes` are at most as many as CPUs.
 const MAX_NODES: u64 = 8192;
-/// Tasks in which a lost member is looked for, and bytes of each.
+/// Tasks in which a lost member is looked for.
 const SAMPLE: usize = 16;
-const TASK_MAX: u64 = 8 << 10;
 
 /// One area: its addresses and the array of its pages.
 struct Area {
@@ -67,8 +68,7 @@ pub(super) fn know_pages(tables: &PageTables, view: &View) {
     let areas = OnceLock::new();
     tables.know_listed(move |addr| {
         let areas: &Vec<Area> = areas.get_or_init(|| areas_of(&view));
-        let after = areas.partition_point(|a| a.start <= addr.0);
-        let area = areas.get(after.checked_sub(1)?).filter(|a| addr.0 < a.end)?;
+        let area = last_from(areas, addr.0, |a| a.start).filter(|a| addr.0 < a.end)?;
         frames.find(view.space(), addr, area.start, area.pages)
     });
 }
@@ -83,8 +83,7 @@ pub(super) fn know_stacks(tables: &PageTables, view: &View, tasks: &TaskList) {
     stacks.sort_unstable();
     let member = OnceLock::new();
     tables.know_listed(move |addr| {
-        let after = stacks.partition_point(|(stack, _)| *stack <= addr.0);
-        let &(stack, task) = stacks.get(after.checked_sub(1)?)?;
+        let &(stack, task) = last_from(&stacks, addr.0, |(stack, _)| *stack)?;
         let member = member.get_or_init(|| stack_area_member(&view, &stacks));
         let area = stack_area(&view, task.checked_add((*member)?)?, stack)?;
         let pages = area.checked_add(vm_struct(&view, "pages", 32))?;
@@ -117,7 +116,7 @@ fn stack_area_member(view: &View, stacks: &[(u64, VirtAddr)]) -> Option<u64> {
         stacks.iter().filter_map(of).take(3).count() == 3
     };
     let one = |(stack, task): &(u64, VirtAddr)| {
-        (0..TASK_MAX).step_by(8).find(|&o| {
+        (0..TASK_MAX as u64).step_by(8).find(|&o| {
             task.checked_add(o).is_some_and(|at| stack_area(view, at, *stack).is_some()) && leads(o)
         })
     };

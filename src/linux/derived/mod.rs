@@ -26,7 +26,7 @@ mod modules;
 mod switch;
 
 /// No `task_struct` of such kernels is larger.
-const TASK_MAX: usize = 8 << 10;
+pub(super) const TASK_MAX: usize = 8 << 10;
 /// Tasks that proofs are held against.
 const SAMPLE: usize = 256;
 /// `THREAD_SIZE` of x86-64: 16 KiB since 3.15 (6538b8ea886e), which distributions took

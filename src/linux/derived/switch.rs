@@ -1,11 +1,9 @@
 //! What `__switch_to_asm` leaves on the stack of a task that is switched out (4.9 and later):
 //! six registers and a return address, from 5.1 to 5.7 (6690e86be83a) with the flags below.
 
+use super::super::layout::SWITCH_FRAME;
 use super::{Derived, Sample};
 use crate::debuginfo::symbols::SymbolTable;
-
-/// The frame's members, from its lowest address up.
-const FRAME: [&str; 7] = ["r15", "r14", "r13", "r12", "bx", "bp", "ret_addr"];
 
 /// Finds out whether the flags are there: by where the return addresses are.
 pub(super) fn find(
@@ -32,7 +30,7 @@ pub(super) fn find(
     // Those that were running when they were sampled hold what is older.
     let Some(flags) = [0, 1].into_iter().find(|&flags| hits(flags) * 4 >= tasks.len() * 3) else { return };
     out.sizes.insert("inactive_task_frame", (7 + flags) * 8);
-    for (i, name) in (flags..).zip(FRAME) {
+    for (i, (_, name)) in (flags..).zip(SWITCH_FRAME) {
         out.put("inactive_task_frame", name, i * 8, 8);
     }
 }

@@ -125,8 +125,8 @@ impl XArrayLayout {
     }
 }
 
-/// Members of `struct inactive_task_frame`.
-const SWITCH_FRAME: [(Register, &str); 7] = [
+/// Members of `struct inactive_task_frame`, from its lowest address up.
+pub(super) const SWITCH_FRAME: [(Register, &str); 7] = [
     (Register::R15, "r15"),
     (Register::R14, "r14"),
     (Register::R13, "r13"),
