@@ -149,8 +149,8 @@ struct JsonStack<'a> {
     pid: Option<u32>,
     task: VirtAddr,
     cpu: Option<u32>,
-    comm: &'a str,
-    state: char,
+    comm: Option<&'a str>,
+    state: Option<char>,
     frames: Vec<JsonFrame<'a>>,
     /// Why the stack ends early.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,8 +225,8 @@ fn stack<'a>(kernel: &'a Kernel, task: &'a Task, trace: &Trace, places: &mut Pla
         pid: task.known_pid(),
         task: task.addr,
         cpu: task.cpu,
-        comm: &task.comm,
-        state: task.state,
+        comm: task.known_comm(),
+        state: task.known_state(),
         frames: places.json(kernel, &trace.frames),
         incomplete: trace.incomplete(kernel),
     }

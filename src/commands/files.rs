@@ -41,7 +41,7 @@ struct Open<'d> {
     of: &'d Task,
     pid: Option<u32>,
     task: VirtAddr,
-    comm: &'d str,
+    comm: Option<&'d str>,
     root: Option<String>,
     cwd: Option<String>,
     /// `None`: they cannot be read.
@@ -76,7 +76,16 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         if args.all && unread == 0 && files.as_ref().is_some_and(Vec::is_empty) {
             continue;
         }
-        all.push(Open { of, pid: of.known_pid(), task: of.addr, comm: &of.comm, root, cwd, files, unread });
+        all.push(Open {
+            of,
+            pid: of.known_pid(),
+            task: of.addr,
+            comm: of.known_comm(),
+            root,
+            cwd,
+            files,
+            unread,
+        });
     }
     if !all.is_empty() && all.iter().all(|open| open.files.is_none()) {
         return Err(CommandError::failed("what the task has open cannot be read"));

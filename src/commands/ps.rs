@@ -80,8 +80,8 @@ struct Row<'a> {
     pid: Option<u32>,
     tgid: Option<u32>,
     ppid: Option<u32>,
-    comm: &'a str,
-    state: char,
+    comm: Option<&'a str>,
+    state: Option<char>,
     cpu: Option<u32>,
     on_cpu: bool,
     kthread: Option<bool>,
@@ -178,10 +178,10 @@ fn row(t: &Task, used: Option<usage::Usage>) -> Row<'_> {
     Row {
         task: t.addr,
         pid: t.known_pid(),
-        tgid: t.known_pid().map(|_| t.tgid),
+        tgid: t.known_tgid(),
         ppid: t.ppid,
-        comm: &t.comm,
-        state: t.state,
+        comm: t.known_comm(),
+        state: t.known_state(),
         cpu: t.cpu,
         on_cpu: t.on_cpu,
         kthread: t.known_kthread(),
@@ -241,13 +241,13 @@ struct Person<'d> {
     of: &'d Task,
     task: VirtAddr,
     pid: Option<u32>,
-    comm: &'d str,
+    comm: Option<&'d str>,
     cpu: Option<u32>,
 }
 
 impl<'d> From<&'d Task> for Person<'d> {
     fn from(of: &'d Task) -> Self {
-        Self { of, task: of.addr, pid: of.known_pid(), comm: &of.comm, cpu: of.cpu }
+        Self { of, task: of.addr, pid: of.known_pid(), comm: of.known_comm(), cpu: of.cpu }
     }
 }
 

@@ -60,7 +60,7 @@ struct Waiting<'a> {
     of: &'a Task,
     pid: Option<u32>,
     task: VirtAddr,
-    comm: &'a str,
+    comm: Option<&'a str>,
 }
 
 fn run<'d>(kernel: &'d Kernel, _: NoArguments, context: Context<'d>) -> Result<Answer<'d>> {
@@ -116,7 +116,7 @@ impl Text for Queue<'_> {
                     "  CURRENT: PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"",
                     t.of.pid_text(),
                     t.task.0,
-                    t.comm
+                    t.of.comm
                 )?;
             }
             None => row!(screen, "  CURRENT: (not a task)")?,
@@ -134,7 +134,7 @@ impl Text for Queue<'_> {
                     "     [{prio:>3}] PID: {:<5}  TASK: {:x}  COMMAND: \"{}\"",
                     w.of.pid_text(),
                     w.task.0,
-                    w.comm
+                    w.of.comm
                 )?;
             }
             if tasks.is_empty() {
@@ -151,7 +151,7 @@ fn waiting<'a>(kernel: &'a Kernel, task: &'a Task) -> Waiting<'a> {
         of: task,
         pid: task.known_pid(),
         task: task.addr,
-        comm: &task.comm,
+        comm: task.known_comm(),
     }
 }
 

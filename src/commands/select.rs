@@ -74,15 +74,54 @@ pub(super) fn or_current<'k>(
     Ok(by_words(kernel, words)?.into_iter().map(AsRef::as_ref).collect())
 }
 
+/// The task that `cpu` was running.
+fn on(kernel: &Kernel, cpu: u32) -> Option<&Arc<Task>> {
+    kernel.tasks().by_address(tasks::current(kernel, cpu)?)
+}
+
+/// What the first CPU was running; never another's in its place.
+pub(super) fn first(kernel: &Kernel) -> Option<&Arc<Task>> {
+    on(kernel, *kernel.percpu().present().first()?)
+}
+
 /// The tasks that the CPUs were running, by CPU.
 pub(super) fn active(kernel: &Kernel) -> Vec<&Arc<Task>> {
-    kernel
-        .percpu()
-        .present()
-        .iter()
-        .filter_map(|&cpu| {
-            let addr = tasks::current(kernel, cpu)?;
-            kernel.tasks().by_address(addr)
-        })
-        .collect()
+    kernel.percpu().present().iter().filter_map(|&cpu| on(kernel, cpu)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::tests::machine::Machine;
+
+    const AT: u64 = 0xffff_8880_0100_0000;
+
+    /// The machine did not crash. `sys` showed what the next CPU was running.
+    #[test]
+    fn another_cpus_task_does_not_stand_for_that_of_the_first() {
+        let kernel = |lost: bool| {
+            let mut machine = Machine::new();
+            for (name, offset) in
+                [("nr_cpu_ids", 0), ("__per_cpu_offset", 8), ("__cpu_online_mask", 24), ("runqueues", 0x100)]
+            {
+                machine.symbol(name, AT + offset);
+            }
+            [2, 0, 0x1000, 3].into_iter().zip(0..).for_each(|(word, i)| machine.word(AT + i * 8, word));
+            for cpu in 0..2 {
+                let (queue, task) = (AT + 0x100 + cpu * 0x1000, AT + 0x10_0000 + cpu * 0x1000);
+                machine.task(task, 70 + u32::try_from(cpu).unwrap(), "sh");
+                machine.set(task, "task_struct", "cpu", cpu);
+                machine.set(queue, "rq", "curr", task);
+                machine.set(queue, "rq", "idle", task);
+            }
+            if lost {
+                machine.forget(AT + 0x100, 0x100);
+            }
+            machine.kernel()
+        };
+        let pids = |kernel: &Kernel| active(kernel).iter().map(|t| t.pid).collect::<Vec<_>>();
+        let (sound, lost) = (kernel(false), kernel(true));
+        assert_eq!((first(&sound).map(|t| t.pid), pids(&sound)), (Some(70), vec![70, 71]));
+        assert_eq!((first(&lost).map(|t| t.pid), pids(&lost)), (None, vec![71]));
+    }
 }

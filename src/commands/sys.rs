@@ -70,7 +70,7 @@ fn shown(kernel: &Kernel) -> Option<&Task> {
     match kernel.panicked() {
         Panicked::Task(task) => Some(task),
         Panicked::Unreadable(_) => None,
-        Panicked::Nobody => super::select::active(kernel).into_iter().next().map(AsRef::as_ref),
+        Panicked::Nobody => super::select::first(kernel).map(AsRef::as_ref),
     }
 }
 
@@ -128,7 +128,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<A
         phys_base: format!("{:#x}", kernel.phys_base()),
         panic: log::panic_message(kernel.log()).map(str::to_owned),
         pid: task.and_then(Task::known_pid),
-        comm: task.map(|t| t.comm.as_str()),
+        comm: task.and_then(Task::known_comm),
         cpu: task.and_then(|t| t.cpu),
         task: task.map(|t| t.addr.to_string()),
         state: task.map(|t| state_text(kernel, t)),

@@ -10,7 +10,7 @@ use crate::linux::object::Object;
 use crate::linux::registers::{self, Source};
 use crate::linux::system_registers::{DescriptorTables, REGISTERS, SystemRegisters};
 use crate::linux::{Kernel, Task, stacks, usage};
-use crate::text::{Screen, row};
+use crate::text::{Screen, or_unknown, row};
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
@@ -38,10 +38,10 @@ struct Row<'k> {
     shown: &'k Task,
     #[serde(skip)]
     parent: String,
-    pid: u32,
-    tgid: u32,
+    pid: Option<u32>,
+    tgid: Option<u32>,
     ppid: Option<u32>,
-    comm: String,
+    comm: Option<&'k str>,
     task: String,
     cpu: Option<u32>,
     on_cpu: bool,
@@ -89,7 +89,7 @@ impl Text for Row<'_> {
         heading(self.shown, screen)?;
         let mut line = |name: &str, value: &str| row!(screen, "{name:>12}: {value}");
         line("STATE", &self.state)?;
-        line("TGID", &self.tgid.to_string())?;
+        line("TGID", &or_unknown(self.tgid))?;
         line("PARENT", &self.parent)?;
         line("FLAGS", &self.flags)?;
         line("PRIO", &self.prio.map_or("(not known)".to_owned(), |p| p.to_string()))?;
@@ -133,10 +133,10 @@ fn row<'k>(kernel: &Kernel, task: &'k Task) -> Row<'k> {
     Row {
         shown: task,
         parent: parent(kernel, task),
-        pid: task.pid,
-        tgid: task.tgid,
+        pid: task.known_pid(),
+        tgid: task.known_tgid(),
         ppid: task.ppid,
-        comm: task.comm.clone(),
+        comm: task.known_comm(),
         task: task.addr.to_string(),
         cpu: task.cpu,
         on_cpu: task.on_cpu,

@@ -156,7 +156,9 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
     let crashed = kernel.panic_task().map(AsRef::as_ref);
     let shown = match kernel.panicked() {
         Panicked::Unreadable(_) => None,
-        Panicked::Task(_) | Panicked::Nobody => crashed.or_else(|| active.first().copied()),
+        Panicked::Task(_) | Panicked::Nobody => {
+            crashed.or_else(|| super::select::first(kernel).map(AsRef::as_ref))
+        }
     };
     let shown = shown.map(|t| (t, unwind::with_crash_path(kernel, t)));
     let trace = shown.as_ref().map(|(_, trace)| trace);
@@ -174,7 +176,7 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
         panic: log::panic_message(log).map(str::to_owned),
         release: kernel.utsname().release,
         pid: crashed.and_then(Task::known_pid),
-        comm: crashed.map(|t| t.comm.as_str()),
+        comm: crashed.and_then(Task::known_comm),
         cpu: crashed.and_then(|t| t.cpu),
         fault_address: crashed.and_then(|_| fault_address(log, exception.as_deref())).map(VirtAddr),
         exception,

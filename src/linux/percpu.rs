@@ -33,11 +33,18 @@ impl PerCpu {
         // Kernels for a fixed number of CPUs have no variable for it
         // (CONFIG_FORCE_NR_CPUS, 6.1): then the table has that many places.
         let places = u32::try_from(table.size / 8).unwrap_or(1);
-        let known = at("nr_cpu_ids").and_then(|a| space.read_u32(a).ok());
-        let ids = known.unwrap_or(places).clamp(1, MAX_CPUS);
         let word =
             |name: &str, i: u32| at(name)?.checked_add(u64::from(i) * 8).and_then(|a| space.read_u64(a).ok());
-        let offsets = (0..ids).map_while(|i| word("__per_cpu_offset", i)).collect();
+        let offset = |i| word("__per_cpu_offset", i);
+        // Where there can be no CPU all places have one value (`BOOT_PERCPU_OFFSET`).
+        let told = || {
+            let none = offset(places.checked_sub(2)?).filter(|none| offset(places - 1) == Some(*none))?;
+            let used = (0..places.min(MAX_CPUS)).take_while(|&i| offset(i).is_some_and(|o| o != none));
+            u32::try_from(used.count()).ok().filter(|&n| n > 0)
+        };
+        let known = at("nr_cpu_ids").and_then(|a| space.read_u32(a).ok()).or_else(told);
+        let ids = known.unwrap_or(places).clamp(1, MAX_CPUS);
+        let offsets = (0..ids).map_while(offset).collect();
         // cpu_online_bits until 4.4, then __cpu_online_mask.
         let mask = ["__cpu_online_mask", "cpu_online_bits"].into_iter().find(|n| at(n).is_some());
         let online = |cpu: u32| match mask.and_then(|m| word(m, cpu / 64)) {
@@ -142,6 +149,9 @@ mod tests {
         let present = read(WORDS, &[&symbols[..], &[(0x208, "__cpu_present_mask")]].concat());
         assert_eq!((present.online(), present.present()), (&[0, 2][..], &[0, 1, 2][..]));
         assert_eq!(percpu.address(VirtAddr(1), 2), Some(VirtAddr(31)));
+        // Its places that no CPU has are alike.
+        const UNUSED: &[(u64, u64)] = &[(0x100, 10), (0x108, 20), (0x110, 7), (0x118, 7)];
+        assert_eq!(read(UNUSED, &symbols).online(), [0, 1]);
         // What is known of neither is not made up.
         assert_eq!(read(WORDS, &symbols[..1]).online(), [0]);
     }

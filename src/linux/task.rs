@@ -63,6 +63,24 @@ impl Task {
         or_unknown(self.cpu)
     }
 
+    /// Its thread group's id, if that is known.
+    #[must_use]
+    pub fn known_tgid(&self) -> Option<u32> {
+        (!self.unread).then_some(self.tgid)
+    }
+
+    /// Its name, if that is known; for people [`Self::comm`] says that it is not.
+    #[must_use]
+    pub fn known_comm(&self) -> Option<&str> {
+        (!self.unread).then_some(&self.comm)
+    }
+
+    /// The letter of its state, if that is known.
+    #[must_use]
+    pub fn known_state(&self) -> Option<char> {
+        (!self.unread).then_some(self.state)
+    }
+
     /// Whether it is a kernel thread, if that is known.
     #[must_use]
     pub fn known_kthread(&self) -> Option<bool> {

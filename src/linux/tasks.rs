@@ -135,7 +135,7 @@ pub(super) fn panicked(view: &View) -> Panicked {
         };
         let n = view.space().read_u32(at);
         let n = n.inspect_err(|fault| unread = Some(format!("{name} cannot be read: {fault}"))).ok()?;
-        view.percpu().online().contains(&n).then_some(n)
+        view.percpu().can_be(n).then_some(n)
     });
     let Some(cpu) = cpu else { return unread.map_or(Panicked::Nobody, Panicked::Unreadable) };
     let Some((at, found_by)) = running(view, cpu) else {

@@ -153,6 +153,7 @@ fn a_cpu_whose_task_is_lost_still_has_a_thread() {
     let lost = list.by_address(VirtAddr(task_at(2))).unwrap();
     assert_eq!((lost.cpu, lost.on_cpu, lost.unread, lost.state), (Some(0), true, true, '?'));
     assert_eq!((lost.known_pid(), &lost.pid_text()[..], &lost.comm[..]), (None, "?", "(task not readable)"));
+    assert_eq!((lost.known_tgid(), lost.known_comm(), lost.known_state()), (None, None, None));
     assert_eq!(lost.stack, VirtAddr(task_at(2) + 0x10_0000));
     // It is none of the tasks with pid 0, and is told apart from the CPU's idle task.
     assert_eq!((list.by_pid(0).count(), list.skipped), (1, 1));
