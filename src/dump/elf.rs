@@ -2,7 +2,8 @@
 //!
 //! A core file whose `PT_LOAD` segments are pieces of physical memory: `p_paddr`
 //! says which, `p_vaddr` is zero or wrong often enough (drgn issues 15 and 461)
-//! that nothing here looks at it but for a hint at where the kernel's image lies.
+//! that nothing here looks at it but for hints at where the kernel's image and its map of
+//! all memory lie.
 //!
 //! * `p_filesz < p_memsz`: the rest is memory of the machine that is not in the
 //!   file. makedumpfile leaves out pages of zeros and filtered pages alike in this
@@ -10,13 +11,14 @@
 //! * QEMU with paging writes one segment for each mapping: the same memory many
 //!   times, at the same place in the file. `p_offset` is -1 for what is no memory.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::extents::{Extent, Extents};
 use super::notes::Notes;
-use super::{Form, Memory};
-use crate::arch::map;
+use super::{Form, Memory, elf_mend};
+use crate::arch::{Levels, map};
 use crate::bytes::source::Source;
 use crate::elf::{Header, PT_LOAD, PT_NOTE, ProgramHeader, notes};
 use crate::error::{Error, Result};
@@ -30,6 +32,8 @@ const NOTES_MAX: u64 = 256 << 20;
 pub(super) struct CoreHeaders {
     segments: Vec<ProgramHeader>,
     flags: u32,
+    /// What of them was damaged.
+    mended: Vec<String>,
 }
 
 impl CoreHeaders {
@@ -39,6 +43,7 @@ impl CoreHeaders {
         let header = Header::read(source)?;
         header.expect_core(path)?;
         let mut segments = header.all_program_headers(source)?;
+        let mended = elf_mend::mend(&mut segments, source.len());
         for segment in &mut segments {
             segment.memsz = segment.memsz.max(segment.filesz);
         }
@@ -51,7 +56,7 @@ impl CoreHeaders {
                 found: "none".to_owned(),
             });
         }
-        Ok(Self { segments, flags: header.flags() })
+        Ok(Self { segments, flags: header.flags(), mended })
     }
 
     /// The bytes of each `PT_NOTE` segment, as far as the file has them.
@@ -98,6 +103,25 @@ pub(super) struct ElfDump {
     flags: u32,
     /// `phys_base`, by a segment with addresses of the kernel's image.
     phys_base: Option<i64>,
+    /// Where physical address 0 is mapped, by most of the memory of its segments.
+    direct_map: Option<u64>,
+    /// See [`Form::remarks`].
+    mended: Vec<String>,
+}
+
+/// The start of the map of all memory by the addresses of `loads`: the one that more than
+/// half of their memory in the kernel's half agrees on.
+fn direct_map<'s>(loads: impl Iterator<Item = &'s ProgramHeader>) -> Option<u64> {
+    let mut bases: HashMap<u64, u64> = HashMap::new();
+    let lowest = Levels::Five.kernel_start().0;
+    for s in loads.filter(|s| (lowest..map::KERNEL_MAP).contains(&s.vaddr)) {
+        let memory = bases.entry(s.vaddr.wrapping_sub(s.paddr)).or_default();
+        *memory = memory.saturating_add(s.memsz);
+    }
+    let all = bases.values().fold(0, |sum: u64, memory| sum.saturating_add(*memory));
+    let (base, memory) = bases.into_iter().max_by_key(|(_, memory)| *memory)?;
+    // KASLR moves it by multiples of 1 GiB (`arch/x86/mm/kaslr.c`).
+    (memory > all / 2 && base >= lowest && base.is_multiple_of(1 << 30)).then_some(base)
 }
 
 impl ElfDump {
@@ -122,7 +146,8 @@ impl ElfDump {
         let extents = Extents::new(source, stored, loads().map(|s| (s.paddr, s.memsz)).collect());
         let image = loads().find(|s| s.vaddr.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE);
         let phys_base = image.map(|s| s.paddr.wrapping_sub(s.vaddr - map::KERNEL_MAP).cast_signed());
-        Ok(Self { path, extents, notes, flags: headers.flags, phys_base })
+        let direct_map = direct_map(loads());
+        Ok(Self { path, extents, notes, flags: headers.flags, phys_base, direct_map, mended: headers.mended })
     }
 }
 
@@ -133,6 +158,10 @@ impl Form for ElfDump {
 
     fn phys_base(&self) -> Option<i64> {
         self.phys_base
+    }
+
+    fn direct_map(&self) -> Option<u64> {
+        self.direct_map
     }
 
     /// Who wrote it, as far as it tells.
@@ -154,6 +183,10 @@ impl Form for ElfDump {
                 )
             })
         })
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.mended.clone()
     }
 
     fn memory(&self) -> &dyn Memory {

@@ -105,6 +105,34 @@ fn seventy_thousand_segments_are_all_found() {
     assert_eq!(dump.memory().physical_ranges(4096)[4095], (PhysAddr(4095 << 13), (65_904 << 13) + 4096));
 }
 
+/// A bit of the place of a segment was turned over: what it holds was somewhere else.
+#[test]
+fn a_damaged_header_is_mended_and_that_is_told() {
+    let at = |i: u64| (1, 0x1000 + i * 0x1000, 0xffff_8880_0000_0000 + (i << 14), i << 14, 0x1000, 0x4000);
+    let mut phdrs: Vec<Phdr> = (0..6).map(at).collect();
+    phdrs[3].3 ^= 1 << 40;
+    let data: Vec<u8> = (0..6).flat_map(|i| [i; 0x1000]).collect();
+    let dump = open(core(&phdrs, 64, &[(0x1000, &data)])).unwrap();
+    assert_eq!(read(&dump, 3 << 14), Ok(3));
+    let told = ["a bit of p_paddr of program header 3 was turned over, as its neighbours prove"];
+    assert_eq!(dump.remarks(), told);
+    assert_eq!(dump.direct_map(), Some(0xffff_8880_0000_0000));
+}
+
+#[test]
+fn the_map_of_all_memory_is_where_most_segments_say() {
+    let segments = |vaddrs: &[u64]| {
+        let load = |(i, &vaddr): (usize, &u64)| (1, 0x1000, vaddr, (i as u64) << 20, 0x1000, 0x1000);
+        open(core(&vaddrs.iter().enumerate().map(load).collect::<Vec<_>>(), 64, &[])).unwrap().direct_map()
+    };
+    let base = 0xffff_8f06_0000_0000;
+    let image = 0xffff_ffff_8100_0000;
+    assert_eq!(segments(&[image, base + (1 << 20), base + (2 << 20)]), Some(base));
+    assert_eq!(segments(&[0, 0, 0]), None);
+    assert_eq!(segments(&[base, base]), None);
+    assert_eq!(segments(&[base + 0x1000, base + 0x10_1000]), None);
+}
+
 #[test]
 fn machines_and_processes_are_told_apart() {
     let note = |note: &[u8]| (4, 0x400, 0, 0, note.len() as u64, 0);

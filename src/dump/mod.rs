@@ -25,6 +25,7 @@ use std::sync::Arc;
 mod bitmap;
 mod codec;
 mod elf;
+mod elf_mend;
 mod extents;
 mod flattened;
 mod foreign;
@@ -82,11 +83,21 @@ trait Form: Send + Sync {
     /// What was lost when the dump was written or copied, in words.
     fn incomplete(&self) -> Option<String>;
 
+    /// What else it is to be known of the file, in words.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The memory itself.
     fn memory(&self) -> &dyn Memory;
 
     /// See [`Vmcore::phys_base_hint`].
     fn phys_base(&self) -> Option<i64> {
+        None
+    }
+
+    /// See [`Vmcore::direct_map_hint`].
+    fn direct_map(&self) -> Option<u64> {
         None
     }
 
@@ -153,6 +164,13 @@ impl Vmcore {
         self.form.phys_base()
     }
 
+    /// Where all memory is mapped in a row, by the virtual addresses that the segments of an
+    /// ELF file have: a hint, as some writers put nothing there.
+    #[must_use]
+    pub fn direct_map_hint(&self) -> Option<u64> {
+        self.form.direct_map()
+    }
+
     /// The `uname` of the dumped machine, if the format has it and its writer knew it.
     #[must_use]
     pub fn utsname_hint(&self) -> Option<&Utsname> {
@@ -213,10 +231,10 @@ impl Vmcore {
         self.form.memory().stored_ranges(Self::RANGES_MAX)
     }
 
-    /// What happened to the files since they were opened, in words.
+    /// What was put right when the files were opened, and what happened to them since, in words.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let all = self.form.memory().trouble();
+        let all = [self.form.remarks(), self.form.memory().trouble()].concat();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

@@ -64,7 +64,8 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     match tables.walk(VirtAddr(top), &mut |_| ()) {
         Ok(_) => {}
         // Where the image lies is known without them; that it lies there is proven.
-        Err(ReadFault::PageTable { why, .. }) if why.is_damage() && names_itself(&vmcoreinfo, &tables) => {}
+        Err(ReadFault::PageTable { why, .. })
+            if why.is_damage() && (names_itself(&vmcoreinfo, &tables) || said_twice(dump, phys_base)) => {}
         Err(fault @ ReadFault::PageTable { why, .. }) if why.is_damage() => {
             let lost = dump.incomplete().map(|lost| format!("; {lost}")).unwrap_or_default();
             return Err(missing(
@@ -141,6 +142,12 @@ fn phys_base(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64) -> Option<(i64, Pa
 /// Whether these tables lead to themselves.
 fn translates_itself(tables: &PageTables, top: u64) -> bool {
     tables.walk(VirtAddr(top), &mut |_| ()).is_ok_and(|mapping| mapping.phys == tables.root())
+}
+
+/// Whether the dump's headers say the same of `phys_base` as VMCOREINFO does (QEMU writes 0
+/// where it does not know).
+fn said_twice(dump: &Vmcore, phys_base: i64) -> bool {
+    phys_base != 0 && dump.phys_base_hint() == Some(phys_base)
 }
 
 /// Whether the kernel's own name is where these tables put it.
@@ -238,7 +245,8 @@ fn tables(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64, phys_base: i64) -> Pa
 }
 
 /// Tells `tables` where all memory is mapped in a row, by `page_offset_base`; where that
-/// cannot be read or its name is lost, by the first address there that they still map.
+/// cannot be read or its name is lost, by the first address there that they still map, else
+/// by the segments of the dump.
 pub(super) fn know_direct_map(
     dump: &Vmcore,
     tables: &mut PageTables,
@@ -246,9 +254,10 @@ pub(super) fn know_direct_map(
     version: &KernelVersion,
 ) {
     let levels = tables.paging().levels;
+    let otherwise = || first_mapped(tables).or_else(|| dump.direct_map_hint());
     let start = match symbols.address("page_offset_base") {
-        Some(at) => tables.read_u64(VirtAddr(at)).ok().or_else(|| first_mapped(tables)),
-        None if symbols.lacks_names() => first_mapped(tables),
+        Some(at) => tables.read_u64(VirtAddr(at)).ok().or_else(otherwise),
+        None if symbols.lacks_names() => otherwise(),
         // Without CONFIG_RANDOMIZE_MEMORY it is always in one place.
         None => Some(version.direct_map(levels)),
     };
@@ -360,6 +369,26 @@ mod tests {
             }
             know_direct_map(&dump, &mut tables, &names.finish(), &version);
             assert_eq!(tables.direct_map(), Some(VirtAddr(wanted)), "{lost}");
+        }
+    }
+
+    /// As above, and the top of the tables is lost, too.
+    #[test]
+    fn where_the_tables_are_lost_the_segments_tell_the_direct_map() {
+        let (_dir, dump) = vmcore(DIRECT + (IMAGE - map::KERNEL_MAP) + MOVED, true, MOVED);
+        let paging = Paging { levels: Levels::Four, sme_mask: 0 };
+        let mut tables = PageTables::new(dump.clone(), PhysAddr(1 << 40), paging);
+        let mut names = Builder::new("test");
+        names.lacks_names();
+        know_direct_map(&dump, &mut tables, &names.finish(), &KernelVersion::parse("6.1.0"));
+        assert_eq!(tables.direct_map(), Some(VirtAddr(DIRECT)));
+    }
+
+    #[test]
+    fn headers_and_vmcoreinfo_prove_phys_base_together() {
+        for (image_at, proven) in [(IMAGE, true), (IMAGE + 0x1000, false), (0, false)] {
+            let (_dir, dump) = vmcore(image_at, true, MOVED);
+            assert_eq!(said_twice(&dump, MOVED.cast_signed()), proven, "{image_at:#x}");
         }
     }
 

@@ -1,0 +1,312 @@
+//! Program headers of which bits turned over, turned back where their neighbours prove it.
+//!
+//! Writers of vmcores put the segments into the file one behind the other, and all that
+//! one mapping has lies at the same distance from its memory. Each pair of neighbours so
+//! makes two equations. Where nearly all of a table hold, a bit whose turning makes more of
+//! them hold, and more than any other bit does, was turned over. A header that one bit
+//! would put right, and nothing tells which, is not believed. Of writers that do otherwise
+//! (QEMU with paging) few equations hold, and nothing is touched; neither is a segment whose
+//! header is lost altogether.
+
+use object::elf::ProgramType;
+
+use crate::elf::{PT_LOAD, PT_NOTE, ProgramHeader};
+
+/// Marks a header that is not believed.
+const LEFT_OUT: ProgramType = ProgramType(u32::MAX);
+/// A table in which more pairs contradict each other is beyond help.
+const MAX: usize = 128;
+/// Headers on either side that one is held against: some without bytes may stand between.
+const REACH: usize = 8;
+
+/// A member that can be damaged, by its name in `elf(5)`.
+type Member = (&'static str, fn(&mut ProgramHeader) -> &mut u64);
+const MEMBERS: [Member; 5] = [
+    ("p_offset", |h| &mut h.offset),
+    ("p_vaddr", |h| &mut h.vaddr),
+    ("p_paddr", |h| &mut h.paddr),
+    ("p_filesz", |h| &mut h.filesz),
+    ("p_memsz", |h| &mut h.memsz),
+];
+
+/// Two neighbours by their places in the table, and whether their equation holds.
+type Pair = (usize, usize, bool);
+
+/// The equations of a table, as far as its writer kept to them.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Segments follow each other in the file.
+    order: bool,
+    /// They are at one distance from their memory.
+    distance: bool,
+}
+
+/// A bit turned back: how many more equations hold then, and hints besides.
+struct Turn {
+    at: usize,
+    gain: (i64, i64),
+    header: ProgramHeader,
+    member: &'static str,
+}
+
+fn loads(headers: &[ProgramHeader]) -> impl Iterator<Item = (usize, &ProgramHeader)> + Clone {
+    headers.iter().enumerate().filter(|(_, h)| h.kind == PT_LOAD)
+}
+
+/// Each two neighbours that are stored, and whether they follow each other.
+fn order(headers: &[ProgramHeader]) -> impl Iterator<Item = Pair> {
+    let stored = loads(headers).filter(|(_, h)| h.filesz > 0);
+    let pairs = stored.clone().zip(stored.skip(1));
+    pairs.map(|((i, a), (j, b))| (i, j, a.offset.wrapping_add(a.filesz) == b.offset))
+}
+
+/// Each two neighbours, and whether they are at one distance.
+fn distance(headers: &[ProgramHeader]) -> impl Iterator<Item = Pair> {
+    let of = |h: &ProgramHeader| h.vaddr.wrapping_sub(h.paddr);
+    loads(headers).zip(loads(headers).skip(1)).map(move |((i, a), (j, b))| (i, j, of(a) == of(b)))
+}
+
+impl Rules {
+    fn of(headers: &[ProgramHeader]) -> Self {
+        let most = |pairs: &mut dyn Iterator<Item = Pair>| {
+            let (held, broken): (Vec<_>, Vec<_>) = pairs.partition(|pair| pair.2);
+            held.len() > broken.len() && broken.len() <= MAX
+        };
+        Self { order: most(&mut order(headers)), distance: most(&mut distance(headers)) }
+    }
+
+    /// All pairs that count.
+    fn pairs(self, headers: &[ProgramHeader]) -> impl Iterator<Item = Pair> {
+        order(headers).filter(move |_| self.order).chain(distance(headers).filter(move |_| self.distance))
+    }
+
+    /// How many equations hold; and what is so of most tables, and decides between two proofs:
+    /// ranges of memory adjoin, no segment has more bytes than memory, notes come first, and
+    /// the last segment ends where the file does.
+    fn held(self, headers: &[ProgramHeader], end: u64) -> (i64, i64) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let pairs = loads(headers).zip(loads(headers).skip(1));
+        let adjoin = pairs.filter(|((_, a), (_, b))| a.paddr.wrapping_add(a.memsz) == b.paddr).count();
+        let fit = loads(headers).filter(|(_, h)| h.filesz <= h.memsz).count();
+        let notes = headers.first().filter(|h| h.kind == PT_NOTE);
+        let first = loads(headers).find(|(_, h)| h.filesz > 0);
+        let behind = notes.zip(first).is_some_and(|(n, (_, h))| n.offset.wrapping_add(n.filesz) == h.offset);
+        let last = loads(headers).filter(|(_, h)| h.filesz > 0).last();
+        let at_end = last.is_some_and(|(_, h)| h.offset.wrapping_add(h.filesz) == end);
+        let held = self.pairs(headers).filter(|pair| pair.2).count();
+        (count(held), count(adjoin + fit + usize::from(behind) + usize::from(at_end)))
+    }
+
+    /// The bits of header `at` whose turning makes more equations hold.
+    fn turns(self, headers: &[ProgramHeader], at: usize, end: u64) -> Option<Vec<Turn>> {
+        let first = at.saturating_sub(REACH);
+        let mut near = headers.get(first..headers.len().min(at + REACH + 1))?.to_vec();
+        let (now, was) = (self.held(&near, end), *headers.get(at)?);
+        let members = MEMBERS.iter().flat_map(|&(name, member)| {
+            (0..64).map(move |bit| {
+                let mut turned = was;
+                *member(&mut turned) ^= 1 << bit;
+                (name, turned)
+            })
+        });
+        let is_near = (was.kind.0 ^ PT_LOAD.0).is_power_of_two();
+        let as_load = is_near.then_some(("p_type", ProgramHeader { kind: PT_LOAD, ..was }));
+        let mut turns = Vec::new();
+        for (member, header) in members.chain(as_load) {
+            *near.get_mut(at - first)? = header;
+            let held = self.held(&near, end);
+            let gain = (held.0 - now.0, held.1 - now.1);
+            if gain.0 > 0 {
+                turns.push(Turn { at, gain, header, member });
+            }
+        }
+        Some(turns)
+    }
+
+    /// The bits that can be turned in the headers that are part of a contradiction: those that
+    /// gain most, several if nothing tells which of them it was.
+    fn best(self, headers: &[ProgramHeader], end: u64) -> Vec<Turn> {
+        let broken: Vec<Pair> = self.pairs(headers).filter(|pair| !pair.2).collect();
+        let of_pairs = broken.iter().flat_map(|&(a, b, _)| [a, b]);
+        let unknown =
+            headers.iter().enumerate().filter(|(_, h)| ![PT_LOAD, PT_NOTE, LEFT_OUT].contains(&h.kind));
+        let mut suspects: Vec<usize> = of_pairs.chain(unknown.map(|(at, _)| at)).take(4 * MAX).collect();
+        suspects.sort_unstable();
+        suspects.dedup();
+        let turns = |at| self.turns(headers, at, end).unwrap_or_default();
+        let mut turns: Vec<Turn> = suspects.into_iter().flat_map(turns).collect();
+        let Some((most, at)) = turns.iter().map(|turn| (turn.gain, turn.at)).max() else { return turns };
+        // One of the other header of a contradiction would do as well.
+        let rival = |other| broken.iter().any(|&(a, b, _)| (a, b) == (at, other) || (a, b) == (other, at));
+        turns.retain(|turn| turn.gain == most && (turn.at == at || rival(turn.at)));
+        turns
+    }
+}
+
+/// Mends the headers of a dump of `end` bytes. What was done, in words.
+pub(super) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<String> {
+    let mut said = Vec::new();
+    if !headers.iter().any(|h| h.kind == PT_NOTE)
+        && let Some(first) = headers.first_mut().filter(|h| (h.kind.0 ^ PT_NOTE.0).is_power_of_two())
+    {
+        said.push(format!(
+            "program header 0 is damaged: p_type was {:#x}, and is that of notes",
+            first.kind.0
+        ));
+        first.kind = PT_NOTE;
+    }
+    let rules = Rules::of(headers);
+    for _ in 0..MAX {
+        let turns = rules.best(headers, end);
+        match &turns[..] {
+            [] => break,
+            [turn] => {
+                let (at, member) = (turn.at, turn.member);
+                said.push(format!(
+                    "a bit of {member} of program header {at} was turned over, as its neighbours prove"
+                ));
+                headers.get_mut(at).into_iter().for_each(|h| *h = turn.header);
+            }
+            several => {
+                for Turn { at, member, .. } in several {
+                    let Some(header) = headers.get_mut(*at).filter(|h| h.kind != LEFT_OUT) else { continue };
+                    let phys = header.paddr;
+                    said.push(format!("program header {at} is damaged, in its {member} or elsewhere: its memory at {phys:#x} is left out"));
+                    header.kind = LEFT_OUT;
+                }
+            }
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: u64 = 0x4f4_3844;
+    const DIRECT: u64 = 0xffff_8f06_0000_0000;
+
+    /// A table as makedumpfile writes it: notes, the kernel's image, and the map of all memory
+    /// with a hole in it and a segment without bytes.
+    fn table() -> Vec<ProgramHeader> {
+        let mut offset = 0x1844;
+        let mut load = |vaddr, paddr, filesz, memsz| {
+            let at = if filesz == 0 { 0 } else { offset };
+            offset += filesz;
+            ProgramHeader { kind: PT_LOAD, flags: 7, offset: at, vaddr, paddr, filesz, memsz, align: 0 }
+        };
+        let image = 0xffff_ffff_8280_0000;
+        let mut all = vec![
+            ProgramHeader { kind: PT_NOTE, offset: 0x890, filesz: 0xfb4, memsz: 0xfb4, ..load(0, 0, 0, 0) },
+            load(image, 0x1400_0000, 0xe3_0000, 0xf8_0000),
+            load(image + 0xf8_0000, 0x14f8_0000, 0x8b_0000, 0xa0_0000),
+            load(image + 0x198_0000, 0x1598_0000, 0x6e_0000, 0x92_0000),
+            load(DIRECT + 0x10_0000, 0x10_0000, 0, 0xf0_0000),
+        ];
+        for (at, filesz, memsz) in [
+            (0x100_0000, 0x84_4000, 0xa5_3000),
+            (0x1a5_3000, 0x6a_b000, 0x7a_d000),
+            (0x220_0000, 0x45_4000, 0x60_0000),
+            (0x280_0000, 0x7_f000, 0x47_d000),
+            (0x1400_0000, 0xe3_0000, 0xf8_0000),
+            (0x14f8_0000, 0x8b_0000, 0xa0_0000),
+            (0x1598_0000, 0x6e_0000, 0x92_0000),
+        ] {
+            all.push(load(DIRECT + at, at, filesz, memsz));
+        }
+        all
+    }
+
+    #[test]
+    fn a_bit_of_a_header_is_turned_back_or_its_memory_left_out() {
+        let sound = table();
+        let (mut mended, mut left_out) = (0, 0);
+        for at in 1..sound.len() {
+            for (name, member) in &MEMBERS[..4] {
+                // Nothing proves where the last segment ends.
+                for bit in
+                    [3, 12, 21, 30, 45].into_iter().filter(|_| *name != "p_filesz" || at + 1 < sound.len())
+                {
+                    let mut damaged = table();
+                    *member(&mut damaged[at]) ^= 1 << bit;
+                    let said = mend(&mut damaged, END);
+                    if sound[at].filesz == 0 && *name == "p_offset" {
+                        continue;
+                    }
+                    assert_eq!(said.len(), 1, "{name} of {at}, bit {bit}");
+                    if damaged[at].kind == LEFT_OUT {
+                        damaged[at] = sound[at];
+                        left_out += 1;
+                    } else {
+                        mended += 1;
+                    }
+                    assert_eq!(damaged, sound, "{name} of {at}, bit {bit}: {said:?}");
+                }
+            }
+        }
+        assert!(left_out * 20 < mended, "{left_out} of {mended}");
+    }
+
+    #[test]
+    fn a_kind_is_put_right_and_two_headers_at_once() {
+        let sound = table();
+        for (at, kind) in [(0, 5), (0, 0x204), (3, 0), (6, 0x8000_0001), (8, 3)] {
+            let mut damaged = table();
+            damaged[at].kind = ProgramType(kind);
+            damaged[2].filesz ^= 1 << 40;
+            damaged[10].paddr ^= 1 << 14;
+            assert_eq!(mend(&mut damaged, END).len(), 3, "{at} {kind}");
+            assert_eq!(damaged, sound);
+        }
+    }
+
+    /// The lost page of a segment, and the tables of other writers, are as they are.
+    #[test]
+    fn what_is_sound_or_lost_is_not_touched() {
+        let mut lost = table();
+        let part = lost[6];
+        lost[6].filesz = 0x1000;
+        lost[6].memsz = 0x1000;
+        lost.insert(
+            7,
+            ProgramHeader {
+                offset: 1 << 44,
+                vaddr: 0,
+                paddr: part.paddr + 0x1000,
+                filesz: 4096,
+                memsz: 4096,
+                ..part
+            },
+        );
+        let more = 0x2000;
+        lost.insert(
+            8,
+            ProgramHeader {
+                offset: part.offset + more,
+                vaddr: part.vaddr + more,
+                paddr: part.paddr + more,
+                filesz: part.filesz - more,
+                memsz: part.memsz - more,
+                ..part
+            },
+        );
+        // QEMU without paging: no addresses; with: the same memory many times.
+        let mut plain = table();
+        plain.iter_mut().for_each(|h| h.vaddr = 0);
+        let mut paging = table();
+        paging.extend((0..40u64).map(|i| ProgramHeader {
+            vaddr: i << 21,
+            paddr: (i * 7 % 40) << 21,
+            filesz: 1 << 21,
+            memsz: 1 << 21,
+            offset: 0x1844 + ((i * 7 % 40) << 21),
+            ..part
+        }));
+        for sound in [table(), lost, plain, paging, table()[..2].to_vec(), Vec::new()] {
+            let mut same = sound.clone();
+            assert_eq!(mend(&mut same, END), Vec::<String>::new());
+            assert_eq!(same, sound);
+        }
+    }
+}
