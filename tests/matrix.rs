@@ -292,6 +292,16 @@ fn a_late_page_of_kallsyms_is_lost() {
     });
 }
 
+/// No name can be decoded: tasks and unwind rules are found by content.
+#[test]
+fn the_tokens_of_kallsyms_are_lost() {
+    damaged("lost-kallsyms-tokens", &["sys", "ps", "bt --all"], |kdump, sound| {
+        lose(kdump, sound, kdump.in_vmcoreinfo("kallsyms_token_table"));
+    });
+    let text = fs::read_to_string(folder().join("golden/lost-kallsyms-tokens.snap")).unwrap();
+    assert!(text.contains("UNWIND: ORC in the dump (") && text.contains("kthreadd"));
+}
+
 #[test]
 fn a_page_of_btf_is_lost() {
     damaged("lost-btf", DAMAGED, |kdump, sound| {

@@ -11,6 +11,7 @@ pub mod kallsyms;
 pub mod kallsyms_scan;
 pub mod locate;
 pub mod orc;
+pub mod orc_scan;
 pub mod symbols;
 pub mod vmcoreinfo_types;
 

@@ -248,6 +248,9 @@ impl Kernel {
             let at = |name| self.symbol(name).map(|a| a.0);
             let init_end = at("_einittext").unwrap_or(0);
             let end = at("_etext").unwrap_or(init_end);
+            // Where these names are lost the unwind rules tell.
+            let by_rules = || Some(self.orc().of_kernel().filter(|_| end == 0)?.range().end);
+            let end = by_rules().unwrap_or(end);
             [self.text_start().0..end, at("_sinittext").unwrap_or(init_end)..init_end]
         });
         own.iter().any(|range| range.contains(&addr.0))

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Kernel;
 use crate::addr::VirtAddr;
+use crate::arch::map;
 use crate::debuginfo::orc::{Layout, OrcEntry, OrcTable};
+use crate::debuginfo::orc_scan;
 use crate::memory;
 
 /// Most rows that are read (a kernel with everything built in has 2 million).
@@ -109,8 +111,26 @@ type Parsed = (OrcTable, Option<String>);
 
 fn of_kernel(kernel: &Kernel, layout: Layout) -> Result<Parsed, String> {
     let at = |name: &str| kernel.symbol(name).ok_or_else(|| format!("no symbol {name}"));
-    let (ip, ip_stop) = (at("__start_orc_unwind_ip")?, at("__stop_orc_unwind_ip")?);
-    let rows = at("__start_orc_unwind")?;
+    let bounds =
+        || Ok((at("__start_orc_unwind_ip")?, at("__stop_orc_unwind_ip")?, at("__start_orc_unwind")?));
+    let (ip, ip_stop, rows) = match bounds() {
+        Ok(bounds) => bounds,
+        Err(why) if kernel.symbols().lacks_names() => {
+            let start = kernel.text_start();
+            let found = orc_scan::find(kernel.space(), start, map::KERNEL_IMAGE_SIZE).ok_or(why)?;
+            let text = start.0..found.end;
+            return parse(
+                kernel,
+                layout,
+                found.ip,
+                found.rows,
+                found.count,
+                text,
+                "ORC of the kernel, found by content",
+            );
+        }
+        Err(why) => return Err(why),
+    };
     let bytes = ip_stop.0.wrapping_sub(ip.0);
     let count = bytes / 4;
     if bytes % 4 != 0 || count == 0 || count > MAX_ROWS {

@@ -33,6 +33,8 @@ const PART: u64 = 4096;
 const PROGRESS: Duration = Duration::from_secs(3);
 /// `EXIT_DEAD`: nobody waits for it any more (16; 32 before 3.14).
 const EXIT_DEAD: u64 = 16;
+/// `EXIT_DEAD` and `EXIT_ZOMBIE`: there are no other bits.
+const EXIT_BITS: u64 = 16 | 32;
 
 /// Where the members are by which a task is known.
 struct Signature {
@@ -87,7 +89,9 @@ fn is_task(view: &View, signature: &Signature, at: VirtAddr) -> bool {
     let listed = canonical(l.signal) && signature.sighand.is_none_or(canonical);
     let named = !task.comm.is_empty() && task.comm.len() < 16 && !task.comm.chars().any(char::is_control);
     let idle = task.pid != 0 || task.comm.starts_with("swapper");
-    used && listed && named && idle && canonical(l.real_parent) && task.exit_state & EXIT_DEAD == 0
+    let ids = (task.pid == 0) == (task.tgid == 0);
+    let lives = task.exit_state & !EXIT_BITS == 0 && task.exit_state & EXIT_DEAD == 0;
+    used && listed && named && idle && ids && lives && canonical(l.real_parent)
 }
 
 /// Searches the memory of `dump`, which is mapped in a row from `direct` on.
@@ -168,4 +172,34 @@ fn search(
         }
     }
     pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::tests::machine::Machine;
+
+    const TASK: u64 = 0xffff_8880_0100_0000;
+
+    #[test]
+    fn what_no_task_can_be_is_none() {
+        let holds = |change: &[(&'static str, u64)]| {
+            let mut machine = Machine::new();
+            machine.member("task_struct", "group_leader", 0xf0, 8);
+            machine.task(TASK, 7, "sh");
+            for path in ["real_parent", "group_leader"] {
+                machine.set(TASK, "task_struct", path, TASK);
+            }
+            change.iter().for_each(|&(path, value)| machine.set(TASK, "task_struct", path, value));
+            let view = machine.view();
+            is_task(&view, &Signature::of(&view).unwrap(), VirtAddr(TASK))
+        };
+        assert!(holds(&[]) && holds(&[("exit_state", 32)]));
+        // Seen where a file's table lay: a name, pointers, and numbers that no task has.
+        for change in
+            [("exit_state", 0xffff_8d43), ("tgid", 0), ("exit_state", EXIT_DEAD), ("real_parent", 1)]
+        {
+            assert!(!holds(&[change]), "{change:?}");
+        }
+    }
 }

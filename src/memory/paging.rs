@@ -111,6 +111,13 @@ impl PageTables {
         self.linear.iter().find(|l| l.basis == Basis::DirectMap).map(|l| l.start)
     }
 
+    /// Where memory ends that is mapped in a row, if that is known.
+    #[must_use]
+    pub fn memory_end(&self) -> Option<u64> {
+        let direct = self.linear.iter().find(|l| l.basis == Basis::DirectMap)?;
+        direct.phys.0.checked_add(direct.len)
+    }
+
     /// What is known of memory that was allocated page by page; asked only for an
     /// address whose table is lost.
     pub fn know_listed(&self, listed: impl Fn(VirtAddr) -> Option<PhysAddr> + Send + Sync + 'static) {

@@ -24,6 +24,8 @@ const CHAIN: usize = 24;
 const SYNC_MAX: usize = 1 << 20;
 /// References held against the possible numbers, for all holes of a table.
 const CHECKS_MAX: usize = 50_000_000;
+/// Programs in an image have BTF of their own, of a few KB (`kernel/bpf/preload`).
+const OF_KERNEL: u64 = 64 << 10;
 /// `sizeof(struct btf_header)`, which has been the same ever since.
 const HEADER: usize = 24;
 
@@ -277,7 +279,7 @@ pub(crate) fn find(space: &dyn AddressSpace, start: VirtAddr, len: u64) -> Optio
                 word(0)? == 0x1_eb9f && word(1)? == HEADER as u64 && word(2)? == 0 && word(4)? == types;
             sound
                 .then_some((at + i as u64, HEADER as u64 + types + word(5)?))
-                .filter(|b| types > 0 && b.1 < 1 << 28)
+                .filter(|b| (OF_KERNEL..1 << 28).contains(&b.1))
         })
     })
 }

@@ -32,7 +32,8 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(super) fn of(kernel: &Kernel) -> Self {
-        let pages = PageMap::read(kernel, Bases::of(kernel), kernel.btf().map(AsRef::as_ref));
+        let pages =
+            Bases::of(kernel).and_then(|bases| PageMap::read(kernel, bases, kernel.btf().map(AsRef::as_ref)));
         Self { pages, slub: OnceLock::new(), areas: OnceLock::new(), stacks: OnceLock::new() }
     }
 

@@ -14,7 +14,7 @@
 //! | 6.12 and later | the top byte of `page_type` is `PGTY_slab` |
 
 use super::super::object::number;
-use super::super::{Kernel, View};
+use super::super::{Kernel, View, vmalloc};
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::bytes::u64_at;
 use crate::debuginfo::Field;
@@ -63,13 +63,9 @@ pub(crate) struct Bases {
 impl Bases {
     /// Those of `kernel`: KASLR may have moved both.
     #[must_use]
-    pub(crate) fn of(kernel: &Kernel) -> Self {
-        let levels = kernel.tables().paging().levels;
-        let word = |name| kernel.space().read_u64(kernel.symbol(name)?).ok();
-        Self {
-            vmemmap: word("vmemmap_base").unwrap_or_else(|| levels.vmemmap()),
-            direct: word("page_offset_base").unwrap_or_else(|| kernel.layout().version.direct_map(levels)),
-        }
+    pub(crate) fn of(kernel: &Kernel) -> Option<Self> {
+        let tables = kernel.tables();
+        Some(Self { vmemmap: vmalloc::vmemmap(kernel, tables)?, direct: tables.direct_map()?.0 })
     }
 }
 
