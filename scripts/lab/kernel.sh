@@ -4,38 +4,49 @@
 DISK_MODULES=(virtio_pci virtio_blk)
 CI_MODULES=(qemu_fw_cfg loop dummy lzo_rle zram overlay)
 LAB_MODULES=("${CI_MODULES[@]}" xfs fuse nf_tables)
-KERNEL_WANTED=${KERNEL_PKG:-linux-image-6.1.0-*-cloud-amd64 linux-image-6.12*-cloud-amd64}
+# The first that Debian's suite has is used: bookworm has 6.1 (6.12 in its backports), trixie
+# 6.12, bullseye 5.10; the last pattern is the newest of what there is.
+KERNELS=${KERNEL_PKG:-linux-image-6.1.0-*-cloud-amd64 linux-image-6.12*-cloud-amd64 linux-image-5.10.*-cloud-amd64 linux-image-[1-9]*-cloud-amd64}
 
-pick_unpacked_kernel() { # one that was unpacked before
-	local d w
-	set -f
-	for w in $KERNEL_WANTED; do
-		set +f
-		for d in $(find "$OUT" -maxdepth 1 -name "root-${w#linux-image-}" | sort -rV); do
-			[ -e "$d/.done" ] || { [ "$DEBUG" = no ] && [ -e "$d/.image" ]; } || continue
-			KVER=${d#"$OUT"/root-}; PKG=linux-image-$KVER
-			return
-		done
+unpacked_kernel() { # unpacked_kernel PATTERN: one that was unpacked before
+	local d
+	for d in $(find "$OUT" -maxdepth 1 -name "root-${1#linux-image-}" | sort -rV); do
+		[ -e "$d/.done" ] || { [ "$DEBUG" = no ] && [ -e "$d/.image" ]; } || continue
+		echo "linux-image-${d#"$OUT"/root-}"
+		return
 	done
-	set +f
-	return 1
 }
 
-pick_kernel() { # the newest package of that name that has a -dbg package too
-	local re p w
-	apt_update
+offered_kernel() { # offered_kernel PATTERN: the newest package of that name that has a -dbg package too
+	local re=^${1//./\\.}\$ p
+	re=${re//+/\\+}; re=${re//\*/.*}
+	for p in $(apt-cache search --names-only "$re" | awk '$1 ~ /^linux-image-[0-9]+\.[0-9]+\.[0-9]/ && $1 !~ /-(dbg|unsigned)$/ { print $1 }' | sort -rV); do
+		if apt-cache show "$p-dbg" > /dev/null 2>&1; then echo "$p"; return; fi
+	done
+}
+
+each_kernel() { # each_kernel HOW...: the first answer to each pattern, by one of these functions
+	local w how found
 	set -f
-	for w in $KERNEL_WANTED; do
+	for w in $KERNELS; do
 		set +f
-		re="^${w//./\\.}\$"; re=${re//+/\\+}; re=${re//\*/.*}
-		for p in $(apt-cache search --names-only "${re}" | awk '{print $1}' | grep -vE -- '-(dbg|unsigned)$' | grep -E '^linux-image-[0-9]+\.[0-9]+\.[0-9]' | sort -rV); do
-			if apt-cache show "$p-dbg" > /dev/null 2>&1; then
-				PKG=$p; KVER=${p#linux-image-}; return
-			fi
+		for how in "$@"; do
+			found=$("$how" "$w")
+			[ -z "$found" ] || { echo "$found"; break; }
 		done
 	done
 	set +f
-	die "apt knows no kernel package like $KERNEL_WANTED with a -dbg package; as root: apt-get update"
+}
+
+pick_kernel() { # pick_kernel HOW: sets PKG and KVER
+	PKG=$(each_kernel "$1" | awk 'NR == 1')
+	KVER=${PKG#linux-image-}
+	[ -n "$PKG" ]
+}
+
+list_kernels() { # what is there already needs no mirror
+	[ -n "$(each_kernel unpacked_kernel)" ] || apt_update
+	each_kernel unpacked_kernel offered_kernel | awk '!seen[$0]++'
 }
 
 # Of the packages only what the lab uses is kept: vmlinuz, the modules that guests load,
