@@ -59,6 +59,14 @@ impl Image {
         self.phdrs.iter().find(|p| p.kind == kind)
     }
 
+    /// The segment of whose bytes in the file `address` is one, at link time.
+    #[must_use]
+    pub fn load_of(&self, address: u64) -> Option<&ProgramHeader> {
+        let holds =
+            |p: &&ProgramHeader| p.kind == PT_LOAD && p.vaddr <= address && address - p.vaddr < p.filesz;
+        self.phdrs.iter().find(holds)
+    }
+
     /// Offset of `addr` in the image's file, where a mapping shows it.
     #[must_use]
     pub fn file_offset(&self, addr: u64) -> Option<u64> {

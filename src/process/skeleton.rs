@@ -9,11 +9,13 @@
 //!
 //! ```text
 //!  0                the first page as in memory: ELF header, program headers, notes
-//!  end of file      the sections' bytes, their names, the section headers
+//!  where they were  the sections: gdb warns of each that lies outside its segment
+//!  end of file      the sections' names, the section headers
 //! ```
 //!
 //! Layouts: `Elf64_Ehdr`, `Elf64_Shdr` (elf.h).
 
+use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
 use object::elf::{
     PT_NOTE, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_DYNAMIC, SHT_DYNSYM, SHT_NOBITS, SHT_NOTE,
     SHT_PROGBITS, SHT_STRTAB, SectionFlags, SectionType,
@@ -22,7 +24,7 @@ use object::elf::{
 use super::Process;
 use super::image::Image;
 use crate::addr::{PAGE_SIZE, VirtAddr};
-use crate::bytes::u64_at;
+use crate::bytes::{u32_at, u64_at};
 use crate::elf::{self, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD};
 use crate::image::files::Sparse;
 use crate::memory::AddressSpace;
@@ -45,6 +47,8 @@ struct Section {
     flags: SectionFlags,
     /// At link time.
     address: u64,
+    /// In the file.
+    offset: u64,
     size: u64,
     link: u32,
     entry: u64,
@@ -62,58 +66,78 @@ pub fn of(process: &Process, image: &Image) -> Option<Sparse> {
     let sections = sections(process, image);
     let loads = image.phdrs.iter().filter(|p| p.kind == PT_LOAD);
     let end = loads.filter_map(|p| p.offset.checked_add(p.filesz)).max()?.max(PAGE_SIZE);
-    let mut at = Some(end).filter(|&end| end < END_MAX)?.next_multiple_of(8);
-    let mut pieces: Vec<(u64, Vec<u8>)> = Vec::new();
+    let names_at = Some(end).filter(|&end| end < END_MAX)?.next_multiple_of(8);
     let (mut names, mut table) = (vec![0], vec![0; SHDR]);
-    let add = |table: &mut Vec<u8>, s: &Section, name: usize, offset: u64| {
-        let (name, link) = (u32::try_from(name).unwrap_or(0), s.link);
+    let mut add = |names: &mut Vec<u8>, s: &Section| {
+        let (name, link) = (u32::try_from(names.len()).unwrap_or(0), s.link);
+        names.extend([s.name.as_bytes(), b"\0"].concat());
         table.extend([name.to_le_bytes(), s.kind.0.to_le_bytes()].concat());
-        for word in [s.flags.0, s.address, offset, s.size] {
+        for word in [s.flags.0, s.address, s.offset, s.size] {
             table.extend(word.to_le_bytes());
         }
         table.extend([link.to_le_bytes(), 0u32.to_le_bytes()].concat());
         table.extend([8u64.to_le_bytes(), s.entry.to_le_bytes()].concat());
     };
-    let mut put = |bytes: Vec<u8>| {
-        let offset = at;
-        at = (at + bytes.len() as u64).next_multiple_of(8);
-        pieces.push((offset, bytes));
-        offset
-    };
-    let name_of = |names: &mut Vec<u8>, name: &str| {
-        let at = names.len();
-        names.extend([name.as_bytes(), b"\0"].concat());
-        at
-    };
-    let count = sections.len() + 2;
-    for mut section in sections {
-        let name = name_of(&mut names, section.name);
-        let offset = put(std::mem::take(&mut section.bytes));
-        add(&mut table, &section, name, offset);
-    }
-    let name = name_of(&mut names, ".shstrtab");
-    let (size, offset) = (names.len() as u64, put(names));
-    let shstrtab = Section { size, ..Section::new(".shstrtab", SHT_STRTAB, SectionFlags(0), 0, Vec::new()) };
-    add(&mut table, &shstrtab, name, offset);
-    let section_headers = put(table);
+    sections.iter().for_each(|section| add(&mut names, section));
+    let count = u16::try_from(sections.len() + 2).ok()?;
+    let mut pieces: Vec<(u64, Vec<u8>)> = sections.into_iter().map(|s| (s.offset, s.bytes)).collect();
+    let name = ".shstrtab";
+    let own = Section::new((name, SHT_STRTAB, SectionFlags(0)), 0, names_at, Vec::new());
+    let size = (names.len() + name.len() + 1) as u64;
+    add(&mut names, &Section { size, ..own });
+    let headers_at = (names_at + size).next_multiple_of(8);
     let mut set = |at: usize, bytes: &[u8]| {
         if let Some(to) = head.get_mut(at..at + bytes.len()) {
             to.copy_from_slice(bytes);
         }
     };
-    let count = u16::try_from(count).ok()?;
-    set(40, &section_headers.to_le_bytes());
+    set(40, &headers_at.to_le_bytes());
     set(58, &64u16.to_le_bytes());
     set(60, &count.to_le_bytes());
     set(62, &(count - 1).to_le_bytes());
-    pieces.insert(0, (0, head));
-    Some(Sparse { pieces, len: at })
+    let len = headers_at + table.len() as u64;
+    // The header lies over what else stands in its page.
+    pieces.extend([(names_at, names), (headers_at, table), (0, head)]);
+    Some(Sparse { pieces, len })
 }
 
+/// Name, kind and flags of a section.
+type Kind = (&'static str, SectionType, SectionFlags);
+
 impl Section {
-    fn new(name: &'static str, kind: SectionType, flags: SectionFlags, address: u64, bytes: Vec<u8>) -> Self {
+    fn new((name, kind, flags): Kind, address: u64, offset: u64, bytes: Vec<u8>) -> Self {
         let size = bytes.len() as u64;
-        Self { name, kind, flags, address, size, link: 0, entry: 0, bytes }
+        Self { name, kind, flags, address, offset, size, link: 0, entry: 0, bytes }
+    }
+
+    /// Where the core holds it whole.
+    fn held(process: &Process, image: &Image, kind: Kind, address: u64, len: u64) -> Option<Self> {
+        let load = image.load_of(address).filter(|p| len > 0 && len <= p.filesz - (address - p.vaddr))?;
+        let bytes = read(process, image.at(address), len).filter(|b| b.len() as u64 == len)?;
+        let offset = load.offset.checked_add(address - load.vaddr)?;
+        offset.checked_add(len).filter(|&end| end < END_MAX)?;
+        Some(Self::new(kind, address, offset, bytes))
+    }
+
+    /// `.eh_frame` up to its terminator, behind which other sections may follow, or to
+    /// the first entry that makes no sense: gdb ends with an internal error where an
+    /// entry leads to no CIE (`decode_frame_entry_1`).
+    fn cut_to_whole_entries(mut self) -> Self {
+        let section = EhFrame::new(&self.bytes, LittleEndian);
+        let bases = BaseAddresses::default().set_eh_frame(self.address);
+        let mut entries = section.entries(&bases);
+        let mut end = 0;
+        while let Ok(Some(entry)) = entries.next() {
+            let whole = match entry {
+                CieOrFde::Cie(_) => true,
+                CieOrFde::Fde(fde) => fde.parse(EhFrame::cie_from_offset).is_ok(),
+            };
+            let Some(len) = u32_at(&self.bytes, end).filter(|&len| whole && len != u32::MAX) else { break };
+            end += 4 + len as usize;
+        }
+        self.bytes.truncate(end);
+        self.size = self.bytes.len() as u64;
+        self
     }
 }
 
@@ -124,43 +148,34 @@ fn read(process: &Process, at: u64, len: u64) -> Option<Vec<u8>> {
 /// What can be said of the image's parts, in the order of the section table, which
 /// begins with an empty one.
 fn sections(process: &Process, image: &Image) -> Vec<Section> {
+    let held = |kind, address, len| Section::held(process, image, kind, address, len);
     let mut all = Vec::new();
-    let mut take = |name, kind, flags, address: u64, len: u64| {
-        let bytes = read(process, image.at(address), len).filter(|b| b.len() as u64 == len && len > 0)?;
-        all.push(Section::new(name, kind, flags, address, bytes));
-        Some(all.len())
-    };
-    // The symbol table's strings are the next section.
     if let Some((symbols, count, strings, strings_len)) = symbol_table(process, image)
-        && let Some(at) = take(".dynsym", SHT_DYNSYM, SHF_ALLOC, symbols, count * 24)
-        && take(".dynstr", SHT_STRTAB, SHF_ALLOC, strings, strings_len).is_some()
+        && let Some(symbols) = held((".dynsym", SHT_DYNSYM, SHF_ALLOC), symbols, count * 24)
+        && let Some(strings) = held((".dynstr", SHT_STRTAB, SHF_ALLOC), strings, strings_len)
     {
-        let at = at - 1;
-        if let Some(table) = all.get_mut(at) {
-            (table.link, table.entry) = (u32::try_from(at + 2).unwrap_or(0), 24);
-        }
+        // The symbol table's strings are the second section.
+        all.extend([Section { link: 2, entry: 24, ..symbols }, strings]);
     }
-    let mut take = |name, kind, flags, address: u64, len: u64| {
-        let bytes = read(process, image.at(address), len).filter(|b| b.len() as u64 == len && len > 0);
-        all.extend(bytes.map(|bytes| Section::new(name, kind, flags, address, bytes)));
-    };
     if let Some(p) = image.phdr(PT_DYNAMIC) {
-        take(".dynamic", SHT_DYNAMIC, SHF_ALLOC | SHF_WRITE, p.vaddr, p.memsz);
+        all.extend(held((".dynamic", SHT_DYNAMIC, SHF_ALLOC | SHF_WRITE), p.vaddr, p.memsz));
     }
     for p in image.phdrs.iter().filter(|p| p.kind == PT_NOTE && p.filesz < 1 << 16) {
-        take(".note", SHT_NOTE, SHF_ALLOC, p.vaddr, p.filesz);
+        all.extend(held((".note", SHT_NOTE, SHF_ALLOC), p.vaddr, p.filesz));
     }
-    if let Some((header, len, frames, frames_len)) = eh_frame(process, image) {
-        take(".eh_frame_hdr", SHT_PROGBITS, SHF_ALLOC, header, len);
-        take(".eh_frame", SHT_PROGBITS, SHF_ALLOC, frames, frames_len);
+    if let Some((header, frames, len)) = eh_frame(process, image) {
+        all.extend(held((".eh_frame_hdr", SHT_PROGBITS, SHF_ALLOC), header.vaddr, header.memsz));
+        let frames = held((".eh_frame", SHT_PROGBITS, SHF_ALLOC), frames, len);
+        all.extend(frames.map(Section::cut_to_whole_entries));
     }
     for p in image.phdrs.iter().filter(|p| p.kind == PT_LOAD && p.memsz > 0) {
         let (name, flags) = match (p.is_writable(), p.flags & 1 != 0) {
             (true, _) => (".data", SHF_ALLOC | SHF_WRITE),
-            (_, true) => (".text", SHF_ALLOC | SHF_EXECINSTR),
+            // Writable too: what is read-only LLDB takes from the file, which has only zeros.
+            (_, true) => (".text", SHF_ALLOC | SHF_WRITE | SHF_EXECINSTR),
             _ => continue,
         };
-        let section = Section::new(name, SHT_NOBITS, flags, p.vaddr, Vec::new());
+        let section = Section::new((name, SHT_NOBITS, flags), p.vaddr, p.offset, Vec::new());
         all.push(Section { size: p.memsz, ..section });
     }
     all
@@ -196,14 +211,56 @@ fn gnu_hash_count(at: u64, word: &dyn Fn(u64) -> Option<u32>) -> Option<u64> {
     (last..last.saturating_add(STEPS_MAX)).find(ends).map(|n| n + 1)
 }
 
-/// `.eh_frame_hdr` and `.eh_frame`, at link time, up to the end of their part.
-fn eh_frame(process: &Process, image: &Image) -> Option<(u64, u64, u64, u64)> {
+/// `.eh_frame_hdr`, and where `.eh_frame` begins, at link time, with the bytes up to the
+/// end of its segment.
+fn eh_frame<'a>(process: &Process, image: &'a Image) -> Option<(&'a elf::ProgramHeader, u64, u64)> {
     let header = image.phdr(PT_GNU_EH_FRAME)?;
     // Version 1, `DW_EH_PE_pcrel | DW_EH_PE_sdata4`: what all linkers write.
     let head = read(process, image.at(header.vaddr), 8).filter(|h| h.starts_with(&[1, 0x1b]))?;
     let distance = u64_at(&head, 0)? >> 32;
     let at = header.vaddr.wrapping_add(4).wrapping_add_signed(i64::from(distance as u32 as i32));
-    let holds = |p: &&elf::ProgramHeader| p.kind == PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
-    let load = image.phdrs.iter().find(holds)?;
-    Some((header.vaddr, header.memsz, at, load.filesz - (at - load.vaddr)))
+    let load = image.load_of(at)?;
+    Some((header, at, load.filesz - (at - load.vaddr)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CIE as gcc writes it, and an FDE of it.
+    fn entries() -> Vec<u8> {
+        let mut bytes = 20u32.to_le_bytes().to_vec();
+        bytes.extend([0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 12, 7, 8, 0x90, 1, 0, 0]);
+        bytes.extend([20u32, 28, 0x1000, 0x20].map(u32::to_le_bytes).concat());
+        bytes.extend([0; 8]);
+        bytes
+    }
+
+    fn cut(bytes: &[u8]) -> Vec<u8> {
+        let kind = (".eh_frame", SHT_PROGBITS, SHF_ALLOC);
+        let section = Section::new(kind, 0x2000, 0x2000, bytes.to_vec()).cut_to_whole_entries();
+        assert_eq!(section.size, section.bytes.len() as u64);
+        section.bytes
+    }
+
+    #[test]
+    fn what_follows_the_terminator_is_not_of_the_unwind_table() {
+        let whole = entries();
+        assert_eq!(cut(&whole), whole);
+        // binutils 2.44 puts the notes there.
+        let note = [4u32, 16, 5, 0x55_4e47].map(u32::to_le_bytes).concat();
+        assert_eq!(cut(&[whole.clone(), vec![0; 4], note].concat()), whole);
+        assert!(cut(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_entry_without_its_cie_ends_the_table() {
+        let whole = entries();
+        let mut stray = whole.clone();
+        stray[28] = 27;
+        assert_eq!(cut(&stray), whole[..24]);
+        let mut cut_off = whole.clone();
+        cut_off.truncate(40);
+        assert_eq!(cut(&cut_off), whole[..24]);
+    }
 }
