@@ -425,6 +425,7 @@ fn lldb() {
             "thread list",
             "register read rip rsp",
             "memory read --format x --size 8 --count 2 $sp",
+            "memory read --format s --count 1 `&linux_banner`",
             "process plugin packet monitor sys",
             "thread select 20",
             "bt",
@@ -432,7 +433,18 @@ fn lldb() {
             "register read rip",
         ]);
         assert!(text.matches("thread #").count() > 50, "{text}");
-        has(&text, &["rip = 0x", "rsp = 0x", "RELEASE", "`__schedule + ", "`schedule + ", "`kthread + "]);
+        has(
+            &text,
+            &[
+                "rip = 0x",
+                "rsp = 0x",
+                "\"Linux version ",
+                "RELEASE",
+                "`__schedule + ",
+                "`schedule + ",
+                "`kthread + ",
+            ],
+        );
         assert!(text.matches("     rip = 0x").count() == 2, "lost after continue: {text}");
     }
 }

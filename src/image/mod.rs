@@ -309,10 +309,8 @@ fn kind_by_name(name: &str) -> SectionKind {
         || matches!(name, ".altinstr_replacement" | ".altinstr_aux" | ".plt" | ".init.plt")
     {
         SectionKind::Text
-    } else if name.contains("data") && !name.contains("rodata") || name.contains(".bss") {
-        SectionKind::Data
     } else {
-        SectionKind::ReadOnly
+        SectionKind::Data
     }
 }
 

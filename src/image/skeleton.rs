@@ -39,9 +39,7 @@ const MAX_SECTIONS: usize = 4096;
 pub enum SectionKind {
     /// Code.
     Text,
-    /// Constants.
-    ReadOnly,
-    /// Variables.
+    /// Variables and constants.
     Data,
 }
 
@@ -111,11 +109,13 @@ impl Skeleton<'_> {
         w.write_program_headers_placeholder(segments);
         let mut headers = Vec::new();
         for s in usable(self.sections) {
-            let (sh_flags, name) = match s.kind {
-                SectionKind::Text => (elf::SHF_ALLOC | elf::SHF_EXECINSTR, &s.name),
-                SectionKind::ReadOnly => (elf::SHF_ALLOC, &s.name),
-                SectionKind::Data => (elf::SHF_ALLOC | elf::SHF_WRITE, &s.name),
+            // Constants are writable too: what is read-only LLDB takes from the file (seen with
+            // 19), and gdb with `trust-readonly-sections`, where there are only zeros.
+            let (code, name) = match s.kind {
+                SectionKind::Text => (elf::SHF_EXECINSTR, &s.name),
+                SectionKind::Data => (elf::SectionFlags(0), &s.name),
             };
+            let sh_flags = elf::SHF_ALLOC | elf::SHF_WRITE | code;
             let section = SectionHeader {
                 sh_name: 0,
                 sh_type: elf::SHT_NOBITS,
@@ -405,13 +405,13 @@ fn entry(s: &Symbol<'_>, size: u64, name: u32, section: u16) -> [u8; 24] {
 /// them: from `_text` to `_end` without a gap, so that every symbol has one.
 #[must_use]
 pub fn kernel_sections(symbols: &SymbolTable) -> Vec<Section> {
-    use SectionKind::{Data, ReadOnly, Text};
+    use SectionKind::{Data, Text};
     // Where each begins, in the order of vmlinux.lds.S; a missing one is part of
     // the one before. In debug kernels and older ones some are elsewhere: they
     // are sorted by address.
     const STARTS: [(&str, &[&str], SectionKind); 7] = [
         (".text", &["_text", "_stext"], Text),
-        (".rodata", &["__start_rodata", "_etext"], ReadOnly),
+        (".rodata", &["__start_rodata", "_etext"], Data),
         (".data", &["_sdata"], Data),
         (".init.text", &["_sinittext"], Text),
         (".init.data", &["_einittext"], Data),

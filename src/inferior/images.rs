@@ -155,11 +155,7 @@ fn vmlinux_sections(vmlinux: &crate::debuginfo::elf::Vmlinux, slide: u64) -> Vec
         .filter(|s| s.is_alloc() && s.address >= 1 << 63 && s.size > 0)
         .map(|s| {
             let start = s.address.wrapping_add(slide);
-            let kind = match (s.is_code(), s.is_writable()) {
-                (true, _) => SectionKind::Text,
-                (_, true) => SectionKind::Data,
-                _ => SectionKind::ReadOnly,
-            };
+            let kind = if s.is_code() { SectionKind::Text } else { SectionKind::Data };
             Section { name: s.name.clone(), range: start..start.saturating_add(s.size), kind }
         })
         .collect()

@@ -39,6 +39,9 @@ fn a_skeleton_is_an_elf_file_with_these_sections_and_symbols() {
     assert_eq!(elf.build_id().unwrap(), Some(&[1, 2, 3, 4, 5][..]));
     assert_eq!(elf.gnu_debuglink().unwrap(), Some((&b"x.debug"[..], 0x1234_5678)));
     assert!(elf.section_by_name(".data..percpu").is_none());
+    let flags =
+        |name| elf.section_by_name(name).unwrap().elf_section_header().sh_flags.get(object::LittleEndian);
+    assert!([".text", ".data"].iter().all(|name| flags(name).contains(object::elf::SHF_WRITE)));
     assert_eq!(elf.section_by_name(".debug_frame").unwrap().data().unwrap(), [9; 24]);
     let found: Vec<_> = elf
         .symbols()
@@ -79,10 +82,10 @@ fn every_byte_of_data_behind_a_symbol_has_its_name() {
     };
     let sections = [
         section(".text", 0, 0x1000, SectionKind::Text),
-        section(".note", 0x1000, 0x1010, SectionKind::ReadOnly),
-        section("__ksymtab_strings", 0x1010, 0x1011, SectionKind::ReadOnly),
-        section("__mcount_loc", 0x1011, 0x1020, SectionKind::ReadOnly),
-        section(".rodata.str1.1", 0x1020, 0x1030, SectionKind::ReadOnly),
+        section(".note", 0x1000, 0x1010, SectionKind::Data),
+        section("__ksymtab_strings", 0x1010, 0x1011, SectionKind::Data),
+        section("__mcount_loc", 0x1011, 0x1020, SectionKind::Data),
+        section(".rodata.str1.1", 0x1020, 0x1030, SectionKind::Data),
         section(".data", 0x1030, 0x1038, SectionKind::Data),
         section(".bss", 0x1038, 0x1080, SectionKind::Data),
         section(".far", 0x2000, 0x2010, SectionKind::Data),
