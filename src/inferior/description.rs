@@ -132,17 +132,32 @@ impl Description {
         });
     }
 
+    /// The type of an XMM register, as gdb has it for its own cores, with the names of a feature.
+    fn vec128(&mut self, prefix: &str) {
+        let views = [
+            ("v8bf16", "bfloat16", 8, "v8_bfloat16"),
+            ("v8h", "ieee_half", 8, "v8_half"),
+            ("v4f", "ieee_single", 4, "v4_float"),
+            ("v2d", "ieee_double", 2, "v2_double"),
+            ("v16i8", "int8", 16, "v16_int8"),
+            ("v8i16", "int16", 8, "v8_int16"),
+            ("v4i32", "int32", 4, "v4_int32"),
+            ("v2i64", "int64", 2, "v2_int64"),
+        ];
+        for (id, item, count, _) in views {
+            let _ = write!(self.xml, "<vector id=\"{prefix}{id}\" type=\"{item}\" count=\"{count}\"/>");
+        }
+        let _ = write!(self.xml, "<union id=\"{prefix}vec128\">");
+        for (id, _, _, field) in views {
+            let _ = write!(self.xml, "<field name=\"{field}\" type=\"{prefix}{id}\"/>");
+        }
+        self.xml.push_str("<field name=\"uint128\" type=\"uint128\"/></union>\n");
+    }
+
     fn sse(&mut self) {
         self.feature("org.gnu.gdb.i386.sse", |d| {
+            d.vec128("");
             d.xml.push_str(concat!(
-                "<vector id=\"v8bf16\" type=\"bfloat16\" count=\"8\"/><vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>",
-                "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/><vector id=\"v16i8\" type=\"int8\" count=\"16\"/>",
-                "<vector id=\"v8i16\" type=\"int16\" count=\"8\"/><vector id=\"v4i32\" type=\"int32\" count=\"4\"/>",
-                "<vector id=\"v2i64\" type=\"int64\" count=\"2\"/>",
-                "<union id=\"vec128\"><field name=\"v8_bfloat16\" type=\"v8bf16\"/><field name=\"v4_float\" type=\"v4f\"/>",
-                "<field name=\"v2_double\" type=\"v2d\"/><field name=\"v16_int8\" type=\"v16i8\"/>",
-                "<field name=\"v8_int16\" type=\"v8i16\"/><field name=\"v4_int32\" type=\"v4i32\"/>",
-                "<field name=\"v2_int64\" type=\"v2i64\"/><field name=\"uint128\" type=\"uint128\"/></union>\n",
                 "<flags id=\"i386_mxcsr\" size=\"4\">",
                 "<field name=\"IE\" start=\"0\" end=\"0\"/><field name=\"DE\" start=\"1\" end=\"1\"/>",
                 "<field name=\"ZE\" start=\"2\" end=\"2\"/><field name=\"OE\" start=\"3\" end=\"3\"/>",
@@ -162,17 +177,8 @@ impl Description {
 
     fn avx512(&mut self) {
         self.feature("org.gnu.gdb.i386.avx512", |d| {
-            d.xml.push_str(concat!(
-                "<vector id=\"zv8bf16\" type=\"bfloat16\" count=\"8\"/><vector id=\"zv4f\" type=\"ieee_single\" count=\"4\"/>",
-                "<vector id=\"zv2d\" type=\"ieee_double\" count=\"2\"/><vector id=\"zv16i8\" type=\"int8\" count=\"16\"/>",
-                "<vector id=\"zv8i16\" type=\"int16\" count=\"8\"/><vector id=\"zv4i32\" type=\"int32\" count=\"4\"/>",
-                "<vector id=\"zv2i64\" type=\"int64\" count=\"2\"/>",
-                "<union id=\"zvec128\"><field name=\"v8_bfloat16\" type=\"zv8bf16\"/><field name=\"v4_float\" type=\"zv4f\"/>",
-                "<field name=\"v2_double\" type=\"zv2d\"/><field name=\"v16_int8\" type=\"zv16i8\"/>",
-                "<field name=\"v8_int16\" type=\"zv8i16\"/><field name=\"v4_int32\" type=\"zv4i32\"/>",
-                "<field name=\"v2_int64\" type=\"zv2i64\"/><field name=\"uint128\" type=\"uint128\"/></union>\n",
-                "<vector id=\"zv2ui128\" type=\"uint128\" count=\"2\"/>\n",
-            ));
+            d.vec128("z");
+            d.xml.push_str("<vector id=\"zv2ui128\" type=\"uint128\" count=\"2\"/>\n");
             (0..8).for_each(|i| d.reg(&format!("k{i}"), 64, "uint64", ""));
             (0..16).for_each(|i| d.reg(&format!("zmm{i}h"), 256, "zv2ui128", ""));
             (16..32).for_each(|i| d.reg(&format!("xmm{i}"), 128, "zvec128", ""));
