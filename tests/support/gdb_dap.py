@@ -10,13 +10,16 @@ import json
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 program, target, expression, seconds = sys.argv[1:5]
 patience = int(seconds)
+log = tempfile.NamedTemporaryFile()  # noqa: SIM115 # as long as all of this
+settings = ["debuginfod enabled off", "remotetimeout " + seconds, "debug dap-log-file " + log.name]
 gdb = subprocess.Popen(
-    [program, "-nx", "-iex", "set debuginfod enabled off", "-iex", "set remotetimeout " + seconds, "-i", "dap"],
+    [program, "-nx", *(word for s in settings for word in ("-iex", "set " + s)), "-i", "dap"],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 messages = queue.Queue()
 console = []
@@ -110,5 +113,7 @@ seen["after"] = ask("evaluate", {"expression": expression, "context": "watch"})
 seen["stackAfter"] = ask("stackTrace", {"threadId": thread, "levels": 3})
 seen["events"] = events
 seen["disconnect"] = ask("disconnect", {})
-seen["console"] = "".join(console)
+# A warning is not sent to the editor by each version.
+warnings = [line for line in log.read().decode(errors="replace").splitlines() if line.startswith("warning: ")]
+seen["console"] = "".join(console + warnings)
 print(json.dumps(seen))
