@@ -10,6 +10,7 @@ use object::elf::{
 
 use super::Process;
 use super::files::MappedFile;
+use super::notes::FileNote;
 use super::rules::Rules;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes::source::InMemory;
@@ -19,6 +20,9 @@ use crate::memory::AddressSpace;
 
 /// No vdso is larger (two to four pages).
 const VDSO_MAX: u64 = 1 << 20;
+
+/// One file is in memory at most so often: a process has few namespaces of the linker.
+const IMAGES_MAX: usize = 64;
 
 /// One ELF image.
 pub struct Image {
@@ -45,6 +49,17 @@ impl Image {
     pub fn rules(&self, process: &Process) -> &Rules {
         let read = || Rules::read(process, &self.phdrs, self.bias, self.file.as_deref());
         self.rules.get_or_init(read)
+    }
+
+    /// Whether the program headers put that part of the file there.
+    fn has(&self, range: &FileNote) -> bool {
+        let at = range.start.wrapping_sub(self.bias);
+        let page = |number: u64| number & !(PAGE_SIZE - 1);
+        self.phdrs.iter().filter(|p| p.kind == PT_LOAD).any(|p| {
+            let into = at.wrapping_sub(page(p.vaddr));
+            into < page(p.memsz.saturating_add(2 * PAGE_SIZE))
+                && page(p.offset).wrapping_add(into) == range.offset
+        })
     }
 
     /// The run-time address of a link-time one.
@@ -137,33 +152,60 @@ fn functions(file: &elf::File, kind: SectionType) -> Option<SymbolTable> {
 /// All images of the process.
 #[must_use]
 pub fn find(process: &Process) -> Vec<Image> {
-    let mut images: Vec<_> = process.files().iter().filter_map(of_file).collect();
+    let mut images: Vec<_> = process.files().iter().flat_map(|file| of_file(process, file)).collect();
     images.extend(vdso(process));
     images.sort_by_key(|i| i.start);
     images
 }
 
-fn of_file(file: &Arc<MappedFile>) -> Option<Image> {
+/// The images of a file: it may be mapped twice (`dlmopen`), and besides as a whole by one
+/// who reads it (backtraces do), which is no image.
+fn of_file(process: &Process, file: &Arc<MappedFile>) -> Vec<Image> {
+    let mut images = all_of_file(file).unwrap_or_default();
+    let stored = process.memory().stored();
+    let executable = |image: &Image| {
+        let own = |r: &&FileNote| image.start <= r.start && r.start < image.end;
+        let mut ranges = file.ranges.iter().filter(own);
+        ranges.any(|r| stored.segment(r.start).is_some_and(|s| s.executable()))
+    };
+    if images.iter().any(executable) {
+        images.retain(executable);
+    } else {
+        images.truncate(1);
+    }
+    images
+}
+
+fn all_of_file(file: &Arc<MappedFile>) -> Option<Vec<Image>> {
     let in_core = file.image().map(elf::File::program_headers).filter(|p| !p.is_empty());
     let phdrs = in_core.or_else(|| Some(file.served()?.elf.program_headers()))?.to_vec();
-    let first = file.first()?;
-    let bias = first.start.wrapping_sub(start_of(&phdrs)?);
-    // A file may be mapped twice: its image is what the program headers span.
+    let start = start_of(&phdrs)?;
     let span =
         phdrs.iter().filter(|p| p.kind == PT_LOAD).filter_map(|p| p.vaddr.checked_add(p.memsz)).max()?;
-    let end = bias.wrapping_add(span).max(first.end);
-    let (name, start) = (file.name.clone(), first.start);
-    Some(Image {
-        name,
-        file: Some(Arc::clone(file)),
-        vdso: None,
-        start,
-        end,
-        bias,
-        phdrs,
-        symbols: OnceLock::new(),
-        rules: OnceLock::new(),
-    })
+    let first = file.first()?;
+    let mut images: Vec<Image> = Vec::new();
+    for range in file.ranges.iter().filter(|r| r.offset == first.offset) {
+        // A small program's data may lie in the file's first page, too.
+        if images.last().is_some_and(|image| image.has(range)) {
+            continue;
+        }
+        let bias = range.start.wrapping_sub(start);
+        images.push(Image {
+            name: file.name.clone(),
+            file: Some(Arc::clone(file)),
+            vdso: None,
+            start: range.start,
+            end: bias.wrapping_add(span).max(range.end),
+            bias,
+            phdrs: phdrs.clone(),
+            symbols: OnceLock::new(),
+            rules: OnceLock::new(),
+        });
+        if images.len() >= IMAGES_MAX {
+            break;
+        }
+    }
+    Some(images)
 }
 
 /// The link-time address of file offset 0.

@@ -58,6 +58,10 @@ impl Labels {
         let range = |s: &Segment| s.start..s.end;
         let arguments = [AT_RANDOM, AT_EXECFN].iter().find_map(|&k| process.auxv_entry(k));
         let main = arguments.and_then(|at| stored.segment(at)).map(range);
+        let has_go = |f: &super::found::FoundFile| f.elf.section(".go.buildinfo").is_some();
+        let go = process.program().and_then(|i| i.file.as_ref()?.served()).is_some_and(has_go);
+        // Go keeps a thread's control block, and the stacks of its goroutines, in its heap.
+        let alone = |s: &&Segment| process.file_at(s.start).is_none() && !(go && GO_HEAP.contains(&s.start));
         let (mut stacks, mut off): (Vec<Stack>, Vec<_>) = Default::default();
         for thread in process.threads() {
             let Some(regs) = process.general_regs(thread) else { continue };
@@ -67,9 +71,12 @@ impl Labels {
             let found = if is_main {
                 main.clone().or_else(|| own(Register::Rsp).map(range))
             } else {
-                own(Register::FsBase).filter(|s| process.file_at(s.start).is_none()).map(range)
+                own(Register::FsBase).filter(alone).map(range)
             };
-            let Some(found) = found else { continue };
+            let Some(found) = found else {
+                off.push(thread);
+                continue;
+            };
             if regs.get(Register::Rsp).is_some_and(|sp| !found.contains(&sp)) {
                 off.push(thread);
             }
@@ -79,8 +86,6 @@ impl Labels {
         }
         stacks.sort_by_key(|s| s.range.start);
         stacks.dedup_by_key(|s| s.range.start);
-        let has_go = |f: &super::found::FoundFile| f.elf.section(".go.buildinfo").is_some();
-        let go = process.program().and_then(|i| i.file.as_ref()?.served()).is_some_and(has_go);
         let signal_stacks =
             off.into_iter().take(WALKED).filter_map(|t| signal_stack::of(process, t)).collect();
         Self { stacks, signal_stacks, vdso: process.auxv_entry(AT_SYSINFO_EHDR), go }

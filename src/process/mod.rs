@@ -12,7 +12,8 @@
 //!              a list of them                   python      frames of Python
 //!  names       of functions, as in the source    labels      of mappings without a file
 //!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
-//!  found       a file that a name led to      signal_stack sigaltstack
+//!  found       a file that a name led to     signal_stack sigaltstack
+//!  no_rules    callers without unwind rules
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -41,6 +42,7 @@ pub mod labels;
 pub mod last_words;
 pub mod link_map;
 pub mod names;
+mod no_rules;
 pub mod notes;
 pub mod places;
 pub mod procfs;
@@ -265,10 +267,10 @@ impl Process {
     /// The program or library that covers `addr`.
     #[must_use]
     pub fn image_at(&self, addr: u64) -> Option<&Image> {
-        if let Some((file, _)) = self.file_at(addr) {
-            return self.images().iter().find(|i| i.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file)));
-        }
-        self.images().iter().find(|i| i.start <= addr && addr < i.end)
+        let covers = |i: &&Image| i.start <= addr && addr < i.end;
+        let Some((file, _)) = self.file_at(addr) else { return self.images().iter().find(covers) };
+        let mut own = self.images().iter().filter(|i| i.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file)));
+        own.clone().find(covers).or_else(|| own.next())
     }
 
     /// The main program: the one whose program headers the kernel named.

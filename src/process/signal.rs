@@ -118,7 +118,7 @@ impl SigInfo {
     pub fn describe(&self) -> String {
         let mut text = format!("{} ({})", name(self.signal), meaning(self.signal));
         match (self.code_name, self.code) {
-            (Some(code), _) => text.push_str(&format!(", {code}{}", explain(code))),
+            (Some(code), _) => text.push_str(&format!(", {code}{}", explain(self.signal, code))),
             (None, code) => text.push_str(&format!(", si_code {code}")),
         }
         if let Some(address) = self.address {
@@ -178,11 +178,15 @@ fn code_name(signal: u32, code: i32) -> Option<&'static str> {
     table.get(usize::try_from(code).ok()?.checked_sub(1)?).copied()
 }
 
-fn explain(code: &str) -> &'static str {
+fn explain(signal: u32, code: &str) -> &'static str {
     match code {
         "SI_USER" => " (kill)",
         "SI_TKILL" => " (raise, abort or tgkill)",
-        "SI_KERNEL" => " (by the kernel; for SIGSEGV: a non-canonical address or a general protection fault)",
+        "SI_KERNEL" => match signal {
+            5 => " (by the kernel: a breakpoint instruction)",
+            11 => " (by the kernel: a non-canonical address or a general protection fault)",
+            _ => " (by the kernel)",
+        },
         "SEGV_MAPERR" => " (no mapping there)",
         "SEGV_ACCERR" => " (the mapping does not allow it)",
         "SEGV_PKUERR" => " (a protection key forbids it)",

@@ -1,12 +1,13 @@
-//! A quick look at the stacks of a process: `.eh_frame` and `.debug_frame` rules,
-//! frame pointers where there are none. gdb does this better; this is for `bt`
+//! A quick look at the stacks of a process: `.eh_frame` and `.debug_frame` rules; where
+//! there are none what the function's own instructions tell, then frame pointers. gdb does this better; this is for `bt`
 //! in a shell. Why a walk ends is told, always.
 //!
-//! The rules are [`super::rules`]'.
+//! The rules are [`super::rules`]', the rest [`super::no_rules`]'.
 
 use gimli::UnwindContext;
 use serde::Serialize;
 
+use super::no_rules::{Callers, returns_from_a_signal, scan};
 use super::{Process, ThreadNotes};
 use crate::addr::VirtAddr;
 use crate::arch::Register::{
@@ -31,6 +32,8 @@ pub enum Kind {
     Call,
     /// What a signal interrupted, by unwind rules.
     Signal,
+    /// A call, by what the instructions of the callee did to the stack.
+    Code,
     /// A call, by frame pointers: a guess where the compiler used none.
     FramePointer,
     /// The return address on top of the stack, after a jump to nowhere: a guess.
@@ -83,7 +86,7 @@ pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> Stack {
     let Some(mut regs) = process.general_regs(thread) else {
         return Stack { frames, end: End::NoRegisters };
     };
-    let mut context = UnwindContext::new();
+    let (mut context, mut callers) = (UnwindContext::new(), Callers::new(process));
     let mut kind = Kind::Regs;
     let end = loop {
         let (Some(pc), Some(sp)) = (regs.get(Rip), regs.get(Rsp)) else { break End::NoRegisters };
@@ -98,7 +101,7 @@ pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> Stack {
         // instruction of its function.
         let exact = matches!(kind, Kind::Regs | Kind::Signal);
         let lookup = if exact { pc } else { pc.wrapping_sub(1) };
-        let (next, next_kind) = match step(process, &mut context, &regs, lookup, kind) {
+        let (next, next_kind) = match step(process, &mut context, &mut callers, &regs, lookup, kind) {
             Ok(next) => next,
             Err(end) => break end,
         };
@@ -119,6 +122,7 @@ pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> Stack {
 fn step(
     process: &Process,
     context: &mut UnwindContext<usize>,
+    callers: &mut Callers<'_>,
     regs: &Registers,
     lookup: u64,
     kind: Kind,
@@ -136,9 +140,15 @@ fn step(
         (Some(Step::To(next, false)), _) => Ok((next, Kind::Call)),
         (Some(Step::End), Some(fault)) => Err(End::Unreadable(fault)),
         (Some(Step::End), None) => Err(End::Outermost),
-        // The psABI marks the outermost frame by a frame pointer of zero.
-        _ if kind == Kind::FramePointer && regs.get(Rbp) == Some(0) => Err(End::Outermost),
-        _ => guess(process, regs, kind).ok_or(End::NoRules),
+        _ => match callers.by_code(regs, lookup) {
+            Some(next) => Ok((next, Kind::Code)),
+            // The psABI marks the outermost frame by a frame pointer of zero.
+            None if matches!(kind, Kind::FramePointer | Kind::Code) && regs.get(Rbp) == Some(0) => {
+                Err(End::Outermost)
+            }
+            None if starts_here(process, lookup) => Err(End::Outermost),
+            None => callers.guess(regs, lookup, kind).ok_or(End::NoRules),
+        },
     }
 }
 
@@ -147,17 +157,11 @@ fn step(
 /// was interrupted lies in the `ucontext` on the stack
 /// (`arch/x86/include/uapi/asm/sigcontext.h`, `struct sigcontext_64`).
 fn by_sigreturn(process: &Process, regs: &Registers, kind: Kind) -> Option<Registers> {
-    const RT_SIGRETURN: [&[u8]; 2] = [b"\x48\xc7\xc0\x0f\0\0\0\x0f\x05", b"\xb8\x0f\0\0\0\x0f\x05"];
     const GREGS: u64 = 40;
     const ORDER: [Register; 17] =
         [R8, R9, R10, R11, R12, R13, R14, R15, Rdi, Rsi, Rbp, Rbx, Rdx, Rax, Rcx, Rsp, Rip];
     // A thread that stands there is about to leave the handler: its rules serve.
-    if kind == Kind::Regs {
-        return None;
-    }
-    let mut code = [0; 9];
-    let n = process.memory().read(VirtAddr(regs.get(Rip)?), &mut code).ok()?;
-    if !RT_SIGRETURN.iter().any(|c| code.get(..n).is_some_and(|code| code.starts_with(c))) {
+    if kind == Kind::Regs || !returns_from_a_signal(process, regs.get(Rip)?) {
         return None;
     }
     let at = VirtAddr(regs.get(Rsp)?.checked_add(GREGS)?);
@@ -169,70 +173,12 @@ fn by_sigreturn(process: &Process, regs: &Registers, kind: Kind) -> Option<Regis
     Some(next)
 }
 
-/// Without rules: a jump to where nothing is mapped has left the return address on
-/// top of the stack; elsewhere the frame pointer may be one, and if it is none some
-/// word on the stack is the return address.
-fn guess(process: &Process, regs: &Registers, kind: Kind) -> Option<(Registers, Kind)> {
-    let pc = regs.get(Rip)?;
-    let word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
-    let executable = |at: u64| process.memory().stored().segment(at).is_some_and(|s| s.executable());
-    let sp = regs.get(Rsp)?;
-    if kind == Kind::Regs && !executable(pc) {
-        let mut next = *regs;
-        next.set(Rip, word(sp).filter(|&ra| executable(ra)));
-        next.set(Rsp, sp.checked_add(8));
-        return next.get(Rip).map(|_| (next, Kind::StackTop));
-    }
-    let by_pointer = || {
-        let rbp = regs.get(Rbp).filter(|&rbp| rbp >= sp && rbp - sp < 1 << 24)?;
-        let mut next = Registers::default();
-        next.set(Rbp, word(rbp));
-        next.set(Rip, word(rbp.checked_add(8)?).filter(|&ra| executable(ra)));
-        next.set(Rsp, rbp.checked_add(16));
-        next.get(Rip).map(|_| (next, Kind::FramePointer))
-    };
-    by_pointer().or_else(|| scan(process, regs, sp))
-}
-
-/// The first word up the stack that a call could have left there. Programs without
-/// frame pointers and rules (musl's libc, hand-written assembly) leave nothing better.
-fn scan(process: &Process, regs: &Registers, sp: u64) -> Option<(Registers, Kind)> {
-    /// A frame larger than this is not looked through.
-    const SEARCHED: usize = 2048;
-    let mut raw = vec![0; SEARCHED];
-    let n = process.memory().read(VirtAddr(sp), &mut raw).ok()?;
-    raw.truncate(n);
-    let words = (0..raw.len()).step_by(8).filter_map(|i| Some((i, u64_at(&raw, i)?)));
-    let (at, ra) = words.into_iter().find(|&(_, ra)| is_behind_a_call(process, ra))?;
-    let mut next = *regs;
-    next.set(Rip, Some(ra));
-    next.set(Rsp, sp.checked_add(at as u64 + 8));
-    Some((next, Kind::Scan))
-}
-
-/// Whether a call instruction ends at `ra`: `e8 rel32`, or `ff /2` in its forms of 2, 3,
-/// 4, 6 and 7 bytes, a REX before it or not.
-fn is_behind_a_call(process: &Process, ra: u64) -> bool {
-    let executable = process.memory().stored().segment(ra).is_some_and(|s| s.executable());
-    let mut code = [0; 7];
-    let Some(from) = ra.checked_sub(7).filter(|_| executable) else { return false };
-    if process.memory().read(VirtAddr(from), &mut code).ok() != Some(code.len()) {
-        return false;
-    }
-    let indirect = |len: usize| {
-        let at = code.len() - len;
-        let (op, modrm) = (code.get(at), code.get(at + 1).copied().unwrap_or(0));
-        let (mode, rm) = (modrm >> 6, modrm & 7);
-        let expected = match (mode, rm) {
-            (3, _) => 2,
-            (0, 5) | (2, 0..=3 | 5..) => 6,
-            (0, 4) => 3,
-            (0, _) => 2,
-            (1, 4) => 4,
-            (1, _) => 3,
-            _ => 7,
-        };
-        op == Some(&0xff) && modrm >> 3 & 7 == 2 && expected == len
-    };
-    code.get(2) == Some(&0xe8) || [2, 3, 4, 6, 7].into_iter().any(indirect)
+/// Whether `pc` is in the first function of the program or of the dynamic linker, which
+/// nothing called.
+fn starts_here(process: &Process, pc: u64) -> bool {
+    /// It sets up one call.
+    const LENGTH: u64 = 64;
+    process
+        .auxv_entry(super::AT_ENTRY)
+        .is_some_and(|entry| (entry..entry.saturating_add(LENGTH)).contains(&pc))
 }

@@ -95,6 +95,8 @@ pub struct Report {
     pub zero_text: u64,
     /// Executable pages that are all zeros in the core and in the file.
     pub zero_both: u64,
+    /// Pages of code that the core left out and that are all zeros in the file.
+    pub zero_file: u64,
     /// The first pages that differ, relocated text left out.
     pub differences: Vec<Page>,
 }
@@ -125,9 +127,10 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
         relocated: 0,
         zero_text: 0,
         zero_both: 0,
+        zero_file: 0,
         differences: Vec::new(),
     };
-    let image = image_of(process, file);
+    let image = process.image_at(file.first().map_or(0, |r| r.start));
     let found = match file.lookup() {
         Lookup::Proven(found, _) | Lookup::Doubtful(found, _) => Some(found),
         Lookup::Refused(why) => {
@@ -137,6 +140,7 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
     };
     let relocations = found.zip(image).map(|(f, i)| text_relocations(f, i)).unwrap_or_default();
     for range in &file.ranges {
+        let image = process.image_at(range.start);
         let mut addr = range.start & !(PAGE_SIZE - 1);
         while addr < range.end {
             if cancelled() {
@@ -152,6 +156,10 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
             if addr - segment.start >= segment.present {
                 let pages = (segment_end - addr).div_ceil(PAGE_SIZE);
                 report.pages = report.pages.saturating_add(pages);
+                if let Some(found) = found.filter(|_| executable) {
+                    let from = range.offset.wrapping_add(addr.wrapping_sub(range.start));
+                    report.zero_file += zero_code(found, from, segment_end - addr, cancelled);
+                }
                 addr = segment_end.max(addr.saturating_add(PAGE_SIZE));
                 continue;
             }
@@ -209,7 +217,7 @@ pub fn page(process: &Process, addr: u64) -> Option<Page> {
     let addr = addr & !(PAGE_SIZE - 1);
     let (file, range) = process.file_at(addr)?;
     let segment = process.memory().stored().segment(addr)?;
-    let image = image_of(process, file);
+    let image = process.image_at(addr);
     if segment.writable() || image.is_some_and(|i| in_writable_load(i, addr)) {
         return None;
     }
@@ -251,8 +259,24 @@ pub fn zero_text(process: &Process, addr: u64) -> Option<Zeros> {
     }
 }
 
-fn image_of<'a>(process: &'a Process, file: &Arc<MappedFile>) -> Option<&'a Image> {
-    process.images().iter().find(|i| i.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file)))
+/// Pages of the file, of `len` bytes from `from`, that are code by its sections and all
+/// zeros. (Tables of zeros may lie in an executable mapping.)
+fn zero_code(found: &FoundFile, from: u64, len: u64, cancelled: &dyn Fn() -> bool) -> u64 {
+    let end = from.saturating_add(len).min(found.len);
+    let is_code = |page: u64| {
+        let mut code = found.elf.sections().iter().filter(|s| s.is_code() && !s.is_nobits());
+        code.any(|s| s.offset < page + PAGE_SIZE && page < s.offset.saturating_add(s.size))
+    };
+    let mut page = [0; PAGE];
+    let mut zeros = 0;
+    let mut at = from;
+    while at < end && !cancelled() {
+        let n = usize::try_from(end - at).unwrap_or(PAGE).min(PAGE);
+        let Some(bytes) = page.get_mut(..n).filter(|_| at < u64::MAX - PAGE_SIZE) else { break };
+        zeros += u64::from(found.fill(at, bytes) && bytes.iter().all(|&b| b == 0) && is_code(at));
+        at += PAGE_SIZE;
+    }
+    zeros
 }
 
 fn core_page(process: &Process, addr: u64) -> Option<[u8; PAGE]> {

@@ -58,17 +58,17 @@ pub(super) fn die(dir: &Path, filter: &str, command: &[&str]) -> PathBuf {
     core.unwrap_or_else(|| panic!("{command:?} left no core: {}", String::from_utf8_lossy(&out.stderr)))
 }
 
-fn symbols(stack: &Value) -> Vec<String> {
+pub(super) fn symbols(stack: &Value) -> Vec<String> {
     let frames = stack["frames"].as_array().unwrap();
     frames.iter().map(|f| f["symbol"].as_str().unwrap_or("??").to_owned()).collect()
 }
 
 /// The stack of the thread that died.
-fn stack(args: &[&str]) -> Value {
+pub(super) fn stack(args: &[&str]) -> Value {
     json(&[&["bt"], args].concat())[0].clone()
 }
 
-fn mapping_of<'v>(maps: &'v Value, name: &str) -> &'v Value {
+pub(super) fn mapping_of<'v>(maps: &'v Value, name: &str) -> &'v Value {
     maps.as_array().unwrap().iter().find(|m| m["name"].as_str().unwrap().ends_with(name)).unwrap()
 }
 
@@ -193,7 +193,7 @@ fn rules_of_debug_frame_and_of_a_debug_file_by_its_link_serve() {
 #[test]
 fn a_walk_that_ends_early_says_why() {
     let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
-    let core = ends.core("divide", DEFAULT);
+    let core = ends.core("overflow", DEFAULT);
     fs::rename(ends.program(), ends.dir.path().join("away")).unwrap();
     let lost = stack(&[text(&core)]);
     let why = lost["ended"].as_str().unwrap_or_else(|| panic!("{lost}"));
@@ -255,6 +255,8 @@ fn a_damaged_file_is_told_from_a_damaged_core() {
     assert!(left_out.contains("all ZEROS in the file (the core left it out)"), "{left_out}");
     let (_, verified, _) = corestub(&["verify", text(&zeroed), "ends"]);
     assert!(verified.contains("1 pages of its code are all zeros in the core and in the file"), "{verified}");
+    let (_, verified, _) = corestub(&["verify", text(&small), "ends"]);
+    assert!(verified.contains("1 pages of its code are all zeros in the file (the core left"), "{verified}");
     assert!(json(&["sys", text(&small)])["code_in_core"].is_null());
 }
 
@@ -325,6 +327,10 @@ fn go_is_walked_through_its_signal_handler_to_the_end() {
     assert_eq!(symbols.last().unwrap(), "runtime.goexit.abi0");
     assert!(stack["ended"].is_null(), "{stack}");
     assert!(json(&["sys", text(&core)])["code_in_file"].is_string());
+    // The control blocks of its threads lie in the heap, too.
+    let maps = json(&["maps", text(&core)]);
+    let heap = maps.as_array().unwrap().iter().find(|m| number(&m["start"]) == 0xc0_0000_0000);
+    assert_eq!(heap.unwrap()["name"], "[Go heap]", "{maps}");
 }
 
 /// Pythons of any version that are here: the system's, and pyenv's.

@@ -1,6 +1,7 @@
 //! Userspace cores: programs made and killed here, the real program, stock gdb.
 
 mod bad;
+mod cases;
 mod gdb;
 mod kept;
 mod kinds;

@@ -1,6 +1,7 @@
 /* One program, several ways to die; the first argument says which. */
 #define _GNU_SOURCE
 #include <assert.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,32 @@ int main(int argc, char **argv) {
 	if (strcmp(way, "handler") == 0) {
 		signal(SIGSEGV, handler);
 		*(volatile int *)8 = 1;
+	}
+	if (strcmp(way, "double-free") == 0) {
+		char *volatile p = malloc(24);
+		free(p);
+		free(p);
+	}
+	if (strcmp(way, "int3") == 0)
+		__asm__ volatile("int3");
+	if (strcmp(way, "ud2") == 0)
+		__builtin_trap();
+	if (strcmp(way, "wild") == 0)
+		return *(volatile int *)0x8000000000000000;
+	if (strcmp(way, "read-only") == 0)
+		*(volatile char *)"const" = 1;
+	if (strcmp(way, "null-call") == 0) {
+		void (*volatile f)(void) = 0;
+		f();
+	}
+	if (strcmp(way, "kill") == 0) {
+		kill(getpid(), SIGQUIT);
+		pause();
+	}
+	if (strcmp(way, "cut") == 0) {
+		int fd = open("cut", O_RDWR | O_CREAT, 0600);
+		char *p = ftruncate(fd, 8192) ? 0 : mmap(0, 8192, PROT_READ, MAP_SHARED, fd, 0);
+		return ftruncate(fd, 100) + ((volatile char *)p)[5000];
 	}
 #ifndef PLAIN
 	if (strcmp(way, "seccomp") == 0) {

@@ -67,13 +67,18 @@ pub(in crate::commands) fn run<'d>(
 fn of_thread<'a>(process: &'a Process, thread: &ThreadNotes) -> Stack<'a> {
     let stack = unwind::stack(process, thread, unwind::FRAMES_MAX);
     let row = |(i, f): (usize, &Frame)| {
-        let exact = matches!(f.kind, Kind::Regs | Kind::Signal);
-        let lookup = if exact { f.pc } else { f.pc.wrapping_sub(1) };
+        // What a handler returns to was not called; where it has no name, the one before is another's.
         let handler = stack.frames.get(i + 1).is_some_and(|next| next.kind == Kind::Signal);
+        let exact = handler || matches!(f.kind, Kind::Regs | Kind::Signal);
+        let lookup = if exact { f.pc } else { f.pc.wrapping_sub(1) };
+        let mut place = Place::of(process, f.pc, lookup);
+        if handler && place.offset.as_deref() != Some("0x0") {
+            place.has_no_symbol();
+        }
         Row {
             sp: format!("{:#x}", f.sp),
             kind: f.kind,
-            place: Place::of(process, f.pc, lookup),
+            place,
             note: if handler { Some("signal handler called") } else { generated(process, lookup) },
             python: Vec::new(),
         }
@@ -179,6 +184,7 @@ impl Text for Stack<'_> {
             let how = match f.kind {
                 Kind::Regs | Kind::Call => "",
                 Kind::Signal => "  <interrupted by a signal>",
+                Kind::Code => "  <by the callee's code>",
                 Kind::FramePointer => "  <guess: frame pointer>",
                 Kind::StackTop => "  <guess: top of the stack>",
                 Kind::Scan => "  <guess: found on the stack>",

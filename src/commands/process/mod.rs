@@ -57,6 +57,10 @@ impl Place {
         }
     }
 
+    fn has_no_symbol(&mut self) {
+        (self.symbol, self.function, self.offset) = (None, None, None);
+    }
+
     /// `strlen+0x12 in /usr/lib/libc.so.6+0x9c132`.
     fn text(&self) -> String {
         let name = self.function.as_ref().or(self.symbol.as_ref());

@@ -142,6 +142,7 @@ fn collect(process: &Process) -> Sys {
             stack.tid
         ));
     }
+    warnings.extend(siginfo.as_ref().and_then(|info| unread_page(process, info)));
     let (in_core, from_file) = pc.map(|pc| code_at(process, pc)).unwrap_or_default();
     let code_in_file = pc.and_then(|pc| page_warning(process, pc, &mut warnings)).or(from_file);
     let lost_file = |f: &&std::sync::Arc<crate::process::files::MappedFile>| {
@@ -180,6 +181,20 @@ fn collect(process: &Process) -> Sys {
         lost_bytes: core.lost,
         warnings,
     }
+}
+
+/// What a SIGBUS tells of a file whose page could not be had.
+fn unread_page(process: &Process, info: &SigInfo) -> Option<String> {
+    let at = info.address.filter(|_| info.code_name == Some("BUS_ADRERR"))?;
+    let (file, range) = process.file_at(at)?;
+    let offset = range.offset.wrapping_add(at - range.start);
+    let length =
+        file.served().map(|found| format!("; it now has {:#x} bytes", found.len)).unwrap_or_default();
+    Some(format!(
+        "{at:#x} maps {} at file offset {offset:#x}: the file was cut or written anew while it was mapped, or its disk \
+         failed{length}",
+        file.name
+    ))
 }
 
 /// The instruction bytes at `pc`: in the core, or if it left them out in the file.

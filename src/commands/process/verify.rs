@@ -33,6 +33,8 @@ struct Row {
     zero_text_without_file: u64,
     /// Pages of code that are zeros in the core and in the file.
     zero_text_in_both: u64,
+    /// Pages of code that the core left out and that are zeros in the file.
+    zero_text_in_file: u64,
     differences: Vec<Difference>,
 }
 
@@ -155,6 +157,7 @@ fn row(process: &Process, r: &Report) -> Row {
         relocated_text: r.relocated,
         zero_text_without_file: r.zero_text,
         zero_text_in_both: r.zero_both,
+        zero_text_in_file: r.zero_file,
         differences: r.differences.iter().map(difference).collect(),
     }
 }
@@ -192,13 +195,15 @@ fn text(row: &Row, r: &Report, screen: &mut Screen<'_>) -> Result<()> {
     if r.zero_text > 0 {
         row!(screen, "           {} pages of its code are all zeros in the core", r.zero_text)?;
     }
-    if r.zero_both > 0 {
-        row!(
-            screen,
-            "           {} pages of its code are all zeros in the core and in the file: the file itself is damaged \
-             there; {REINSTALL}",
-            r.zero_both
-        )?;
+    for (pages, whose) in
+        [(r.zero_both, "in the core and in the file"), (r.zero_file, "in the file (the core left them out)")]
+    {
+        if pages > 0 {
+            row!(
+                screen,
+                "           {pages} pages of its code are all zeros {whose}: the file itself is damaged there; {REINSTALL}"
+            )?;
+        }
     }
     if r.relocated > 0 {
         row!(

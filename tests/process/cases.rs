@@ -1,0 +1,86 @@
+//! Every way to die is told in words, and its stack is whole: with unwind rules, without
+//! them, and where a library is mapped more than once.
+
+use super::kinds::{Ends, die, plain_cores, stack, symbols};
+use super::*;
+
+#[test]
+fn each_way_to_die_has_its_words() {
+    let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
+    let cases = [
+        ("divide", "SIGFPE (arithmetic exception), FPE_INTDIV", ""),
+        ("double-free", "SIGABRT (aborted), SI_TKILL", "double free detected"),
+        (
+            "int3",
+            "SIGTRAP (trace or breakpoint trap), SI_KERNEL (by the kernel: a breakpoint instruction)",
+            "",
+        ),
+        ("ud2", "SIGILL (illegal instruction), ILL_ILLOPN (no such instruction) at 0x", ""),
+        ("wild", "SI_KERNEL (by the kernel: a non-canonical address or a general protection fault)", ""),
+        ("read-only", "SIGSEGV (segmentation fault), SEGV_ACCERR (the mapping does not allow it) at 0x", ""),
+        ("null-call", "SEGV_MAPERR (no mapping there) at 0x0", ""),
+        ("kill", "SIGQUIT (quit), SI_USER (kill), sent by process", ""),
+        (
+            "cut",
+            "BUS_ADRERR",
+            "/cut at file offset 0x1388: the file was cut or written anew while it was mapped",
+        ),
+    ];
+    for (way, wanted, more) in cases {
+        let core = ends.core(way, DEFAULT);
+        let (ok, sys, _) = corestub(&["sys", text(&core)]);
+        assert!(ok && sys.contains(wanted) && sys.contains(more), "{way}: {sys}");
+        let stack = stack(&[text(&core)]);
+        assert!(symbols(&stack).contains(&"main".to_owned()) && stack["ended"].is_null(), "{way}: {stack}");
+        assert_eq!(symbols(&stack).last().unwrap(), "_start", "{way}: {stack}");
+    }
+}
+
+/// musl's libc has no unwind information: its own instructions tell.
+#[test]
+fn a_stack_in_musl_is_whole_without_rules() {
+    for flags in [&["-static", "-DPLAIN", "ends.c"][..], &["-static", "-s", "-DPLAIN", "ends.c"]] {
+        let Some(ends) = Ends::compiled("musl-gcc", flags) else { return };
+        for (way, depth) in [("assert", 7), ("handler", 6), ("kill", 4)] {
+            let stack = stack(&[text(&ends.core(way, DEFAULT))]);
+            let frames = stack["frames"].as_array().unwrap();
+            let guess = |f: &&Value| matches!(f["kind"].as_str(), Some("scan" | "frame_pointer"));
+            assert_eq!(frames.iter().find(guess), None, "{way}: {stack}");
+            assert!(frames.len() >= depth && stack["ended"].is_null(), "{way}: {stack}");
+            let names = symbols(&stack);
+            assert!(flags[1] == "-s" || names.contains(&"main".to_owned()), "{way}: {names:?}");
+            assert!(flags[1] == "-s" || names.last().unwrap() == "_start", "{way}: {names:?}");
+        }
+    }
+}
+
+#[test]
+fn a_library_that_is_mapped_again_has_its_symbols() {
+    if !plain_cores() || !Command::new("gcc").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return crate::support::skip("gcc is not here, or cores are not plain files");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let library = "__attribute__((noinline)) int boom(int *p) { return *p; }\nint *table[] = {0, (int *)&table};\n\
+                   int fn(void) { return boom(table[0]) + 1; }\n";
+    // Once more in a namespace of its own, and below it whole, as one maps it who reads it.
+    let program = "#define _GNU_SOURCE\n#include <dlfcn.h>\n#include <fcntl.h>\n#include <sys/mman.h>\n\
+                   #include <unistd.h>\nint main(int c, char **v) {\n\
+                   void *first = dlopen(v[1], RTLD_NOW), *own = dlmopen(LM_ID_NEWLM, v[1], RTLD_NOW);\n\
+                   int fd = open(v[1], O_RDONLY);\n\
+                   char *whole = mmap(0, lseek(fd, 0, SEEK_END), PROT_READ, MAP_PRIVATE, fd, 0);\n\
+                   return ((int (*)(void))dlsym(c > 2 ? own : first, \"fn\"))() + *whole; }\n";
+    fs::write(at("again.c"), library).unwrap();
+    fs::write(at("main.c"), program).unwrap();
+    let (library, program) = (at("libagain.so"), at("main"));
+    compile(&library, &["-shared", "-fPIC", "-Wl,-z,relro,-z,now", text(&at("again.c"))]);
+    compile(&program, &[text(&at("main.c")), "-ldl"]);
+    for words in [&["first"][..], &["own", "x"]] {
+        let command = [&[text(&program), text(&library)], &words[1..]].concat();
+        let core = die(dir.path(), WITH_TEXT, &command);
+        let stack = stack(&[text(&core)]);
+        assert_eq!(symbols(&stack)[..3], ["boom", "fn", "main"], "{words:?}: {stack}");
+        let rows = json(&["verify", text(&core), "libagain"]);
+        assert_eq!(rows[0]["verdict"], "same", "{rows}");
+    }
+}
