@@ -96,10 +96,10 @@ impl Vmlinux {
         })?;
         let mut builder = Builder::new(format!("symbol table of {}", self.path().display()));
         builder.reserve(symbols.len());
-        for symbol in symbols.iter().filter(|symbol| !is_label(symbol.name)) {
+        for symbol in symbols.iter().filter(|symbol| !is_label(symbol.name())) {
             let Some((letter, section)) = self.letter(&symbol) else { continue };
             if let Some(address) = place(symbol.value, section) {
-                builder.push(address, symbol.size, letter, symbol.name);
+                builder.push(address, symbol.size, letter, symbol.name());
             }
         }
         Ok(builder.finish())

@@ -17,10 +17,6 @@ use std::sync::OnceLock;
 const GAP_MAX: u64 = 16 << 20;
 /// Size of a symbol that has no neighbour within [`GAP_MAX`].
 const LAST_SIZE: u32 = 4096;
-/// How far a symbol reaches of which neither file nor neighbour tells the size.
-const LABEL_REACH: u64 = 4096;
-/// Symbols that may have ended between an address and the one that covers it.
-const INNER_MAX: usize = 16;
 /// Longer names are dropped; those of C++ have thousands of bytes.
 const NAME_MAX: usize = 1 << 14;
 /// All names together, against hostile tables.
@@ -164,20 +160,6 @@ impl SymbolTable {
         let after = self.entries.partition_point(|entry| entry.address <= symbol.address);
         let gap = self.entries.get(after)?.address - symbol.address;
         (gap <= GAP_MAX).then_some(gap)
-    }
-
-    /// The innermost symbol that covers `address`, and the offset into it: for tables
-    /// of [`Builder::finish_as_told`]. Unlike in [`Self::by_address`] what lies behind a
-    /// symbol is not its own, and one that has ended may stand within another.
-    #[must_use]
-    pub fn covering(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
-        let after = self.entries.partition_point(|entry| entry.address <= address);
-        (after.saturating_sub(INNER_MAX)..after).rev().find_map(|at| {
-            let symbol = self.at(at)?;
-            let offset = address - symbol.address;
-            let reach = if symbol.size == 0 { LABEL_REACH } else { symbol.size };
-            (offset < reach).then_some((symbol, offset))
-        })
     }
 
     /// Bytes of memory that the table holds.
@@ -355,17 +337,6 @@ impl Builder {
     /// Changes the origin after the fact, when more is known.
     pub fn origin(&mut self, origin: impl Into<String>) {
         self.table.origin = origin.into();
-    }
-
-    /// The sorted table of a program: no sizes are made up, and of one address the
-    /// largest symbol counts (its last name in the file), as programs have aliases of
-    /// equal rank and labels within functions.
-    #[must_use]
-    pub fn finish_as_told(self) -> SymbolTable {
-        let mut table = self.table;
-        sort_by(&mut table, |entry, size| (entry.address, size));
-        table.arena.shrink_to_fit();
-        table
     }
 
     /// The sorted table.

@@ -16,8 +16,8 @@ pub struct Symbols<'a> {
 /// One symbol.
 #[derive(Debug, Clone, Copy)]
 pub struct Symbol<'a> {
-    /// Its name; empty if it has none, or none that ends.
-    pub name: &'a [u8],
+    /// The names from its own on, of which few are ever looked at.
+    names: &'a [u8],
     /// Type and binding.
     pub info: SymbolInfo,
     /// Number of its section, or what `SHN_ABS` and its like say.
@@ -28,10 +28,39 @@ pub struct Symbol<'a> {
     pub size: u64,
 }
 
+impl<'a> Symbol<'a> {
+    /// Its name; empty if it has none, or none that ends.
+    #[must_use]
+    pub fn name(&self) -> &'a [u8] {
+        let end = self.names.iter().position(|&b| b == 0).unwrap_or(0);
+        self.names.get(..end).unwrap_or_default()
+    }
+
+    /// Whether it has one.
+    #[must_use]
+    pub fn has_name(&self) -> bool {
+        self.names.first().is_some_and(|&b| b != 0)
+    }
+
+    /// Whether its name is that, a version of it (`name@@GLIBC_2.17`) or not.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        let rest = self.names.strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| matches!(rest.first(), Some(0 | b'@')))
+    }
+}
+
 impl<'a> Symbols<'a> {
     /// A table of `Elf64_Sym` and the names that it points into.
     pub fn new(table: impl Into<Cow<'a, [u8]>>, names: impl Into<Cow<'a, [u8]>>) -> Self {
         Self { table: table.into(), names: names.into() }
+    }
+
+    /// The same, without its file.
+    #[must_use]
+    pub fn into_owned(self) -> Symbols<'static> {
+        let owned = |bytes: Cow<'_, [u8]>| Cow::Owned(bytes.into_owned());
+        Symbols { table: owned(self.table), names: owned(self.names) }
     }
 
     fn rows(&self) -> &[Sym64<LE>] {
@@ -62,10 +91,8 @@ impl<'a> Symbols<'a> {
     }
 
     fn symbol(&self, raw: &Sym64<LE>) -> Symbol<'_> {
-        let name = self.names.get(raw.st_name.get(LE) as usize..).unwrap_or_default();
-        let end = name.iter().position(|&b| b == 0).unwrap_or(0);
         Symbol {
-            name: name.get(..end).unwrap_or_default(),
+            names: self.names.get(raw.st_name.get(LE) as usize..).unwrap_or_default(),
             info: raw.st_info,
             section: raw.st_shndx.get(LE),
             value: raw.st_value.get(LE),

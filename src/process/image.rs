@@ -3,18 +3,15 @@
 
 use std::sync::{Arc, OnceLock};
 
-use object::elf::{
-    ProgramType, SHN_LORESERVE, SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STB_LOCAL, STT_FUNC, STT_GNU_IFUNC,
-    STT_NOTYPE, STT_OBJECT, SectionType,
-};
+use object::elf::{ProgramType, SHT_DYNSYM, SHT_SYMTAB};
 
 use super::Process;
 use super::files::MappedFile;
+use super::functions::{self, Table};
 use super::notes::FileNote;
 use super::rules::Rules;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes::source::InMemory;
-use crate::debuginfo::symbols::{Builder, SymbolTable};
 use crate::elf::{self, PT_LOAD, ProgramHeader};
 use crate::memory::AddressSpace;
 
@@ -39,7 +36,8 @@ pub struct Image {
     pub bias: u64,
     /// The program headers.
     pub phdrs: Vec<ProgramHeader>,
-    symbols: OnceLock<Vec<SymbolTable>>,
+    own: OnceLock<Option<Table>>,
+    dynamic: OnceLock<Option<Table>>,
     rules: OnceLock<Rules>,
 }
 
@@ -94,59 +92,44 @@ impl Image {
     #[must_use]
     pub fn symbol(&self, process: &Process, addr: u64) -> Option<(String, u64)> {
         let link_time = addr.wrapping_sub(self.bias);
-        let (symbol, offset) = self.symbols(process).iter().find_map(|table| table.covering(link_time))?;
-        // `clock_nanosleep@@GLIBC_2.17`: the version is the linker's business.
-        let plain = symbol.name.split('@').next().filter(|n| !n.is_empty()).unwrap_or(symbol.name);
-        Some((plain.to_owned(), offset))
+        let own = self.own(process).and_then(|table| table.covering(link_time));
+        own.or_else(|| self.dynamic()?.covering(link_time))
     }
 
     /// The address of a variable that the linker knows.
     #[must_use]
-    pub fn variable(&self, name: &str) -> Option<u64> {
-        let file = &self.file.as_ref()?.served()?.elf;
-        let find = |kind| {
-            let symbols = file.symbols(kind).ok()??;
-            let plain = |n: &[u8]| n.split(|&b| b == b'@').next() == Some(name.as_bytes());
-            let is_it = |s: &elf::Symbol<'_>| {
-                s.info.st_type() == STT_OBJECT && s.section != SHN_UNDEF && plain(s.name)
-            };
-            symbols.iter().find(is_it).map(|s| self.at(s.value))
-        };
-        find(SHT_DYNSYM).or_else(|| find(SHT_SYMTAB))
+    pub fn variable(&self, process: &Process, name: &str) -> Option<u64> {
+        let may =
+            self.file.as_ref().and_then(|file| functions::may_export(file.served()?, name)).unwrap_or(true);
+        let by_linker = Some(()).filter(|()| may).and_then(|()| self.dynamic()?.variable(name));
+        by_linker.or_else(|| self.own(process)?.variable(name)).map(|at| self.at(at))
     }
 
     /// The address of a function.
     #[must_use]
     pub fn address_of(&self, process: &Process, name: &str) -> Option<u64> {
-        self.symbols(process).iter().find_map(|table| table.by_name(name)).map(|s| self.at(s.address))
+        let own = self.own(process).and_then(|table| table.function(name));
+        own.or_else(|| self.dynamic()?.function(name)).map(|at| self.at(at))
     }
 
-    fn symbols(&self, process: &Process) -> &[SymbolTable] {
-        self.symbols.get_or_init(|| self.read_symbols(process))
-    }
-
-    /// The file's own symbols, those of its debug file, those for the linker.
-    fn read_symbols(&self, process: &Process) -> Vec<SymbolTable> {
-        let Some(mapped) = &self.file else {
-            return self.vdso.iter().filter_map(|vdso| functions(vdso, SHT_DYNSYM)).collect();
+    /// The file's own symbols, else those of its debug file.
+    fn own(&self, process: &Process) -> Option<&Table> {
+        let read = || {
+            let mapped = self.file.as_ref()?;
+            let own = Table::of(&mapped.served()?.elf, SHT_SYMTAB);
+            own.or_else(|| Table::of(&process.debug_file_of(mapped)?.elf, SHT_SYMTAB))
         };
-        let Some(found) = mapped.served() else { return Vec::new() };
-        let debug = || functions(&process.debug_file_of(mapped)?.elf, SHT_SYMTAB);
-        let own = functions(&found.elf, SHT_SYMTAB).or_else(debug);
-        own.into_iter().chain(functions(&found.elf, SHT_DYNSYM)).collect()
+        self.own.get_or_init(read).as_ref()
     }
-}
 
-/// The code symbols of one of the file's tables, if it has that table.
-fn functions(file: &elf::File, kind: SectionType) -> Option<SymbolTable> {
-    let symbols = file.symbols(kind).ok()??;
-    let mut table = Builder::new(file.path().display().to_string());
-    // STT_NOTYPE: assembly.
-    let code = |s: &elf::Symbol<'_>| matches!(s.info.st_type(), STT_NOTYPE | STT_FUNC | STT_GNU_IFUNC);
-    for s in symbols.iter().filter(code).filter(|s| s.section != SHN_UNDEF && s.section.0 < SHN_LORESERVE) {
-        table.push(s.value, s.size, if s.info.st_bind() == STB_LOCAL { b't' } else { b'T' }, s.name);
+    /// The symbols for the linker.
+    fn dynamic(&self) -> Option<&Table> {
+        let read = || match &self.file {
+            Some(mapped) => Table::of(&mapped.served()?.elf, SHT_DYNSYM),
+            None => Table::of(self.vdso.as_ref()?, SHT_DYNSYM),
+        };
+        self.dynamic.get_or_init(read).as_ref()
     }
-    Some(table.finish_as_told())
 }
 
 /// All images of the process.
@@ -198,7 +181,8 @@ fn all_of_file(file: &Arc<MappedFile>) -> Option<Vec<Image>> {
             end: bias.wrapping_add(span).max(range.end),
             bias,
             phdrs: phdrs.clone(),
-            symbols: OnceLock::new(),
+            own: OnceLock::new(),
+            dynamic: OnceLock::new(),
             rules: OnceLock::new(),
         });
         if images.len() >= IMAGES_MAX {
@@ -235,7 +219,8 @@ fn vdso(process: &Process) -> Option<Image> {
         end,
         bias,
         phdrs,
-        symbols: OnceLock::new(),
+        own: OnceLock::new(),
+        dynamic: OnceLock::new(),
         rules: OnceLock::new(),
     })
 }

@@ -13,7 +13,8 @@
 //!  names       of functions, as in the source    labels      of mappings without a file
 //!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
 //!  found       a file that a name led to     signal_stack sigaltstack
-//!  no_rules    callers without unwind rules
+//!  no_rules    callers without unwind rules    functions    symbol tables
+//!  go          calls from Go into C
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -36,6 +37,8 @@ pub mod debug_link;
 pub mod disasm;
 pub mod files;
 pub mod found;
+mod functions;
+mod go;
 pub mod image;
 mod inferred;
 pub mod labels;

@@ -91,17 +91,16 @@ impl<'p> Callers<'p> {
     /// instructions say where on the stack something is that is behind a call.
     fn aligned(&mut self, regs: &Registers, lookup: u64) -> Option<Registers> {
         let process = self.process;
-        process.image_at(lookup)?;
-        let behind_another = |start: &u64| {
-            let mut before = [0];
-            let read = process.memory().read_exact(VirtAddr(start.wrapping_sub(1)), &mut before);
-            // ret, nops of one byte and of more, int3
-            read.is_ok() && matches!(before, [0xc3 | 0x90 | 0x00 | 0xcc])
-        };
         let first = lookup & !(ALIGNED - 1);
-        let starts = (0..SEARCHED / ALIGNED).map_while(|i| first.checked_sub(i * ALIGNED));
-        let mut callers =
-            starts.filter(behind_another).filter_map(|start| self.with_start(regs, start, lookup));
+        let from = first.saturating_sub(SEARCHED).max(process.image_at(lookup)?.start);
+        let code = process.memory().read_vec(VirtAddr(from), usize::try_from(first.checked_sub(from)?).ok()?);
+        let code = code.ok()?;
+        let before = |start: u64| code.get(usize::try_from((start - from).checked_sub(1)?).ok()?);
+        // ret, nops of one byte and of more, int3
+        let begins = |&start: &u64| matches!(before(start), Some(0xc3 | 0x90 | 0x00 | 0xcc));
+        let starts = (0..SEARCHED / ALIGNED).map(|i| first.saturating_sub(i * ALIGNED));
+        let starts = starts.take_while(|&start| start > from).filter(begins);
+        let mut callers = starts.filter_map(|start| self.with_start(regs, start, lookup));
         callers.find(|caller| caller.get(Rip).is_some_and(|ra| is_behind_a_call(process, ra)))
     }
 }
@@ -144,7 +143,7 @@ pub(super) fn returns_from_a_signal(process: &Process, pc: u64) -> bool {
 
 /// Whether a call instruction ends at `ra`: `e8 rel32`, or `ff /2` in its forms of 2, 3,
 /// 4, 6 and 7 bytes, a REX before it or not.
-fn is_behind_a_call(process: &Process, ra: u64) -> bool {
+pub(super) fn is_behind_a_call(process: &Process, ra: u64) -> bool {
     let executable = process.memory().stored().segment(ra).is_some_and(|s| s.executable());
     let mut code = [0; 7];
     let Some(from) = ra.checked_sub(7).filter(|_| executable) else { return false };

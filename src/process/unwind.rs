@@ -8,7 +8,7 @@ use gimli::UnwindContext;
 use serde::Serialize;
 
 use super::no_rules::{Callers, returns_from_a_signal, scan};
-use super::{Process, ThreadNotes};
+use super::{Process, ThreadNotes, go};
 use crate::addr::VirtAddr;
 use crate::arch::Register::{
     self, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rip, Rsi, Rsp,
@@ -34,6 +34,8 @@ pub enum Kind {
     Signal,
     /// A call, by what the instructions of the callee did to the stack.
     Code,
+    /// A call that went on on another stack: Go's of C.
+    Switch,
     /// A call, by frame pointers: a guess where the compiler used none.
     FramePointer,
     /// The return address on top of the stack, after a jump to nowhere: a guess.
@@ -106,7 +108,8 @@ pub fn stack(process: &Process, thread: &ThreadNotes, max: usize) -> Stack {
             Err(end) => break end,
         };
         // The stack must shrink, or the walk would never end.
-        if next.get(Rsp).is_some_and(|n| n > sp || next_kind == Kind::Signal || kind == Kind::Signal) {
+        let other = [kind, next_kind].contains(&Kind::Signal) || next_kind == Kind::Switch;
+        if next.get(Rsp).is_some_and(|n| n > sp || other) {
             (regs, kind) = (next, next_kind);
             continue;
         }
@@ -129,6 +132,9 @@ fn step(
 ) -> Result<(Registers, Kind), End> {
     if let Some(next) = by_sigreturn(process, regs, kind) {
         return Ok((next, Kind::Signal));
+    }
+    if let Some(next) = go::caller_of_c(process, regs, lookup) {
+        return Ok((next, Kind::Switch));
     }
     let mut fault = None;
     let mut word = |at: u64| process.memory().read_u64(VirtAddr(at)).map_err(|why| fault = Some(why)).ok();

@@ -334,7 +334,7 @@ fn go_is_walked_through_its_signal_handler_to_the_end() {
 }
 
 /// Pythons of any version that are here: the system's, and pyenv's.
-fn pythons() -> Vec<PathBuf> {
+pub(super) fn pythons() -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/usr/bin/python3")];
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     for entry in fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten() {

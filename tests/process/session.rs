@@ -1,6 +1,6 @@
 //! `corestub gdb CORE`: what a person sees who types nothing else.
 
-use super::kinds::{Ends, die, plain_cores};
+use super::kinds::{Ends, die, plain_cores, pythons};
 use super::*;
 
 /// What gdb shows of `core`, and then of these commands.
@@ -25,6 +25,16 @@ fn the_greeting_is_of_a_process_and_kernel_helpers_stay_away() {
     }
     assert!(shown.contains("Undefined command: \"user-bt\""), "{shown}");
     assert!(!shown.contains("Linux of an unknown release") && !shown.contains("triage"), "{shown}");
+}
+
+#[test]
+fn the_greeting_warns_of_code_that_is_zeros() {
+    let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
+    let core = ends.core("divide", WITH_TEXT);
+    let zeroed = ends.dir.path().join("zeroed");
+    patch(&core, &zeroed, number(&json(&["sys", text(&core)])["pc"]) & !0xfff, &[0; 4096]);
+    let shown = session(&zeroed, &["bt"], &[]);
+    assert!(shown.contains("warning: the page of the pc reads as ZEROS in the core"), "{shown}");
 }
 
 #[test]
@@ -80,17 +90,23 @@ fn a_python_stack_is_shown_with_nothing_typed() {
     if !plain_cores() {
         return;
     }
-    if !Path::new("/usr/bin/python3").exists() {
+    // The system's, and a new one: they differ in all that is read.
+    let (mut chosen, mut new): (Vec<_>, Vec<_>) = pythons().into_iter().partition(|p| p.starts_with("/usr"));
+    new.retain(|p| text(p).contains("/3.12.") || text(p).contains("/3.13."));
+    chosen.extend(new.into_iter().max());
+    if chosen.is_empty() {
         return crate::support::skip("/usr/bin/python3 is not here");
     }
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("dies.py");
     fs::write(&source, "import ctypes\ndef inner():\n    ctypes.string_at(0)\ninner()\n").unwrap();
-    let core = die(dir.path(), DEFAULT, &["/usr/bin/python3", text(&source)]);
-    let shown = session(&core, &["py-bt"], &[]);
-    let greeting = shown.split("=== py-bt").next().unwrap();
-    let line = format!("File \"{}\", line 3, in inner", source.display());
-    assert!(greeting.contains("most recent call first") && greeting.contains(&line), "{shown}");
-    let typed = shown.split("=== py-bt").nth(1).unwrap();
-    assert!(typed.contains(&line), "{shown}");
+    for python in chosen {
+        let core = die(dir.path(), DEFAULT, &[text(&python), text(&source)]);
+        let shown = session(&core, &["py-bt"], &[]);
+        let greeting = shown.split("=== py-bt").next().unwrap();
+        let line = format!("File \"{}\", line 3, in inner", source.display());
+        assert!(greeting.contains("most recent call first") && greeting.contains(&line), "{shown}");
+        let typed = shown.split("=== py-bt").nth(1).unwrap();
+        assert!(typed.contains(&line), "{shown}");
+    }
 }

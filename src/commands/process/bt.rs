@@ -185,6 +185,7 @@ impl Text for Stack<'_> {
                 Kind::Regs | Kind::Call => "",
                 Kind::Signal => "  <interrupted by a signal>",
                 Kind::Code => "  <by the callee's code>",
+                Kind::Switch => "  <on its own stack>",
                 Kind::FramePointer => "  <guess: frame pointer>",
                 Kind::StackTop => "  <guess: top of the stack>",
                 Kind::Scan => "  <guess: found on the stack>",

@@ -67,7 +67,8 @@ impl Python {
     pub(super) fn find(process: &Process) -> Option<Result<Self, String>> {
         let named = |i: &&Image| i.name.rsplit('/').next().is_some_and(|base| base.contains("python"));
         let candidates = process.images().iter().filter(named).chain(process.program());
-        let (image, runtime) = candidates.into_iter().find_map(|i| Some((i, i.variable("_PyRuntime")?)))?;
+        let (image, runtime) =
+            candidates.into_iter().find_map(|i| Some((i, i.variable(process, "_PyRuntime")?)))?;
         Some(Self::at(process, image, runtime))
     }
 
@@ -223,7 +224,7 @@ fn version(process: &Process, image: &Image, runtime: u64) -> Option<(u8, u8)> {
     if head.starts_with(layout::COOKIE) {
         return of_hex(u64_at(&head, 8)?);
     }
-    if let Some(hex) = image.variable("Py_Version").and_then(|at| word(process, at)) {
+    if let Some(hex) = image.variable(process, "Py_Version").and_then(|at| word(process, at)) {
         return of_hex(hex);
     }
     let named = |name: &str| {
