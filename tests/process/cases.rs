@@ -1,7 +1,7 @@
 //! Every way to die is told in words, and its stack is whole: with unwind rules, without
 //! them, and where a library is mapped more than once.
 
-use super::kinds::{Ends, die, plain_cores, stack, symbols};
+use super::kinds::{Ends, die, go, plain_cores, stack, symbols};
 use super::*;
 
 #[test]
@@ -83,4 +83,26 @@ fn a_library_that_is_mapped_again_has_its_symbols() {
         let rows = json(&["verify", text(&core), "libagain"]);
         assert_eq!(rows[0]["verdict"], "same", "{rows}");
     }
+}
+
+/// C runs on the thread's stack, and what called it on the goroutine's.
+#[test]
+fn a_call_from_go_into_c_is_walked_through() {
+    if !Command::new("gcc").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return crate::support::skip("gcc is not here");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let code = "package main\n\
+                // static __attribute__((noinline)) int crash(long at) { return *(volatile int *)at; }\n\
+                import \"C\"\n//go:noinline\n\
+                func deep(n int) int { if n == 0 { return int(C.crash(8)) }; return deep(n-1) + 1 }\n\
+                func main() { println(deep(3)) }\n";
+    let Some(program) = go(dir.path(), code) else { return };
+    let core = die(dir.path(), DEFAULT, &["env", "GOTRACEBACK=crash", text(&program)]);
+    let stack = stack(&[text(&core)]);
+    let symbols = symbols(&stack);
+    let at = |name: &str| symbols.iter().position(|s| s == name).unwrap_or_else(|| panic!("{name}: {stack}"));
+    assert!(at("runtime.asmcgocall.abi0") + 1 == at("runtime.cgocall"), "{stack}");
+    assert!(at("runtime.cgocall") < at("main.deep") && at("main.deep") + 4 == at("main.main"), "{stack}");
+    assert_eq!(symbols.last().unwrap(), "runtime.goexit.abi0");
 }

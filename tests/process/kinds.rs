@@ -297,27 +297,34 @@ fn an_uncaught_exception_is_named() {
     assert_eq!(json(&["sys", text(&core)])["exception"], serde_json::json!(["app::bad", null]));
 }
 
-#[test]
-fn go_is_walked_through_its_signal_handler_to_the_end() {
+/// A program of Go, if there is a compiler and cores are plain files.
+pub(super) fn go(dir: &Path, code: &str) -> Option<PathBuf> {
     let Some(go) = ["go", "/usr/local/go/bin/go", "/usr/lib/go-1.19/bin/go"]
         .into_iter()
         .find(|go| Command::new(go).arg("version").output().is_ok())
     else {
-        return crate::support::not_here("go is not installed");
+        crate::support::not_here("go is not installed");
+        return None;
     };
     if !plain_cores() {
-        return;
+        return None;
     }
+    let program = dir.join("goes");
+    fs::write(dir.join("main.go"), code).unwrap();
+    let mut build = Command::new(go);
+    build.current_dir(dir).args(["build", "-o"]).arg(&program).arg("main.go");
+    let out = build.env("GOCACHE", dir.join("cache")).env("GOFLAGS", "-mod=mod").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    Some(program)
+}
+
+#[test]
+fn go_is_walked_through_its_signal_handler_to_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let (source, program) = (dir.path().join("main.go"), dir.path().join("goes"));
     let code = "package main\ntype node struct { next *node; v int }\n//go:noinline\n\
                 func deep(n int, p *node) int { if n == 0 { return p.next.v }; return deep(n-1, p) + 1 }\n\
                 func main() { println(deep(3, &node{})) }\n";
-    fs::write(&source, code).unwrap();
-    let mut build = Command::new(go);
-    build.current_dir(dir.path()).args(["build", "-o"]).arg(&program).arg("main.go");
-    let out = build.env("GOCACHE", dir.path().join("cache")).env("GOFLAGS", "-mod=mod").output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let Some(program) = go(dir.path(), code) else { return };
     let core = die(dir.path(), DEFAULT, &["env", "GOTRACEBACK=crash", text(&program)]);
     let stack = stack(&[text(&core)]);
     let symbols = symbols(&stack);
