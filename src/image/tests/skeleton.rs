@@ -41,7 +41,7 @@ fn a_skeleton_is_an_elf_file_with_these_sections_and_symbols() {
     assert!(elf.section_by_name(".data..percpu").is_none());
     let flags =
         |name| elf.section_by_name(name).unwrap().elf_section_header().sh_flags.get(object::LittleEndian);
-    assert!([".text", ".data"].iter().all(|name| flags(name).contains(object::elf::SHF_WRITE)));
+    assert!([".text", ".data"].iter().all(|name| flags(name).contains(elf::SHF_WRITE)));
     assert_eq!(elf.section_by_name(".debug_frame").unwrap().data().unwrap(), [9; 24]);
     let found: Vec<_> = elf
         .symbols()
