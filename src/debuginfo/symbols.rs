@@ -146,10 +146,20 @@ impl SymbolTable {
     /// offset into it. The padding behind an ELF symbol belongs to it.
     #[must_use]
     pub fn by_address(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
+        self.around(address).filter(|(symbol, _)| !symbol.name.is_empty())
+    }
+
+    /// Where the symbol around `address` begins, be its name lost.
+    #[must_use]
+    pub fn start_of(&self, address: u64) -> Option<u64> {
+        self.around(address).map(|(symbol, _)| symbol.address)
+    }
+
+    fn around(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
         let after = self.entries.partition_point(|entry| entry.address <= address);
         let found = self.entries.get(after.checked_sub(1)?)?.address;
         let first = self.entries.partition_point(|entry| entry.address < found);
-        let symbol = self.at(first).filter(|s| !s.name.is_empty())?;
+        let symbol = self.at(first)?;
         let offset = address - found;
         let reach = self.gap(&symbol).unwrap_or(symbol.size);
         (offset < reach.max(1)).then_some((symbol, offset))

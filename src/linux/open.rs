@@ -111,7 +111,7 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
     let mut tables = place.tables;
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
-    let found = types(&dump, &tables, &place.vmcoreinfo, &symbols, vmlinux.as_ref(), place.known);
+    let found = types(&dump, &tables, &place.vmcoreinfo, &symbols, vmlinux.as_ref(), &version, place.known);
     let (types, btf) = match or_missing(found)? {
         Ok((types, btf)) => (Ok(types), btf),
         Err(why) => (Err(why), None),
@@ -238,6 +238,7 @@ fn types(
     info: &VmcoreInfo,
     symbols: &SymbolTable,
     vmlinux: Option<&Arc<Vmlinux>>,
+    version: &KernelVersion,
     known: bool,
 ) -> Result<Found> {
     let btf = |btf: Btf| {
@@ -246,6 +247,12 @@ fn types(
     };
     let own = if known { btf_of_dump(space, symbols) } else { Err(UNKNOWN.to_owned()) };
     let why = match own {
+        Ok((found, false)) if vmlinux.is_none() && Layout::resolve(&found, version.clone()).is_err() => {
+            let own = Arc::new(found);
+            let over = derived::over(own.clone(), space, symbols);
+            let over = over.inspect_err(|why| tracing::warn!("the layout of tasks is lost: {why}"));
+            return Ok((over.unwrap_or_else(|_| own.clone()), Some(own)));
+        }
         Ok((found, whole)) if whole || vmlinux.is_none() => return Ok(btf(found)),
         Ok((found, _)) => found.origin().to_owned(),
         Err(why) => why,

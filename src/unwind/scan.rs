@@ -14,6 +14,9 @@ use crate::linux::{Kernel, View};
 /// How far up the return address is looked for.
 pub(super) const REACH: u64 = 4096;
 
+/// Few functions are larger.
+const FUNCTION: u64 = 16 << 10;
+
 /// The caller.
 pub(super) struct Caller {
     pub(super) pc: u64,
@@ -34,14 +37,19 @@ pub(super) fn leave(
     if !kernel.is_text(VirtAddr(pc)) {
         return None;
     }
-    let (symbol, _) = kernel.symbols().by_address(pc)?;
-    let start = symbol.address;
+    let symbols = kernel.symbols();
+    let start = symbols.start_of(pc);
+    // Where no symbol is known the function began not far before.
+    let begins_at = |to: u64| match start {
+        Some(start) => to == start,
+        None => symbols.lacks_names() && to <= pc && pc - to < FUNCTION,
+    };
     for slot in (sp..sp.checked_add(reach)?).step_by(8) {
         let word = memory.word(slot)?;
         if !kernel.is_text(VirtAddr(word)) {
             continue;
         }
-        if call_target(kernel, word) == Some(start) {
+        if let Some(start) = call_target(kernel, word).filter(|to| begins_at(*to)) {
             let bp = saved_bp(kernel, start, slot).and_then(|at| memory.word(at)).or(bp);
             return Some(Caller { pc: word, sp: slot + 8, bp });
         }
@@ -49,8 +57,9 @@ pub(super) fn leave(
     None
 }
 
-/// The nearest word from `sp` up that is a return address, by the call in front of it:
-/// of a function whose rules are lost, and that was not called by its name.
+/// The nearest word from `sp` up that is a return address, by the call in front of it: of a
+/// function whose rules are lost, and that was not called by its name. An indirect call, or
+/// else one of a function that may have jumped to it.
 pub(super) fn guess(
     kernel: &Kernel,
     sp: u64,
@@ -58,10 +67,14 @@ pub(super) fn guess(
     memory: &mut StackMemory<'_>,
 ) -> Option<Caller> {
     let end = sp.checked_add(REACH)?;
-    (sp..end).step_by(8).find_map(|slot| {
-        let pc = memory.word(slot).filter(|&pc| kernel.is_text(VirtAddr(pc)) && is_return(kernel, pc))?;
-        Some(Caller { pc, sp: slot + 8, bp })
-    })
+    let mut nearest = |is_return: &dyn Fn(u64) -> bool| {
+        (sp..end).step_by(8).find_map(|slot| {
+            let pc = memory.word(slot).filter(|&pc| kernel.is_text(VirtAddr(pc)) && is_return(pc))?;
+            Some(Caller { pc, sp: slot + 8, bp })
+        })
+    };
+    let called = |pc| call_target(kernel, pc).is_some_and(|to| kernel.symbols().start_of(to) == Some(to));
+    nearest(&|pc| is_return(kernel, pc)).or_else(|| nearest(&called))
 }
 
 /// Whether an indirect call stands in front of `pc`: through a thunk, or of its own.
@@ -99,5 +112,43 @@ fn saved_bp(view: &View, start: u64, slot: u64) -> Option<u64> {
             [0x50..=0x57, more @ ..] | [0x41, 0x50..=0x57, more @ ..] => more,
             _ => return None,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::tests::machine::Machine;
+
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    const STACK: u64 = 0xffff_c900_0000_0000;
+
+    /// A function whose rules and name are lost is left by the call of what can be it.
+    #[test]
+    fn a_function_that_no_symbol_names_is_left() {
+        let function = TEXT + 0x100_0000;
+        let caller = |names: bool| {
+            let mut machine = Machine::new();
+            machine.symbol("_text", TEXT);
+            machine.symbol("_etext", TEXT + 0x400_0000);
+            // Calls of what lies behind, of what is far, and of the function.
+            for (i, to) in [(1, function + 0x2000), (2, TEXT), (3, function)] {
+                let at = TEXT + 0x200_0000 + i * 0x100;
+                let rel = i32::try_from(to.wrapping_sub(at).cast_signed()).unwrap();
+                machine.write(at - 5, &[&[0xe8], &rel.to_le_bytes()[..]].concat());
+                machine.word(STACK + i * 16, at);
+                machine.word(STACK + i * 16 + 8, 7);
+            }
+            machine.word(STACK, 7);
+            machine.word(STACK + 8, 7);
+            if !names {
+                machine.lose_names();
+            }
+            let kernel = machine.kernel();
+            let mut memory = StackMemory::new(&kernel);
+            leave(&kernel, function + 0x40, STACK, 0x40, None, &mut memory).map(|c| (c.pc, c.sp))
+        };
+        assert_eq!(caller(false), Some((TEXT + 0x200_0300, STACK + 56)));
+        assert_eq!(caller(true), None);
     }
 }

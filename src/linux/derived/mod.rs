@@ -10,6 +10,10 @@
 //! (`pid` and `tgid`) one proof serves both. Layouts of the log's records are in
 //! VMCOREINFO.
 //!
+//! The same makes up for a `task_struct` that BTF with holes lacks ([`over`]). Then pages of
+//! tasks are lost, too: what cannot be read proves nothing and disproves nothing, and of the
+//! circle both ends are followed as far as they go.
+//!
 //! Sources: `include/linux/sched.h`, `include/linux/module.h`, `kernel/sched/sched.h`.
 
 use std::collections::{HashMap, HashSet};
@@ -23,7 +27,10 @@ use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::memory::AddressSpace;
 
 mod modules;
+mod over;
 mod switch;
+
+pub(super) use over::over;
 
 /// No `task_struct` of such kernels is larger.
 pub(super) const TASK_MAX: usize = 8 << 10;
@@ -40,6 +47,7 @@ const STACK_END: u64 = 0x57ac_6e9d;
 type Key = (&'static str, &'static str);
 
 /// What was found.
+#[derive(Default)]
 pub(super) struct Derived {
     fields: HashMap<Key, Field>,
     sizes: HashMap<&'static str, u64>,
@@ -87,7 +95,7 @@ pub(super) fn types(
     symbols: &SymbolTable,
     info: &VmcoreInfo,
 ) -> Result<Derived, String> {
-    let mut out = Derived { fields: HashMap::new(), sizes: HashMap::new() };
+    let mut out = Derived::default();
     log_records(info, &mut out);
     // The CPU's own structure (Intel SDM 3A, figure 8-11), the first member of the kernel's.
     out.put("tss_struct", "x86_tss.sp0", 4, 8);
@@ -102,7 +110,7 @@ pub(super) fn types(
     if let Some(at) = name.and_then(|bytes| memchr::memmem::find(&bytes, b"Linux\0")) {
         out.put("uts_namespace", "name", at as u64, 6 * 65);
     }
-    Finder { space, symbols }.tasks(&mut out)?;
+    Finder { space, symbols, holed: None }.tasks(&mut out)?;
     Ok(out)
 }
 
@@ -156,6 +164,8 @@ enum Bottom {
 struct Finder<'a> {
     space: &'a dyn AddressSpace,
     symbols: &'a SymbolTable,
+    /// The types that lack those of tasks, of a dump with lost pages.
+    holed: Option<&'a dyn Types>,
 }
 
 impl Finder<'_> {
@@ -179,7 +189,10 @@ impl Finder<'_> {
         let first = self.sample(init).ok_or("init_task is not in the dump")?;
         let comm = memchr::memmem::find(&first.bytes, b"swapper").ok_or("init_task has no name")?;
         let (tasks, leaders) = self.circle(&first, comm).ok_or("no list of tasks goes through init_task")?;
-        let all: Vec<Sample> = leaders.iter().filter_map(|&at| self.sample(at)).collect();
+        let mut all: Vec<Sample> = leaders.iter().filter_map(|&at| self.sample(at)).collect();
+        if self.holed.is_some() {
+            all.retain(|t| t.bytes.len() >= first.bytes.len());
+        }
         let find = |what: &str, holds: &dyn Fn(usize) -> bool| {
             (0..TASK_MAX)
                 .step_by(8)
@@ -192,15 +205,21 @@ impl Finder<'_> {
                 .find(|&o| holds(o))
                 .ok_or_else(|| format!("no member {what} is told by content"))
         };
-        let has_stack =
-            |t: &Sample, o| t.word(o).is_some_and(|s| s % 8192 == 0 && self.bottom(s, t.at).is_some());
+        let aligned = |t: &Sample, o| t.word(o).filter(|s| s % 8192 == 0 && kernel(*s));
+        let has_stack = |t: &Sample, o| aligned(t, o).is_some_and(|s| self.bottom(s, t.at).is_some());
+        let lost =
+            |t: &Sample, o| self.holed.is_some() && aligned(t, o).is_some_and(|s| self.word(s).is_none());
         // Of those that died it was freed.
-        let most = |n: usize| n * 10 >= all.len() * 9;
+        let most = |n: usize| n * 10 >= all.len() * if self.holed.is_some() { 7 } else { 9 };
         let count = |holds: &dyn Fn(&Sample) -> bool| all.iter().filter(|t| holds(t)).count();
-        let stack = find("stack", &|o| has_stack(&first, o) && most(count(&|t| has_stack(t, o))))?;
+        let stack = find("stack", &|o| {
+            let may = |t: &Sample| has_stack(t, o) || lost(t, o);
+            may(&first) && most(count(&may)) && count(&|t| has_stack(t, o)) > 1
+        })?;
         let alive: Vec<&Sample> = all.iter().filter(|t| has_stack(t, stack)).collect();
         // Whether thread_info is a member of the task.
-        let inside = first.word(stack).and_then(|s| self.bottom(s, first.at)) == Some(Bottom::Mark);
+        let bottom = |t: &Sample| self.bottom(t.word(stack)?, t.at);
+        let inside = bottom(&first).or_else(|| alive.iter().find_map(|t| bottom(t))) == Some(Bottom::Mark);
         let base = |t: &Sample| t.word(stack).unwrap_or(0);
         let size =
             THREAD_SIZES.into_iter().find(|size| alive.iter().all(|t| base(t) % size == 0)).unwrap_or(8192);
@@ -219,8 +238,7 @@ impl Finder<'_> {
                 && all
                     .iter()
                     .all(|t| numbers(t).is_some_and(|n| (1..PID_LIMIT).contains(&n.into()) && seen.insert(n)))
-                && seen.contains(&1)
-                && seen.contains(&2)
+                && (self.holed.is_some() || seen.contains(&1) && seen.contains(&2))
         })?;
         let (mm, pgd) = self.mm(&first, &all)?;
         let user = |t: &Sample| t.word(mm).is_some_and(|mm| mm != 0);
@@ -238,12 +256,15 @@ impl Finder<'_> {
                 && most(count(&|t| t.half(o + 8) == Some(SIGCHLD)))
         })?;
         let known: HashSet<u64> = leaders.iter().copied().chain([init]).collect();
+        let parent_of = |p: u64| {
+            known.contains(&p) || self.holed.is_some() && kernel(p) && self.named(p, comm) != Some(false)
+        };
         // real_parent, before parent.
         let parent = find("real_parent", &|o| {
             o > pid
                 && first.word(o) == Some(init)
                 && first.word(o + 8) == Some(init)
-                && most(count(&|t| t.word(o).is_some_and(|p| known.contains(&p))))
+                && most(count(&|t| t.word(o).is_some_and(parent_of)))
         })?;
         let init_signals = self.symbol("init_signals")?;
         let signal = find("signal", &|o| {
@@ -278,10 +299,15 @@ impl Finder<'_> {
         if let Some(group) = self.thread_group(&all, pid + 4) {
             out.put("task_struct", "thread_group", group as u64, 16);
         }
+        if self.holed.is_some() {
+            self.for_search(&first, &all, (pid, signal), out);
+        }
         if inside {
             switch::find(&alive, sp, &|at| self.word(at), self.symbols, out);
         }
-        self.run_queues(comm, stack, inside, out)
+        let queues = self.run_queues(comm, stack, inside, out);
+        // Of a dump with lost pages those of a CPU may be among them.
+        if self.holed.is_some() { Ok(()) } else { queues }
     }
 
     /// What lies at the bottom of `stack`, if that is the stack of `task`.
@@ -294,32 +320,69 @@ impl Finder<'_> {
         }
     }
 
+    /// Whether a task at `task` has a name; `None` if that is not in the dump.
+    fn named(&self, task: u64, comm: usize) -> Option<bool> {
+        let mut name = [0; 16];
+        self.space.read_exact(VirtAddr(task.wrapping_add(comm as u64)), &mut name).ok()?;
+        let name = cstr(&name).into_owned();
+        Some(!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() || b == b' '))
+    }
+
     /// The circle of leaders through the first task: its offset, and they.
     fn circle(&self, first: &Sample, comm: usize) -> Option<(usize, Vec<u64>)> {
-        let named = |task: u64| {
-            let mut name = [0; 16];
-            let read = self.space.read_exact(VirtAddr(task.wrapping_add(comm as u64)), &mut name);
-            let name = cstr(&name).into_owned();
-            read.is_ok() && !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
-        };
         let walk = |offset: usize| {
-            let head = first.at.checked_add(offset as u64)?;
-            let (mut link, mut found) = (first.word(offset)?, Vec::new());
-            let mut before = head;
-            while link != head {
-                let task = link.wrapping_sub(offset as u64);
-                if !kernel(link) || self.word(link.checked_add(8)?) != Some(before) || !named(task) {
-                    return None;
-                }
-                found.push(task);
-                if found.len() >= SAMPLE {
-                    break;
-                }
-                (before, link) = (link, self.word(link)?);
+            let (mut found, whole) = self.along(first, offset, comm, [0, 8])?;
+            if !whole {
+                self.holed?;
+                found.extend(self.along(first, offset, comm, [8, 0])?.0);
             }
             (found.len() > 2).then_some((offset, found))
         };
         (0..TASK_MAX).step_by(8).find_map(walk)
+    }
+
+    /// The tasks of the circle with its links at `offset`, by the word of a link that leads on
+    /// and that which leads back; whether they are all, or enough. `None` if it is no circle.
+    fn along(
+        &self,
+        first: &Sample,
+        offset: usize,
+        comm: usize,
+        [on, back]: [u64; 2],
+    ) -> Option<(Vec<u64>, bool)> {
+        let head = first.at.checked_add(offset as u64)?;
+        let (mut link, mut before, mut found) = (self.word(head.checked_add(on)?)?, head, Vec::new());
+        while link != head {
+            let task = link.wrapping_sub(offset as u64);
+            if !kernel(link) {
+                return None;
+            }
+            match (self.word(link.checked_add(back)?), self.named(task, comm)) {
+                (Some(to), Some(true)) if to == before => found.push(task),
+                (None, _) | (_, None) => return Some((found, false)),
+                _ => return None,
+            }
+            if found.len() >= SAMPLE {
+                break;
+            }
+            let Some(next) = self.word(link.checked_add(on)?) else { return Some((found, false)) };
+            (before, link) = (link, next);
+        }
+        Some((found, true))
+    }
+
+    /// What a search of memory knows tasks by, beside the rest: a leader leads itself, and
+    /// the shared signal handlers stand behind the signals.
+    fn for_search(&self, first: &Sample, all: &[Sample], (pid, signal): (usize, usize), out: &mut Derived) {
+        let leads = |t: &Sample, o: usize| t.word(o) == Some(t.at);
+        let leader = (pid..TASK_MAX).step_by(4).filter(|o| o % 8 == 0);
+        let leader = leader.clone().find(|&o| leads(first, o) && all.iter().all(|t| leads(t, o)));
+        let handlers = signal + 8;
+        let shared = self.symbols.address("init_sighand").is_some_and(|at| first.word(handlers) == Some(at));
+        if let Some(leader) = leader.filter(|_| shared) {
+            out.put("task_struct", "group_leader", leader as u64, 8);
+            out.put("task_struct", "sighand", handlers as u64, 8);
+        }
     }
 
     /// `mm`, and `pgd` in it: the top of page tables whose kernel half is the kernel's.
@@ -350,7 +413,7 @@ impl Finder<'_> {
             .step_by(8)
             .filter(|&o| first.word(o) == Some(0) && users(o).next().is_some())
             .filter(|&o| users(o).all(|(t, mm)| kernel(mm) && t.word(o + 8) == Some(mm)))
-            .find_map(|o| Some((o, pgd(users(o).next()?.1)?)))
+            .find_map(|o| Some((o, users(o).find_map(|(_, mm)| pgd(mm))?)))
             .ok_or_else(|| "no member mm is told by content".to_owned())
     }
 
@@ -384,6 +447,7 @@ impl Finder<'_> {
     /// `thread_info` or in itself.
     fn run_queues(&self, comm: usize, stack: usize, inside: bool, out: &mut Derived) -> Result<(), String> {
         const RQ_MAX: u64 = 8 << 10;
+        let known = |path| self.holed.and_then(|types| types.field("rq", path)).map(|f| f.offset);
         let queues = self.symbol("runqueues")?;
         let percpu = super::percpu::PerCpu::read(self.space, self.symbols);
         let on =
@@ -405,9 +469,12 @@ impl Finder<'_> {
             })
         };
         // Since 6.8 there is a pointer between them (63ba8422f876).
-        let found = (16..RQ_MAX)
-            .step_by(8)
-            .find_map(|o| Some((o, [8, 16].map(|n| o - n).into_iter().find(|&c| holds(o, c))?)));
+        let by_content = || {
+            (16..RQ_MAX)
+                .step_by(8)
+                .find_map(|o| Some((o, [8, 16].map(|n| o - n).into_iter().find(|&c| holds(o, c))?)))
+        };
+        let found = known("idle").zip(known("curr")).or_else(by_content);
         let (idle, curr) = found.ok_or("no run queue has an idle task")?;
         out.put("rq", "curr", curr, 8);
         out.put("rq", "idle", idle, 8);

@@ -1,5 +1,7 @@
 //! Layouts derived from memory: a machine laid out here by numbers of its own.
 
+use std::sync::Arc;
+
 use super::machine::Machine;
 use crate::debuginfo::Types;
 use crate::dump::vmcoreinfo::VmcoreInfo;
@@ -294,4 +296,45 @@ fn real_kernels_are_derived_as_their_types_say() {
         }
         assert!(same >= 20, "{same} of {}", kernel.utsname().release);
     }
+}
+
+/// A page of the types is lost, and so are a task in the middle of the circle, a stack and
+/// the run queue of a CPU.
+#[test]
+fn what_types_with_holes_lack_is_derived_from_what_is_there() {
+    const LEADER: u64 = 0xe0;
+    let holed = |m: &mut Machine| {
+        m.symbol("init_sighand", TABLES + 0x2800);
+        m.word(INIT + SIGNAL + 8, TABLES + 0x2800);
+        for at in [INIT, place(1), place(2), place(4)] {
+            m.word(at + LEADER, at);
+        }
+        m.forget(place(3), 0x300);
+        m.forget(place(4) & !0x3fff | 0x8000, 0x40);
+        m.forget(place(9) + 0x1000, 0x200);
+    };
+    assert_eq!(derived(holed).err().unwrap(), "no list of tasks goes through init_task");
+    let mut m = machine();
+    holed(&mut m);
+    let view = m.view();
+    let own = Arc::new(derived::Derived::default());
+    let found = derived::over(own, view.space(), view.symbols()).unwrap();
+    for (path, offset) in [
+        ("stack", STACK),
+        ("flags", FLAGS),
+        ("tasks", LIST),
+        ("mm", MM),
+        ("exit_state", EXIT),
+        ("pid", PID),
+        ("tgid", PID + 4),
+        ("real_parent", PARENT),
+        ("comm", COMM),
+        ("thread.sp", SP),
+        ("signal", SIGNAL),
+        ("sighand", SIGNAL + 8),
+        ("group_leader", LEADER),
+    ] {
+        assert_eq!(found.field("task_struct", path).map(|f| f.offset), Some(offset), "{path}");
+    }
+    assert_eq!(found.field("rq", "curr"), None);
 }

@@ -23,6 +23,7 @@ pub(crate) struct Machine {
     members: HashMap<(&'static str, &'static str), (u64, u64)>,
     sizes: Vec<(&'static str, u64)>,
     release: &'static str,
+    lacks_names: bool,
 }
 
 /// Members as no kernel has them: type, path, offset, size.
@@ -106,6 +107,7 @@ impl Machine {
             members,
             sizes: SIZES.to_vec(),
             release: "6.1.0",
+            lacks_names: false,
         }
     }
 
@@ -140,6 +142,11 @@ impl Machine {
 
     pub(crate) fn symbol(&mut self, name: &'static str, at: u64) {
         self.symbols.push((at, 8, b'D', name));
+    }
+
+    /// Says that there were more symbols.
+    pub(crate) fn lose_names(&mut self) {
+        self.lacks_names = true;
     }
 
     /// A function of these bytes.
@@ -220,6 +227,9 @@ impl Machine {
         let mut symbols = Builder::new("made up");
         for &(at, size, kind, name) in &self.symbols {
             symbols.push(at, size, kind, name.as_bytes());
+        }
+        if self.lacks_names {
+            symbols.lacks_names();
         }
         let (space, types) = (Memory(self.memory), Members(self.members, self.sizes));
         let version = KernelVersion::parse(self.release);
