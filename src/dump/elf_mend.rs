@@ -112,7 +112,9 @@ impl Rules {
         let is_near = (was.kind.0 ^ PT_LOAD.0).is_power_of_two();
         let as_load = is_near.then_some(("p_type", ProgramHeader { kind: PT_LOAD, ..was }));
         let mut turns = Vec::new();
-        for (member, header) in members.chain(as_load) {
+        // Nothing is turned out of its memory or the file: two that are lost prove nothing.
+        let within = |h: &ProgramHeader| h.filesz <= h.memsz && h.offset.saturating_add(h.filesz) <= end;
+        for (member, header) in members.chain(as_load).filter(|(_, h)| within(h)) {
             *near.get_mut(at - first)? = header;
             let held = self.held(&near, end);
             let gain = (held.0 - now.0, held.1 - now.1);
@@ -291,6 +293,14 @@ mod tests {
                 ..part
             },
         );
+        // Two that are lost behind the segment without bytes, whose offset is 0.
+        let mut behind = table();
+        for (i, page) in [(5, 0xff_0000), (6, 0xff_1000)] {
+            behind.insert(
+                i,
+                ProgramHeader { offset: 1 << 44, vaddr: 0, paddr: page, filesz: 4096, memsz: 4096, ..part },
+            );
+        }
         // QEMU without paging: no addresses; with: the same memory many times.
         let mut plain = table();
         plain.iter_mut().for_each(|h| h.vaddr = 0);
@@ -303,7 +313,7 @@ mod tests {
             offset: 0x1844 + ((i * 7 % 40) << 21),
             ..part
         }));
-        for sound in [table(), lost, plain, paging, table()[..2].to_vec(), Vec::new()] {
+        for sound in [table(), lost, behind, plain, paging, table()[..2].to_vec(), Vec::new()] {
             let mut same = sound.clone();
             assert_eq!(mend(&mut same, END), Vec::<String>::new());
             assert_eq!(same, sound);
