@@ -10,7 +10,7 @@
 //! (`pid` and `tgid`) one proof serves both. Layouts of the log's records are in
 //! VMCOREINFO.
 //!
-//! The same makes up for a `task_struct` that BTF with holes lacks ([`over`]). Then pages of
+//! The same makes up for a `task_struct` that BTF with holes lacks ([`mod@over`]). Then pages of
 //! tasks are lost, too: what cannot be read proves nothing and disproves nothing, and of the
 //! circle both ends are followed as far as they go.
 //!
