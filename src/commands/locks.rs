@@ -223,6 +223,18 @@ impl Blocked {
         self.deadlock
     }
 
+    /// Whether the log says that it has slept too long.
+    pub(super) fn is_reported(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// `pid 246 "lab-ab" waits for mutex labcrash_b, in labcrash_ab()`
+    pub(super) fn in_a_row(&self) -> String {
+        let place = self.function.as_ref().filter(|_| self.is_of_a_lock());
+        let place = place.map(|name| format!(", in {name}()")).unwrap_or_default();
+        format!("pid {} \"{}\" waits for {}{place}", self.pid, self.comm, self.sentence())
+    }
+
     /// Whether a lock was found.
     pub(super) fn is_of_a_lock(&self) -> bool {
         self.lock.is_some()

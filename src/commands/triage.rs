@@ -124,6 +124,8 @@ pub(super) struct Triage<'d> {
     /// See [`signature`].
     pub(super) signature: Option<String>,
     pub(super) coarse_signature: Option<String>,
+    /// The tasks for whose sleep the kernel panicked (`hung_task_panic`), in words.
+    hung: Vec<String>,
     /// Lists of free objects that are smashed.
     slab_damage: Vec<Damage>,
     /// Blocked tasks that wait for a lock, those in a deadlock first.
@@ -166,14 +168,20 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
     let blocked: Vec<&Task> =
         kernel.tasks().all().iter().map(AsRef::as_ref).filter(|t: &&Task| t.state == 'D').collect();
     let taints = taint::of_kernel(kernel).unwrap_or(0);
+    let panic = log::panic_message(log).map(str::to_owned);
     let mut locks = locks::blocked(kernel, false, context)?;
+    let by_watch = panic.as_ref().is_some_and(|message| message.contains("hung_task: "));
+    let hung: Vec<String> =
+        locks.iter().filter(|b| by_watch && b.is_reported()).map(Blocked::in_a_row).collect();
     locks.retain(Blocked::is_of_a_lock);
-    let culprit = crashed.and(trace).and_then(|t| culprit(kernel, t));
+    // Of khungtaskd's own stack nothing is to blame.
+    let culprit = crashed.and(trace).filter(|_| hung.is_empty()).and_then(|t| culprit(kernel, t));
     let signatures =
         crashed.and(trace).map(|t| signatures(kernel, t, exception.as_deref(), culprit.as_ref()));
     let (signature, coarse_signature) = signatures.unzip();
     Ok(Triage {
-        panic: log::panic_message(log).map(str::to_owned),
+        panic,
+        hung,
         release: kernel.utsname().release,
         pid: crashed.and_then(Task::known_pid),
         comm: crashed.and_then(Task::known_comm),
@@ -293,8 +301,24 @@ fn last_words(log: &Log, lines: usize) -> &[log::Record] {
     log.records.get(end.saturating_sub(lines)..end).unwrap_or_default()
 }
 
+/// Whether the innermost exception is a page fault that the kernel was about to mend: what
+/// came of that is to blame, no memory or a file system, and not the access.
+fn mended(kernel: &Kernel, trace: &Trace) -> bool {
+    let inward = trace.frames.iter().take_while(|f| f.kind == FrameKind::Call);
+    let mut names = inward.filter_map(|f| bt::place(kernel, f.lookup_pc())).map(|place| place.name);
+    names.any(|name| name == "handle_mm_fault")
+}
+
+/// Which frame an exception interrupted that led to the crash.
+fn interrupted(kernel: &Kernel, trace: &Trace) -> Option<usize> {
+    trace.frames.iter().position(|f| f.kind == FrameKind::Regs).filter(|_| !mended(kernel, trace))
+}
+
 /// The exception's entry on the way to the crash: `page fault`.
 fn exception(kernel: &Kernel, trace: &Trace) -> Option<String> {
+    if mended(kernel, trace) {
+        return None;
+    }
     let by = trace.frames.iter().find_map(|f| {
         let name = bt::place(kernel, f.lookup_pc()).filter(|_| f.kind == FrameKind::Call)?.name;
         entry::exception(name)
@@ -332,7 +356,7 @@ fn signatures(
     exception: Option<&str>,
     culprit: Option<&Culprit<'_>>,
 ) -> (String, String) {
-    let start = trace.frames.iter().position(|f| f.kind == FrameKind::Regs).unwrap_or(0);
+    let start = interrupted(kernel, trace).unwrap_or(0);
     let frames = trace.frames.iter().skip(start).filter(|f| f.kind != FrameKind::User);
     let names = frames.filter_map(|f| Some(bt::place(kernel, f.lookup_pc())?.name));
     let names = names.filter(|name| !reporter(name)).take(signature::FRAMES);
@@ -352,7 +376,7 @@ fn reporter(name: &str) -> bool {
 /// The frame to look at first.
 fn culprit<'a>(kernel: &'a Kernel, trace: &Trace) -> Option<Culprit<'a>> {
     let mut places = Places::default();
-    let exact = trace.frames.iter().position(|f| f.kind == FrameKind::Regs);
+    let exact = interrupted(kernel, trace);
     let (first, rule) = match exact {
         Some(i) => (i, "the instruction that the exception interrupted"),
         None => {

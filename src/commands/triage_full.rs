@@ -62,6 +62,7 @@ impl Triage<'_> {
         if let Some(by) = self.by() {
             row!(screen, "by {by}")?;
         }
+        self.hung.iter().try_for_each(|task| row!(screen, "HUNG: {task}"))?;
         if let Some(culprit) = &self.culprit {
             self.accuse(culprit, screen)?;
         }

@@ -12,6 +12,7 @@ use crate::commands::Result;
 use crate::commands::bt::{self, Places};
 use crate::commands::locks::Blocked;
 use crate::commands::log::{Form, write_record};
+use crate::linux::memory::looks::looks;
 use crate::linux::registers::TaskRegisters;
 use crate::linux::taint;
 use crate::text::{Rows, Screen, row};
@@ -24,6 +25,8 @@ const ROWS: RangeInclusive<usize> = 24..=40;
 const SOURCE: usize = 1;
 /// Frames of the stack.
 const FRAMES: usize = 7;
+/// Tasks that hung.
+const HUNG: usize = 3;
 /// CPUs that are not idle.
 const CPUS: usize = 2;
 /// Different stacks of blocked tasks.
@@ -83,6 +86,7 @@ impl Triage<'_> {
         if let Some(lost) = kernel.dump().incomplete() {
             row!(screen, "THE DUMP IS INCOMPLETE: {lost}")?;
         }
+        self.hung.iter().take(HUNG).try_for_each(|task| row!(screen, "HUNG: {task}"))?;
         let Some(culprit) = &self.culprit else { return Ok(()) };
         row!(screen)?;
         row!(screen, "LIKELY CULPRIT: {}", Self::suspect(culprit))?;
@@ -128,6 +132,9 @@ impl Triage<'_> {
             row!(screen, "INSTRUCTION: {}", with_registers(found, &at.regs))?;
         }
         row!(screen, "{}", full::code(kernel, at.rip, BEFORE, AFTER))?;
+        if let Some(looks) = looks(at.rip).filter(|_| at.instruction.is_none()) {
+            row!(screen, "    {:#x} looks like {looks}", at.rip)?;
+        }
         at.odd_operands(kernel).iter().try_for_each(|operand| row!(screen, "    {operand}"))
     }
 

@@ -235,7 +235,7 @@ fn seconds(text: &str) -> Option<u64> {
 
 /// Words by which the line that tells of a crash is known, the surest first
 /// (crash's list, `task.c`).
-const PANIC: [&str; 18] = [
+const PANIC: [&str; 20] = [
     "SysRq : Crash",
     "SysRq : Trigger a crash",
     "SysRq : Netdump",
@@ -254,6 +254,9 @@ const PANIC: [&str; 18] = [
     "[Hardware Error]: ",
     "Bad mode in ",
     "Oops: ",
+    "stack guard page: ",
+    // What else `die()` is called for.
+    " [#1]",
 ];
 
 /// The line of the log that says why the kernel died.
@@ -284,6 +287,10 @@ mod tests {
         let by = "kernel stack overflow (double-fault): 0000 [#1] SMP PTI";
         let overflow = Log { records: vec![record(by)], ..Log::default() };
         assert_eq!(panic_message(&overflow), Some(by));
+        for by in ["stack guard page: 0000 [#1] PREEMPT SMP NOPTI", "invalid opcode: 0000 [#1] SMP"] {
+            let log = Log { records: vec![record("before"), record(by)], ..Log::default() };
+            assert_eq!(panic_message(&log), Some(by));
+        }
         log.records.push(record("Kernel panic - not syncing: Fatal exception"));
         assert_eq!(panic_message(&log), Some("Kernel panic - not syncing: Fatal exception"));
     }
