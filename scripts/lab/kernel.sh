@@ -104,7 +104,10 @@ fetch_debug() { # of 4 GB of debug info, that of vmlinux and of the modules that
 }
 
 build_module() {
-	[ ! -e "$B/labcrash.ko" ] || return 0
+	if [ -e "$B/labcrash.ko" ]; then
+		! cmp -s "$HERE/guest/labcrash.c" "$B/mod/labcrash.c" || return 0
+		rm -f "$B"/initrd-*.img "$OUT/$KVER"/*/.done # they have another build's
+	fi
 	mkdir -p "$B/mod"
 	cp "$HERE/guest/labcrash.c" "$B/mod/"
 	echo 'obj-m := labcrash.o' > "$B/mod/Makefile"
@@ -157,7 +160,7 @@ guest_makedumpfile() { # guest_makedumpfile ROOT: with the libraries it is to ru
 
 build_initrd() { # build_initrd full|ci|kdump
 	local r=$B/root-$1
-	[ ! -e "$B/initrd-$1.img" ] || return 0
+	! [ "$B/initrd-$1.img" -nt "$HERE/guest/init" ] || return 0
 	rm -rf "$r"
 	mkdir -p "$r/bin" "$r/etc"
 	cp "$(guest_tool busybox)" "$r/bin/busybox"

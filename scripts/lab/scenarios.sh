@@ -107,6 +107,11 @@ kdump_small() { # kdump_small TRIGGER: a panic of a small guest with a deadlock 
 }
 sc_kdump_smash()    { kdump_small smash; }
 sc_kdump_listdel()  { kdump_small listdel; }
+sc_kdump_uaf()      { kdump_small uaf; }
+sc_kdump_overflow() { kdump_small overflow; }
+sc_kdump_lockup()   { kdump_small lockup; }
+sc_kdump_oom()      { kdump_small oom; }
+sc_kdump_hung()     { kdump_small hung; }
 sc_kdump_bug()      { MEM=640M kdump_guest bug file "l31.kdump:-l+-d+31"; }
 sc_kdump_scale() {
 	EXTRA="lab.scale=5500 lab.sleeps=100" BOOT_LIMIT=${BOOT_LIMIT:-300} KDUMP_LIMIT=400 MEM=1024M kdump_guest sysrq file "z31.kdump:-z+-d+31"

@@ -13,6 +13,9 @@
  *   smash      run over the end of a kmalloc object with UTF-16 text, then allocate:
  *              the free object behind it had its link there
  *   listdel    remove a list entry twice
+ *   uaf        call through an object that was freed and has other contents by now
+ *   overflow   recurse until the kernel stack's guard page is hit
+ *   lockup     spin with preemption off and interrupts on (a soft lockup)
  *   abba       two threads that take two mutexes in opposite order, and one that waits
  *              for a rw_semaphore which the first holds; the writer goes on
  */
@@ -178,6 +181,46 @@ static noinline __attribute__((noipa)) void labcrash_listdel(void)
 	list_del(&labcrash_records[1].list);
 }
 
+struct lab_ops {
+	void (*done)(struct lab_ops *ops);
+	u64 pad[7];
+};
+
+static noinline __attribute__((noipa)) void labcrash_complete(struct lab_ops *ops)
+{
+	ops->done(ops);
+	labcrash_sink++;
+}
+
+static noinline __attribute__((noipa)) void labcrash_uaf(void)
+{
+	struct lab_ops *ops = kzalloc(sizeof(*ops), GFP_KERNEL);
+	char *next;
+
+	preempt_disable();
+	kfree(ops);
+	/* the freed object comes back to another owner, who writes text to it */
+	next = kmalloc(sizeof(*ops), GFP_ATOMIC);
+	memset(next, 'k', sizeof(*ops));
+	labcrash_complete(ops);
+	preempt_enable();
+}
+
+static noinline __attribute__((noipa)) int labcrash_recurse(int depth)
+{
+	volatile char room[256];
+
+	room[depth & 255] = depth;
+	return labcrash_recurse(depth + 1) + room[(depth + 1) & 255];
+}
+
+static noinline __attribute__((noipa)) void labcrash_lockup(void)
+{
+	preempt_disable();
+	for (;;)
+		cpu_relax();
+}
+
 static DEFINE_MUTEX(labcrash_a);
 static DEFINE_MUTEX(labcrash_b);
 static DECLARE_RWSEM(labcrash_rwsem);
@@ -243,6 +286,12 @@ static ssize_t labcrash_write(struct file *f, const char __user *ub, size_t n, l
 		labcrash_smash();
 	else if (!strcmp(buf, "listdel"))
 		labcrash_listdel();
+	else if (!strcmp(buf, "uaf"))
+		labcrash_uaf();
+	else if (!strcmp(buf, "overflow"))
+		labcrash_sink = labcrash_recurse(0);
+	else if (!strcmp(buf, "lockup"))
+		labcrash_lockup();
 	else if (!strcmp(buf, "abba"))
 		labcrash_deadlock();
 	else
