@@ -228,11 +228,15 @@ impl Blocked {
         self.log.is_some()
     }
 
-    /// `pid 246 "lab-ab" waits for mutex labcrash_b, in labcrash_ab()`
+    /// `pid 246 "lab-ab" waits for mutex labcrash_b`
     pub(super) fn in_a_row(&self) -> String {
+        format!("pid {} \"{}\" waits for {}", self.pid, self.comm, self.sentence())
+    }
+
+    /// The same, and where.
+    pub(super) fn with_place(&self) -> String {
         let place = self.function.as_ref().filter(|_| self.is_of_a_lock());
-        let place = place.map(|name| format!(", in {name}()")).unwrap_or_default();
-        format!("pid {} \"{}\" waits for {}{place}", self.pid, self.comm, self.sentence())
+        self.in_a_row() + &place.map(|name| format!(", in {name}()")).unwrap_or_default()
     }
 
     /// Whether a lock was found.

@@ -164,7 +164,11 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
     };
     let shown = shown.map(|t| (t, unwind::with_crash_path(kernel, t)));
     let trace = shown.as_ref().map(|(_, trace)| trace);
-    let exception = trace.and_then(|t| exception(kernel, t));
+    let mended = trace.is_some_and(|t| mended(kernel, t));
+    let exception = trace.filter(|_| !mended).and_then(|t| exception(kernel, t));
+    // Which frame an exception interrupted that led to the crash.
+    let exact =
+        trace.filter(|_| !mended).and_then(|t| t.frames.iter().position(|f| f.kind == FrameKind::Regs));
     let blocked: Vec<&Task> =
         kernel.tasks().all().iter().map(AsRef::as_ref).filter(|t: &&Task| t.state == 'D').collect();
     let taints = taint::of_kernel(kernel).unwrap_or(0);
@@ -172,12 +176,12 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
     let mut locks = locks::blocked(kernel, false, context)?;
     let by_watch = panic.as_ref().is_some_and(|message| message.contains("hung_task: "));
     let hung: Vec<String> =
-        locks.iter().filter(|b| by_watch && b.is_reported()).map(Blocked::in_a_row).collect();
+        locks.iter().filter(|b| by_watch && b.is_reported()).map(Blocked::with_place).collect();
     locks.retain(Blocked::is_of_a_lock);
     // Of khungtaskd's own stack nothing is to blame.
-    let culprit = crashed.and(trace).filter(|_| hung.is_empty()).and_then(|t| culprit(kernel, t));
+    let culprit = crashed.and(trace).filter(|_| hung.is_empty()).and_then(|t| culprit(kernel, t, exact));
     let signatures =
-        crashed.and(trace).map(|t| signatures(kernel, t, exception.as_deref(), culprit.as_ref()));
+        crashed.and(trace).map(|t| signatures(kernel, t, exact, exception.as_deref(), culprit.as_ref()));
     let (signature, coarse_signature) = signatures.unzip();
     Ok(Triage {
         panic,
@@ -309,16 +313,8 @@ fn mended(kernel: &Kernel, trace: &Trace) -> bool {
     names.any(|name| name == "handle_mm_fault")
 }
 
-/// Which frame an exception interrupted that led to the crash.
-fn interrupted(kernel: &Kernel, trace: &Trace) -> Option<usize> {
-    trace.frames.iter().position(|f| f.kind == FrameKind::Regs).filter(|_| !mended(kernel, trace))
-}
-
 /// The exception's entry on the way to the crash: `page fault`.
 fn exception(kernel: &Kernel, trace: &Trace) -> Option<String> {
-    if mended(kernel, trace) {
-        return None;
-    }
     let by = trace.frames.iter().find_map(|f| {
         let name = bt::place(kernel, f.lookup_pc()).filter(|_| f.kind == FrameKind::Call)?.name;
         entry::exception(name)
@@ -353,11 +349,11 @@ fn fault_address(log: &Log, exception: Option<&str>) -> Option<u64> {
 fn signatures(
     kernel: &Kernel,
     trace: &Trace,
+    exact: Option<usize>,
     exception: Option<&str>,
     culprit: Option<&Culprit<'_>>,
 ) -> (String, String) {
-    let start = interrupted(kernel, trace).unwrap_or(0);
-    let frames = trace.frames.iter().skip(start).filter(|f| f.kind != FrameKind::User);
+    let frames = trace.frames.iter().skip(exact.unwrap_or(0)).filter(|f| f.kind != FrameKind::User);
     let names = frames.filter_map(|f| Some(bt::place(kernel, f.lookup_pc())?.name));
     let names = names.filter(|name| !reporter(name)).take(signature::FRAMES);
     let exception = exception.and_then(|e| e.split(' ').next()).unwrap_or("panic");
@@ -374,9 +370,8 @@ fn reporter(name: &str) -> bool {
 }
 
 /// The frame to look at first.
-fn culprit<'a>(kernel: &'a Kernel, trace: &Trace) -> Option<Culprit<'a>> {
+fn culprit<'a>(kernel: &'a Kernel, trace: &Trace, exact: Option<usize>) -> Option<Culprit<'a>> {
     let mut places = Places::default();
-    let exact = interrupted(kernel, trace);
     let (first, rule) = match exact {
         Some(i) => (i, "the instruction that the exception interrupted"),
         None => {

@@ -125,8 +125,7 @@ impl Triage<'_> {
     pub(super) fn deadlocks(&self, screen: &mut Screen<'_>) -> io::Result<()> {
         let stuck: Vec<&Blocked> = self.locks.iter().filter(|b| b.is_stuck()).collect();
         for blocked in stuck.iter().take(SHOWN) {
-            let (pid, comm) = (blocked.pid, &blocked.comm);
-            row!(screen, "    DEADLOCK: pid {pid} \"{comm}\" waits for {}", blocked.sentence())?;
+            row!(screen, "    DEADLOCK: {}", blocked.in_a_row())?;
         }
         match stuck.len().saturating_sub(SHOWN) {
             0 => Ok(()),

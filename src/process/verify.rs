@@ -342,8 +342,7 @@ fn text_relocations(found: &FoundFile, image: &Image) -> Vec<u64> {
         return Vec::new();
     }
     let (Some(at), Some(size)) = (entry(DT_RELA), entry(DT_RELASZ)) else { return Vec::new() };
-    let load = |p: &&ProgramHeader| p.kind == PT_LOAD && p.vaddr <= at && at - p.vaddr < p.filesz;
-    let Some(load) = image.phdrs.iter().find(load) else { return Vec::new() };
+    let Some(load) = image.load_of(at) else { return Vec::new() };
     let raw = load.offset.checked_add(at - load.vaddr).and_then(|o| bytes(o, size)).unwrap_or_default();
     let mut offsets: Vec<u64> = relocated_places(&raw).collect();
     offsets.sort_unstable();

@@ -140,24 +140,26 @@ fn what_lies_at_the_end_of_all_addresses_is_no_task() {
     assert_eq!(why, "no list of tasks goes through init_task");
 }
 
+/// Members of task_struct that are found in every way.
+const FOUND: [(&str, u64); 11] = [
+    ("stack", STACK),
+    ("flags", FLAGS),
+    ("tasks", LIST),
+    ("mm", MM),
+    ("exit_state", EXIT),
+    ("pid", PID),
+    ("tgid", PID + 4),
+    ("real_parent", PARENT),
+    ("comm", COMM),
+    ("thread.sp", SP),
+    ("signal", SIGNAL),
+];
+
 #[test]
 fn members_are_found_by_what_they_hold() {
     let found = derived(|_| ()).unwrap();
     let at = |ty: &str, path: &str| found.field(ty, path).map(|f| f.offset);
-    for (path, offset) in [
-        ("stack", STACK),
-        ("flags", FLAGS),
-        ("tasks", LIST),
-        ("mm", MM),
-        ("exit_state", EXIT),
-        ("pid", PID),
-        ("tgid", PID + 4),
-        ("real_parent", PARENT),
-        ("thread_group", GROUP),
-        ("comm", COMM),
-        ("thread.sp", SP),
-        ("signal", SIGNAL),
-    ] {
+    for (path, offset) in FOUND.into_iter().chain([("thread_group", GROUP)]) {
         assert_eq!(at("task_struct", path), Some(offset), "{path}");
     }
     assert_eq!(
@@ -319,21 +321,7 @@ fn what_types_with_holes_lack_is_derived_from_what_is_there() {
     let view = m.view();
     let own = Arc::new(derived::Derived::default());
     let found = derived::over(own, view.space(), view.symbols()).unwrap();
-    for (path, offset) in [
-        ("stack", STACK),
-        ("flags", FLAGS),
-        ("tasks", LIST),
-        ("mm", MM),
-        ("exit_state", EXIT),
-        ("pid", PID),
-        ("tgid", PID + 4),
-        ("real_parent", PARENT),
-        ("comm", COMM),
-        ("thread.sp", SP),
-        ("signal", SIGNAL),
-        ("sighand", SIGNAL + 8),
-        ("group_leader", LEADER),
-    ] {
+    for (path, offset) in FOUND.into_iter().chain([("sighand", SIGNAL + 8), ("group_leader", LEADER)]) {
         assert_eq!(found.field("task_struct", path).map(|f| f.offset), Some(offset), "{path}");
     }
     assert_eq!(found.field("rq", "curr"), None);
