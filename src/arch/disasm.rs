@@ -1,6 +1,6 @@
 //! Instructions: their text, in gdb's style, and what they work with.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Formatter, GasFormatter, Mnemonic, OpKind};
+use iced_x86::{Code, Decoder, DecoderOptions, EncodingKind, Formatter, GasFormatter, Mnemonic, OpKind};
 
 use super::Register;
 
@@ -22,6 +22,8 @@ pub struct Instruction {
     pub call: bool,
     /// Whether nothing runs into the next instruction: a return, a jump, ud2.
     pub ends: bool,
+    /// Whether it goes on at what lies on top of the stack.
+    pub returns: bool,
     /// The registers that its operands name, each once, the destination's first.
     pub registers: Vec<Register>,
     /// The memory that it works with.
@@ -38,6 +40,8 @@ pub struct Memory {
     segment: Option<Register>,
     /// The operand is where the next instruction is, plus a number, or has no registers.
     absolute: bool,
+    /// The address has to be a multiple of so many bytes, or the processor refuses it.
+    pub alignment: u64,
 }
 
 impl Memory {
@@ -80,6 +84,7 @@ pub fn decode(code: &[u8], at: u64) -> Option<Instruction> {
             target: None,
             call: false,
             ends: false,
+            returns: false,
             registers,
             memory: None,
         });
@@ -123,6 +128,7 @@ pub fn decode(code: &[u8], at: u64) -> Option<Instruction> {
             instruction.mnemonic(),
             Mnemonic::Ret | Mnemonic::Jmp | Mnemonic::Ud2 | Mnemonic::Iretq
         ),
+        returns: instruction.mnemonic() == Mnemonic::Ret,
         registers,
         memory,
     })
@@ -153,12 +159,37 @@ fn explicit(instruction: &iced_x86::Instruction) -> Memory {
         displacement: instruction.memory_displacement64(),
         segment,
         absolute: base.is_none() && index.is_none(),
+        alignment: alignment(instruction),
     }
+}
+
+/// SDM, volume 1, 4.1.1: operands of 16 bytes and more whose moves say "aligned" or "non-temporal", and
+/// those of 16 bytes of all other instructions of SSE, which were before AVX and do not say "unaligned".
+fn alignment(instruction: &iced_x86::Instruction) -> u64 {
+    use Mnemonic as M;
+    let size = instruction.memory_size().size() as u64;
+    let aligned = match instruction.mnemonic() {
+        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovdqa32 | M::Vmovdqa64 => true,
+        M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa => true,
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => false,
+        // cmpxchg16b is none of SSE, and wants it, too.
+        M::Cmpxchg16b => true,
+        _ => instruction.code().encoding() == EncodingKind::Legacy && instruction.memory_size().is_packed(),
+    };
+    if aligned && size >= 16 { size } else { 1 }
 }
 
 /// What `rep movs` and its like work with.
 fn through(register: Register) -> Memory {
-    Memory { base: Some(register), index: None, scale: 1, displacement: 0, segment: None, absolute: false }
+    Memory {
+        base: Some(register),
+        index: None,
+        scale: 1,
+        displacement: 0,
+        segment: None,
+        absolute: false,
+        alignment: 1,
+    }
 }
 
 /// The whole of the register, if it is one of the sixteen.
@@ -219,6 +250,25 @@ mod tests {
         let gs = |r| (r == Register::GsBase).then_some(0xffff_8880_0000_0000);
         assert_eq!(percpu.memory.unwrap().address(&gs), Some(0xffff_8880_0000_0040));
         assert_eq!(percpu.memory.unwrap().absolute(), None);
+    }
+
+    #[test]
+    fn alignment_is_that_of_the_processor() {
+        let wants = |code: &[u8]| decode(code, 0).unwrap().memory.unwrap().alignment;
+        let rows: [(&[u8], u64); 9] = [
+            (&[0x0f, 0x29, 0x04, 0x24], 16),             // movaps %xmm0,(%rsp)
+            (&[0x0f, 0x11, 0x04, 0x24], 1),              // movups %xmm0,(%rsp)
+            (&[0x66, 0x0f, 0xfe, 0x06], 16),             // paddd (%rsi),%xmm0
+            (&[0xf2, 0x0f, 0x58, 0x06], 1),              // addsd (%rsi),%xmm0
+            (&[0xc5, 0xf9, 0xfe, 0x06], 1),              // vpaddd (%rsi),%xmm0,%xmm0
+            (&[0xc5, 0xfd, 0x6f, 0x06], 32),             // vmovdqa (%rsi),%ymm0
+            (&[0x62, 0xf1, 0x7d, 0x48, 0x6f, 0x06], 64), // vmovdqa32 (%rsi),%zmm0
+            (&[0x48, 0x0f, 0xc7, 0x0e], 16),             // cmpxchg16b (%rsi)
+            (&[0x48, 0x8b, 0x06], 1),                    // mov (%rsi),%rax
+        ];
+        for (code, bytes) in rows {
+            assert_eq!(wants(code), bytes, "{code:02x?}");
+        }
     }
 
     #[test]

@@ -36,6 +36,90 @@ fn each_way_to_die_has_its_words() {
     }
 }
 
+/// What the processor refused, and what no signal says: in words, with a whole stack.
+#[test]
+fn each_mistake_has_its_words() {
+    let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
+    // What `sys` says, and what `why` says of the address that it names.
+    let cases = [
+        ("overrun", "SIGABRT (aborted)", "malloc(): corrupted top size", ""),
+        ("smash", "SIGABRT (aborted)", "*** stack smashing detected ***", ""),
+        (
+            "jump",
+            "SI_KERNEL",
+            "a jump to 0x4141414141414141, which can be no address (not canonical); it looks like text \"AAAAAAAA\"",
+            "no mapping of the process covers 0x4141414141414141",
+        ),
+        ("lost-return", "SI_KERNEL", "a return to 0x4141414141414141, which can be no", "no mapping of the"),
+        (
+            "wild",
+            "SI_KERNEL",
+            "an access to 0x8000000000000000, which can be no",
+            "no mapping of the process",
+        ),
+        (
+            "misaligned",
+            "SI_KERNEL",
+            "8, which is no multiple of 16, as this instruction",
+            "the byte is in the core",
+        ),
+        ("read-only", "SEGV_ACCERR", "REFUSED: a mapping that is r--p: ", "/ends at file offset 0x"),
+        (
+            "no-exec",
+            "SEGV_ACCERR",
+            "REFUSED: code was to run in a mapping that is rw-p: ",
+            "/ends at file offset 0x",
+        ),
+        ("pkey", "SEGV_PKUERR (a protection key forbids it) at 0x", "", "is in the core"),
+        ("cpu-time", "SIGXCPU (CPU time limit exceeded), SI_TKILL", "", ""),
+        ("named", "SEGV_MAPERR (no mapping there) at 0x8", "", "no mapping of the process covers 0x8"),
+        (
+            "nameless",
+            "COMMAND: ",
+            "SEGV_MAPERR (no mapping there) at 0x8",
+            "no mapping of the process covers 0x8",
+        ),
+    ];
+    for (way, wanted, more, of_address) in cases {
+        if way == "pkey" && !fs::read_to_string("/proc/cpuinfo").is_ok_and(|cpu| cpu.contains(" ospke")) {
+            crate::support::not_here("this processor has no protection keys");
+            continue;
+        }
+        let core = ends.core(way, DEFAULT);
+        let (ok, sys, _) = corestub(&["sys", text(&core)]);
+        assert!(ok && sys.contains(wanted) && sys.contains(more), "{way}: {sys}");
+        let told = json(&["sys", text(&core)]);
+        let refused = told["refused"].as_str().unwrap_or_default();
+        let address = told["siginfo"]["address"]
+            .as_str()
+            .or_else(|| refused.split([' ', ',']).find(|w| w.starts_with("0x")));
+        assert_eq!(address.is_none(), of_address.is_empty(), "{way}: {sys}");
+        if let Some(address) = address {
+            let (ok, why, _) = corestub(&["why", text(&core), address]);
+            assert!(ok && why.contains(of_address), "{way}: {why}");
+        }
+        let stack = stack(&[text(&core)]);
+        let names = symbols(&stack);
+        assert!(stack["ended"].is_null() && names.last().unwrap() == "_start", "{way}: {stack}");
+        // Where the caller is gone, what is shown as it is what was written there, and the rest is a guess.
+        let lost = names.iter().position(|name| ["smash", "lose"].contains(&name.as_str()));
+        assert!(lost.is_some() || names.contains(&"main".to_owned()), "{way}: {stack}");
+        if let Some(lost) = lost {
+            assert_eq!(stack["frames"][lost + 1]["pc"], "0x4141414141414141", "{way}: {stack}");
+        }
+    }
+    // Whatever it is called, it is one line; machines get the name as it is.
+    let core = ends.core("named", DEFAULT);
+    for command in ["sys", "bt", "ps", "maps"] {
+        let (_, shown, _) = corestub(&[command, text(&core)]);
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+        assert!(!shown.contains("new\n"), "{shown}");
+    }
+    assert_eq!(json(&["ps", text(&core)])[0]["comm"], "new\nname\u{1b}[31m");
+    let nameless = json(&["sys", text(&ends.core("nameless", DEFAULT))]);
+    assert_eq!((&nameless["executable"], &nameless["comm"]), (&text(&ends.program()).into(), &"exe".into()));
+}
+
 /// musl's libc has no unwind information: its own instructions tell.
 #[test]
 fn a_stack_in_musl_is_whole_without_rules() {

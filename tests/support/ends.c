@@ -20,10 +20,22 @@ __attribute__((noinline)) int recurse(int n) {
 	b[0] = n;
 	return recurse(n + 1) + b[0];
 }
+__attribute__((noinline, optimize("stack-protector-all"))) int smash(int n) {
+	volatile char b[8];
+	for (int i = 0; i < n; i++)
+		b[i] = 'A';
+	return b[0];
+}
+__attribute__((noinline)) int lose(void) {
+	((void *volatile *)__builtin_frame_address(0))[1] = (void *)0x4141414141414141;
+	return 1;
+}
 __attribute__((noinline)) void handler(int s) {
 	signal(s, SIG_DFL);
 	abort();
 }
+
+static char aligned[32] __attribute__((aligned(16)));
 
 int main(int argc, char **argv) {
 	const char *way = argc > 1 ? argv[1] : "divide";
@@ -50,6 +62,14 @@ int main(int argc, char **argv) {
 		free(p);
 		free(p);
 	}
+	if (strcmp(way, "overrun") == 0) {
+		char *volatile p = malloc(24);
+		for (int i = 0; i < 32; i++) /* into the size of the free rest */
+			((volatile char *)p)[i] = 'A';
+		p = malloc(4096);
+	}
+	if (strcmp(way, "smash") == 0)
+		return smash(64 * argc);
 	if (strcmp(way, "int3") == 0)
 		__asm__ volatile("int3");
 	if (strcmp(way, "ud2") == 0)
@@ -62,6 +82,36 @@ int main(int argc, char **argv) {
 		void (*volatile f)(void) = 0;
 		f();
 	}
+	if (strcmp(way, "jump") == 0) {
+		void (*volatile f)(void) = (void *)0x4141414141414141;
+		f();
+	}
+	if (strcmp(way, "lost-return") == 0)
+		return lose();
+	if (strcmp(way, "misaligned") == 0) {
+		char *volatile p = aligned + 8;
+		__asm__ volatile("movaps %%xmm0, (%0)" ::"r"(p));
+	}
+	if (strcmp(way, "no-exec") == 0) {
+		static char code[16] = {(char)0xc3};
+		void (*volatile f)(void) = (void *)code;
+		f();
+	}
+	if (strcmp(way, "cpu-time") == 0) {
+		signal(SIGXCPU, SIG_DFL);
+		raise(SIGXCPU);
+	}
+	if (strcmp(way, "named") == 0) {
+		prctl(PR_SET_NAME, "new\nname\033[31m");
+		*(volatile int *)8 = 1;
+	}
+	if (strcmp(way, "nameless") == 0) {
+		/* Itself once more, with no word and no environment (Linux 5.18 gives it an empty word). */
+		char *none[] = {0};
+		execve("/proc/self/exe", none, none);
+	}
+	if (argc == 0 || !*argv[0])
+		return *(volatile int *)8;
 	if (strcmp(way, "kill") == 0) {
 		/* ignored where a shell put the tests into the background */
 		signal(SIGQUIT, SIG_DFL);
@@ -74,6 +124,13 @@ int main(int argc, char **argv) {
 		return ftruncate(fd, 100) + ((volatile char *)p)[5000];
 	}
 #ifndef PLAIN
+	if (strcmp(way, "pkey") == 0) {
+		char *p = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+		if (key < 0)
+			return 77; /* no keys in this processor, or in this kernel */
+		return pkey_mprotect(p, 4096, PROT_READ | PROT_WRITE, key) + ((volatile char *)p)[8];
+	}
 	if (strcmp(way, "seccomp") == 0) {
 		struct sock_filter f[] = {
 			BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),

@@ -117,6 +117,8 @@ def of_process(what):
         "" if threads == 1 else "s")]
     if what.get("died_of"):
         lines.append("Signal: {}".format(what["died_of"]))
+    if what.get("refused"):
+        lines.append("Refused: {}".format(what["refused"]))
     if what.get("abort_message"):
         lines.append("Message: {}".format(what["abort_message"]))
     if what.get("exception"):

@@ -1,6 +1,7 @@
 //! The commands' answers for a userspace core.
 
 pub(super) mod bt;
+mod fault;
 pub(super) mod maps;
 pub(super) mod ps;
 pub(super) mod sys;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Place, REINSTALL, spaced};
+use super::{Place, REINSTALL, fault, spaced};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::commands::{Answer, Context, NoArguments, Result, Text};
@@ -29,6 +29,9 @@ struct Sys {
     signal: Option<String>,
     siginfo: Option<SigInfo>,
     died_of: Option<String>,
+    /// What the instruction wanted, where the signal does not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
     /// What glibc said as it aborted.
     #[serde(skip_serializing_if = "Option::is_none")]
     abort_message: Option<String>,
@@ -77,6 +80,9 @@ impl Text for Sys {
         if let Some(died_of) = &self.died_of {
             line("SIGNAL", died_of)?;
         }
+        if let Some(refused) = &self.refused {
+            line("REFUSED", refused)?;
+        }
         if let Some(message) = &self.abort_message {
             line("MESSAGE", message)?;
         }
@@ -112,7 +118,8 @@ fn collect(process: &Process) -> Sys {
     let core = process.core();
     let psinfo = core.psinfo.as_ref();
     let first = process.threads().first();
-    let pc = first.and_then(|t| process.general_regs(t)?.get(Register::Rip));
+    let regs = first.and_then(|t| process.general_regs(t));
+    let pc = regs.as_ref().and_then(|r| r.get(Register::Rip));
     let siginfo = first.and_then(|t| t.siginfo.as_ref()).and_then(|at| SigInfo::parse(&core.note(at)));
     let signal = first.map(|t| t.signal).filter(|&s| s != 0).map(u32::from);
     let died_of = match (&siginfo, signal) {
@@ -155,6 +162,7 @@ fn collect(process: &Process) -> Sys {
         }
         _ => f.name.clone(),
     };
+    let refused = siginfo.as_ref().and_then(|info| fault::explain(process, regs.as_ref()?, info));
     Sys {
         core: core.path.display().to_string(),
         command_line: procfs::command_line(process),
@@ -169,6 +177,7 @@ fn collect(process: &Process) -> Sys {
         signal: signal.map(signal::name),
         siginfo,
         died_of,
+        refused,
         abort_message: aborted.then(|| last_words::abort_message(process)).flatten(),
         exception: first.filter(|_| aborted).and_then(|t| last_words::exception(process, t)),
         signal_stack: signal_stack.map(|s| format!("{:#x}-{:#x}", s.range.start, s.range.end)),

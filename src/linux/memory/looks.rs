@@ -120,7 +120,8 @@ fn pattern(value: u64) -> Option<String> {
 }
 
 /// A piece of a text, as bytes or as UTF-16: whatever cannot be shown is a dot.
-fn text(value: u64) -> Option<String> {
+#[must_use]
+pub(crate) fn text(value: u64) -> Option<String> {
     let bytes = value.to_le_bytes();
     // A text may end in this word: then zeros follow.
     let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
