@@ -211,6 +211,27 @@ fn same_file(one: &Path, other: &Path) -> bool {
     id(one).is_some_and(|one| Some(one) == id(other))
 }
 
+/// Where a file of this name lies below `root`. The folders that the name goes into and out
+/// of again are made, since the system walks through them (`$ORIGIN/../lib`); a hostile one
+/// does not lead out of `root`.
+fn lay_way(root: &Path, name: &Path) -> Option<PathBuf> {
+    let (mut way, mut depth) = (root.to_owned(), 0usize);
+    for part in name.strip_prefix("/").ok()?.components() {
+        match part {
+            Component::Normal(part) => way.push(part),
+            Component::ParentDir => {
+                fs::create_dir_all(&way).ok()?;
+                depth = depth.checked_sub(1)?;
+                way.pop();
+                continue;
+            }
+            _ => return None,
+        }
+        depth += 1;
+    }
+    (depth > 0).then_some(way)
+}
+
 /// A folder that goes with the program.
 struct Folder {
     path: PathBuf,
@@ -263,10 +284,7 @@ impl Folder {
     fn lay_root(&self, files: HashMap<String, Provided>) -> PathBuf {
         let root = self.path.join(ROOT);
         for (name, provided) in files {
-            // A hostile name must not lead out of the folder.
-            let relative = Path::new(&name).strip_prefix("/").ok();
-            let plain = |p: &&Path| p.components().all(|c| matches!(c, Component::Normal(_)));
-            let Some(link) = relative.filter(plain).map(|p| root.join(p)) else { continue };
+            let Some(link) = lay_way(&root, Path::new(&name)) else { continue };
             let lay = || {
                 link.parent().map_or(Ok(()), fs::create_dir_all)?;
                 match provided {

@@ -184,8 +184,9 @@ impl ProcessInferior {
     }
 
     /// The `<library-list-svr4>` document, in gdbserver's form: the main program is named
-    /// by its link map alone, what has no name is left out. `lmid` is gdb 13's, others pass
-    /// over it.
+    /// by its link map alone, what has no name is left out. A name that is taken from the folder
+    /// the process was in leads nowhere from gdb's: the file's own stands for it. `lmid` is gdb
+    /// 13's, others pass over it.
     fn make_libraries(&self) -> Option<Arc<str>> {
         let (main, others) = self.process.link_map().split_first()?;
         if !self.process.link_map_is_whole() {
@@ -193,8 +194,11 @@ impl ProcessInferior {
         }
         let mut xml = format!("<library-list-svr4 version=\"1.0\" main-lm=\"{:#x}\">\n", main.at);
         for object in others.iter().filter(|o| !o.name.is_empty()) {
+            let file = || self.process.file_at(object.dynamic).map(|(file, _)| file.name.as_str());
+            let own = (!object.name.starts_with('/')).then(file).flatten();
+            let own = own.map(|name| name.strip_suffix(" (deleted)").unwrap_or(name));
             xml.push_str("<library name=\"");
-            push_escaped(&mut xml, &object.name);
+            push_escaped(&mut xml, own.unwrap_or(&object.name));
             let LinkMap { at, bias, dynamic, namespace, .. } = object;
             xml.push_str(&format!(
                 "\" lm=\"{at:#x}\" l_addr=\"{bias:#x}\" l_ld=\"{dynamic:#x}\" lmid=\"{namespace:#x}\"/>\n"

@@ -6,6 +6,7 @@
 //! and the dynamic linker's list and the auxiliary vector say what it is called.
 
 use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
 
 use object::elf::PT_INTERP;
 
@@ -38,14 +39,33 @@ pub(super) fn file_notes(process: &Process) -> Vec<FileNote> {
             continue;
         }
         let Some(image) = Image::at(process, segment.start) else { continue };
-        let name =
-            image.name(process, objects).unwrap_or_else(|| format!("(ELF file at {:#x})", image.start));
+        let name = image.name(process, objects);
+        let name = name.map_or_else(|| format!("(ELF file at {:#x})", image.start), |name| straight(&name));
         // The linker itself may map a file twice to look at it.
         if names.insert(name.clone()) {
             notes.extend(image.ranges(&name));
         }
     }
     notes
+}
+
+/// The way without its detours: `/opt/app/bin/../lib/libx.so`, as programs are started and
+/// as the linker makes it of `$ORIGIN/../lib`. `NT_FILE` has none. Should a link on the way
+/// lead elsewhere, another file lies there, which is refused like any other.
+fn straight(name: &str) -> String {
+    let path = Path::new(name);
+    if !path.is_absolute() || name.starts_with("//") {
+        return name.to_owned();
+    }
+    let mut way = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(part) => way.push(part),
+            Component::ParentDir => drop(way.pop()),
+            _ => {}
+        }
+    }
+    way.into_os_string().into_string().unwrap_or_else(|_| name.to_owned())
 }
 
 struct Image {

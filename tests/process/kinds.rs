@@ -139,16 +139,21 @@ fn without_elf_headers_files_are_found_by_path_and_called_unproven() {
     assert!(trusted["code_in_file"].as_str().unwrap().contains("idiv"), "{trusted}");
 }
 
+/// A copy of the core in which the list of files is none.
+pub(super) fn without_list(core: &Path, to: &Path) -> PathBuf {
+    let mut raw = fs::read(core).unwrap();
+    // The note's type, NT_FILE.
+    let at = raw.windows(4).position(|w| w == b"ELIF").unwrap();
+    raw[at..at + 4].copy_from_slice(b"none");
+    fs::write(to, raw).unwrap();
+    to.to_owned()
+}
+
 #[test]
 fn a_core_without_a_list_of_files_has_the_same_stack() {
     let Some(ends) = Ends::compiled("gcc", &["ends.c"]) else { return };
     let core = ends.core("divide", DEFAULT);
-    let mut raw = fs::read(&core).unwrap();
-    // The note's name, size and type: CORE, NT_FILE.
-    let at = raw.windows(4).position(|w| w == b"ELIF").unwrap();
-    raw[at..at + 4].copy_from_slice(b"none");
-    let bare = ends.dir.path().join("bare");
-    fs::write(&bare, raw).unwrap();
+    let bare = without_list(&core, &ends.dir.path().join("bare"));
     let frames = |core: &Path| {
         let stack = stack(&[text(core)]);
         let modules = stack["frames"].as_array().unwrap().iter().map(|f| f["link_address"].clone());

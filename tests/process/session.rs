@@ -1,6 +1,6 @@
 //! `corestub gdb CORE`: what a person sees who types nothing else.
 
-use super::kinds::{Ends, die, plain_cores, pythons};
+use super::kinds::{Ends, die, plain_cores, pythons, stack, symbols, without_list};
 use super::*;
 
 /// What gdb shows of `core`, and then of these commands.
@@ -54,6 +54,41 @@ fn a_programs_missing_file_does_not_cost_the_libraries() {
     let out = gdb.output().unwrap();
     let shown = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(shown.contains("abort ("), "{shown}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// The linker's names go into folders and out of them again, in which no file of the process
+/// lies; so may the program's, where no list of files has its plain one.
+#[test]
+fn files_that_are_named_by_a_detour_are_found() {
+    if !plain_cores() || !Command::new("gcc").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return crate::support::skip("gcc is not here, or cores are not plain files");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for folder in ["bin/plug", "lib"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    fs::write(at("boom.c"), "__attribute__((noinline)) int boom(int *p) { return *p; }\n").unwrap();
+    fs::write(at("main.c"), "int boom(int *);\nint main(void) { return boom(0) + 1; }\n").unwrap();
+    let (library, program) = (at("lib/libboom.so"), at("bin/app"));
+    // The second is taken as it is, from the folder that the program runs in.
+    for name in ["libboom.so", "../lib/libboom.so"] {
+        compile(&library, &["-shared", "-fPIC", &format!("-Wl,-soname,{name}"), text(&at("boom.c"))]);
+        compile(&program, &[text(&at("main.c")), text(&library), "-Wl,-rpath,$ORIGIN/plug/../../lib"]);
+        let core = die(dir.path(), WITH_TEXT, &[text(&at("bin/plug/../app"))]);
+        let bare = without_list(&core, &at("bare"));
+        assert_eq!(json(&["sys", text(&bare)])["executable"], text(&program));
+        fs::rename(&program, at("away")).unwrap();
+        for core in if name.starts_with('.') { vec![core] } else { vec![core, bare] } {
+            assert_eq!(symbols(&stack(&[text(&core)]))[0], "boom");
+            let shown = session(&core, &["bt", "info sharedlibrary"], &[]);
+            assert!(
+                shown.contains("boom (p=0x0)") && !shown.contains("No such file or directory"),
+                "{shown}"
+            );
+            assert!(shown.contains("/lib/libboom.so") && !shown.contains(" No  "), "{shown}");
+        }
+    }
 }
 
 #[test]
