@@ -308,8 +308,12 @@ impl Folder {
         let link = self.path.join(build_id.path(".debug"));
         let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         let made = link.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| symlink(target, &link));
-        if let Err(e) = made {
-            tracing::warn!("cannot link {}: {e}", link.display());
+        match made {
+            // Two mapped files have one build-id: a program that read its own debug file.
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                tracing::warn!("cannot link {}: {e}", link.display());
+            }
+            _ => {}
         }
     }
 }

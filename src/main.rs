@@ -42,8 +42,8 @@ fn main() -> ExitCode {
         let _ = e.print();
         if let Some(dump) = file_for_command(&e) {
             eprintln!(
-                "\nA dump comes after the command:\n  corestub triage {dump}   what happened\n  corestub gdb {dump}      \
-                 a session of gdb\n  corestub serve {dump}    for a debugger that connects"
+                "\nA dump comes after the command:\n  corestub triage {dump}   what happened to a machine (`sys` and `bt`: to a \
+                 process)\n  corestub gdb {dump}      a session of gdb\n  corestub serve {dump}    for a debugger that connects"
             );
         }
         if stdio && e.use_stderr() {

@@ -14,7 +14,7 @@
 //!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
 //!  found       a file that a name led to     signal_stack sigaltstack
 //!  no_rules    callers without unwind rules    functions    symbol tables
-//!  go          calls from Go into C
+//!  go          a program of Go, its calls into C
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -38,7 +38,7 @@ pub mod disasm;
 pub mod files;
 pub mod found;
 mod functions;
-mod go;
+pub mod go;
 pub mod image;
 mod inferred;
 pub mod labels;

@@ -338,7 +338,8 @@ fn go_is_walked_through_its_signal_handler_to_the_end() {
     assert!(at("runtime.sigtrampgo") < at("main.deep") && at("main.deep") + 4 == at("main.main"), "{stack}");
     assert_eq!(symbols.last().unwrap(), "runtime.goexit.abi0");
     assert!(stack["ended"].is_null(), "{stack}");
-    assert!(json(&["sys", text(&core)])["code_in_file"].is_string());
+    let sys = json(&["sys", text(&core)]);
+    assert!(sys["code_in_file"].is_string() && sys["go"].is_string(), "{sys}");
     // The control blocks of its threads lie in the heap, too.
     let maps = json(&["maps", text(&core)]);
     let heap = maps.as_array().unwrap().iter().find(|m| number(&m["start"]) == 0xc0_0000_0000);

@@ -91,6 +91,33 @@ fn files_that_are_named_by_a_detour_are_found() {
     }
 }
 
+/// Rust's backtrace maps the program's debug file, which has the program's build-id.
+#[test]
+fn a_debug_file_that_the_process_itself_read_is_no_matter() {
+    if !plain_cores() || !Command::new("gcc").arg("--version").output().is_ok_and(|o| o.status.success()) {
+        return crate::support::skip("gcc is not here, or cores are not plain files");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let code = "#include <fcntl.h>\n#include <sys/mman.h>\nint main(int c, char **v) {\n\
+                char *own = mmap(0, 4096, PROT_READ, MAP_PRIVATE, open(v[1], O_RDONLY), 0);\n\
+                return *own + *(volatile int *)0; }\n";
+    fs::write(at("reads.c"), code).unwrap();
+    compile(
+        &at("reads"),
+        &[text(&at("reads.c")), "-Wl,--build-id=0x1234567890abcdef1234567890abcdef12345678"],
+    );
+    let debug = at("debug/.build-id/12/34567890abcdef1234567890abcdef12345678.debug");
+    fs::create_dir_all(debug.parent().unwrap()).unwrap();
+    let (program, kept) = (at("reads"), debug.clone());
+    let split = Command::new("objcopy").arg("--only-keep-debug").args([&program, &kept]).status();
+    assert!(split.unwrap().success());
+    assert!(Command::new("strip").arg(&program).status().unwrap().success());
+    let core = die(dir.path(), DEFAULT, &[text(&program), text(&debug)]);
+    let shown = session(&core, &["bt"], &["--debug-dir", text(&at("debug"))]);
+    assert!(shown.contains("main (c=") && !shown.contains("cannot link"), "{shown}");
+}
+
 #[test]
 fn scripts_of_proven_files_are_loaded() {
     let dir = tempfile::tempdir().unwrap();

@@ -135,6 +135,8 @@ def of_process(what):
             if len(frames) > PYTHON_LINES:
                 lines.append(f"  ... {len(frames) - PYTHON_LINES} more: py-bt")
         following.append(("py-bt", "the Python stack of the selected thread"))
+    if what.get("go") is not None:
+        following.append(("monitor bt", "the same through Go's signal handler, where gdb's ends"))
     lost = len(what.get("files_missing") or [])
     return lines, [*following,
                    ("info threads", "every thread; `thread N` selects one"),

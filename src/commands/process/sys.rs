@@ -11,7 +11,7 @@ use crate::memory::AddressSpace;
 use crate::process::files::Lookup;
 use crate::process::signal::{self, SigInfo};
 use crate::process::verify::{self, How, Zeros};
-use crate::process::{Process, disasm, last_words, procfs};
+use crate::process::{Process, disasm, go, last_words, procfs};
 use crate::text::{Screen, row};
 
 #[derive(Serialize)]
@@ -44,6 +44,9 @@ struct Sys {
     /// The version of the Python interpreter in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     python: Option<String>,
+    /// The version of Go, if it is a program of Go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    go: Option<String>,
     #[serde(flatten)]
     place: Option<Place>,
     code_in_core: Option<String>,
@@ -182,6 +185,7 @@ fn collect(process: &Process) -> Sys {
         exception: first.filter(|_| aborted).and_then(|t| last_words::exception(process, t)),
         signal_stack: signal_stack.map(|s| format!("{:#x}-{:#x}", s.range.start, s.range.end)),
         python: process.python().and_then(Result::ok).map(|p| format!("{}.{}", p.version.0, p.version.1)),
+        go: go::version(process),
         place: pc.map(|pc| Place::of(process, pc, pc)),
         code_in_core: in_core,
         code_in_file,
