@@ -16,11 +16,14 @@ use crate::linux::registers::{self, TaskRegisters};
 use crate::linux::{Kernel, Panicked, Task, clock, stacks, taint};
 use crate::text::{Screen, row};
 use crate::unwind::{self, Frame, FrameKind, Trace};
+use oom::OutOfMemory;
 
 #[path = "triage_full.rs"]
 mod full;
 #[path = "triage_memory.rs"]
 mod memory;
+#[path = "triage_oom.rs"]
+mod oom;
 #[path = "triage_screen.rs"]
 mod screen;
 
@@ -126,6 +129,9 @@ pub(super) struct Triage<'d> {
     pub(super) coarse_signature: Option<String>,
     /// The tasks for whose sleep the kernel panicked (`hung_task_panic`), in words.
     hung: Vec<String>,
+    /// Memory ran out: who has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out_of_memory: Option<OutOfMemory>,
     /// Lists of free objects that are smashed.
     slab_damage: Vec<Damage>,
     /// Blocked tasks that wait for a lock, those in a deadlock first.
@@ -144,6 +150,8 @@ struct More<'d> {
     crashed: Option<&'d Task>,
     /// The task that crashed, or what the first CPU was running, with its stack.
     shown: Option<(&'d Task, Trace)>,
+    /// Which of its frames is the first that did not report the crash.
+    innermost: usize,
     taints: u64,
 }
 
@@ -183,6 +191,12 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
     let signatures =
         crashed.and(trace).map(|t| signatures(kernel, t, exact, exception.as_deref(), culprit.as_ref()));
     let (signature, coarse_signature) = signatures.unzip();
+    // A machine that ran may have been stopped in the middle of a change.
+    let (slab_damage, caches) = crashed.map(|_| memory::damage(kernel)).unwrap_or_default();
+    let out_of_memory = OutOfMemory::of(kernel, panic.as_deref(), caches);
+    let innermost = culprit.as_ref().map_or(0, |culprit| culprit.frame);
+    // Whoever asked last is not to blame for what others have.
+    let culprit = culprit.filter(|_| !out_of_memory.as_ref().is_some_and(|memory| memory.fatal));
     Ok(Triage {
         panic,
         hung,
@@ -197,10 +211,10 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
         blocked: blocked.len(),
         signature,
         coarse_signature,
-        // A machine that ran may have been stopped in the middle of a change.
-        slab_damage: crashed.map(|_| memory::damage(kernel)).unwrap_or_default(),
+        out_of_memory,
+        slab_damage,
         locks,
-        more: More { full, kernel, context, active, blocked, crashed, shown, taints },
+        more: More { full, kernel, context, active, blocked, crashed, shown, innermost, taints },
     })
 }
 

@@ -63,6 +63,7 @@ impl Triage<'_> {
             row!(screen, "by {by}")?;
         }
         self.hung.iter().try_for_each(|task| row!(screen, "HUNG: {task}"))?;
+        self.shortage(true, screen)?;
         if let Some(culprit) = &self.culprit {
             self.accuse(culprit, screen)?;
         }

@@ -3,8 +3,9 @@
 
 use std::io;
 
+use super::oom::CacheSize;
 use super::{Culprit, Triage, kmem};
-use crate::addr::VirtAddr;
+use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::arch::Register;
 use crate::arch::disasm::{self, Instruction, LONGEST};
 use crate::commands::dis::{self, Operand};
@@ -20,21 +21,24 @@ const LINKS: usize = 1 << 20;
 /// Findings that are told.
 const SHOWN: usize = 3;
 
-/// Every smashed list of free objects. Nothing where the slab caches are not known.
-pub(super) fn damage(kernel: &Kernel) -> Vec<Damage> {
-    let Ok(slub) = kernel.memory().slub(kernel) else { return Vec::new() };
+/// Every smashed list of free objects, and what each cache has. Nothing where the slab caches
+/// are not known.
+pub(super) fn damage(kernel: &Kernel) -> (Vec<Damage>, Vec<CacheSize>) {
+    let Ok(slub) = kernel.memory().slub(kernel) else { return Default::default() };
     let mut links = LINKS;
-    let mut all = Vec::new();
+    let (mut all, mut sizes) = (Vec::new(), Vec::new());
     for cache in &slub.caches {
         // A count that is off by one tells of a CPU that was stopped between two steps.
         let told = |f: &&Finding| !matches!(f.wrong, Wrong::Count { .. });
         let usage = slub.usage(kernel, cache, &mut links);
+        let bytes = usage.slabs.and_then(|slabs| slabs.checked_mul(PAGE_SIZE << cache.order));
+        sizes.extend(bytes.map(|bytes| CacheSize { cache: cache.name.clone(), bytes }));
         all.extend(usage.findings.iter().filter(told).map(|f| Damage::of(kernel, slub, cache, f)));
         if links == 0 || all.len() > kmem::damage::MANY {
             break;
         }
     }
-    all
+    (all, sizes)
 }
 
 /// Where an exception in the kernel happened.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::io;
 use std::ops::RangeInclusive;
 
-use super::{CUT, Culprit, More, Triage, full, last_words};
+use super::{CUT, More, Triage, full, last_words};
 use crate::arch::Register;
 use crate::arch::disasm::Instruction;
 use crate::commands::Result;
@@ -87,6 +87,7 @@ impl Triage<'_> {
             row!(screen, "THE DUMP IS INCOMPLETE: {lost}")?;
         }
         self.hung.iter().take(HUNG).try_for_each(|task| row!(screen, "HUNG: {task}"))?;
+        self.shortage(false, screen)?;
         let Some(culprit) = &self.culprit else { return Ok(()) };
         row!(screen)?;
         row!(screen, "LIKELY CULPRIT: {}", Self::suspect(culprit))?;
@@ -99,8 +100,7 @@ impl Triage<'_> {
         let More { kernel, shown: Some((task, trace)), .. } = &self.more else { return Ok(()) };
         row!(screen)?;
         row!(screen, "STACK of pid {} \"{}\"", task.pid_text(), task.comm)?;
-        let first = self.culprit.as_ref().map_or(0, |Culprit { frame, .. }| *frame);
-        let frames: Vec<&Frame> = trace.frames.iter().skip(first).collect();
+        let frames: Vec<&Frame> = trace.frames.iter().skip(self.more.innermost).collect();
         // What is smashed says more than who called.
         let shown = if self.slab_damage.is_empty() { FRAMES } else { FRAMES - 2 };
         for frame in frames.iter().take(shown) {

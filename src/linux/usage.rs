@@ -64,7 +64,12 @@ pub(crate) struct Usage {
     pub vsz: u64,
     /// KiB in memory.
     pub rss: u64,
+    /// KiB in swap (`MM_SWAPENTS`), but for what threads have not handed in yet.
+    pub swap: u64,
 }
+
+/// `MM_SWAPENTS`.
+const SWAPPED: u64 = 2;
 
 /// What each process uses; one reading for all its threads.
 pub(crate) struct Usages<'a> {
@@ -117,14 +122,19 @@ impl<'a> Usages<'a> {
         let total_vm = object.number("total_vm")?;
         let mut pages = self.cached.get(&mm.0).copied().unwrap_or(0);
         let array = object.address("rss_stat.count");
-        for &i in &self.counters {
+        let counted = |i: u64| {
             let count = match array {
                 Some(base) => self.kernel.space().read_u64(base.checked_add(i * 8)?).ok()?.cast_signed(),
                 None => self.percpu_counter(object.address("rss_stat")?, i)?,
             };
-            pages = pages.checked_add(u64::try_from(count).unwrap_or(0))?;
+            // The parts that CPUs keep may make a sum negative, which stands for nothing.
+            Some(u64::try_from(count).unwrap_or(0))
+        };
+        for &i in &self.counters {
+            pages = pages.checked_add(counted(i)?)?;
         }
-        Some(Usage { vsz: total_vm.checked_mul(4)?, rss: pages.checked_mul(4)? })
+        let swap = counted(SWAPPED)?.checked_mul(4)?;
+        Some(Usage { vsz: total_vm.checked_mul(4)?, rss: pages.checked_mul(4)?, swap })
     }
 
     /// `rss_stat[i]`, a `struct percpu_counter`: its sum over all CPUs.

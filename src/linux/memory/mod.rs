@@ -2,7 +2,8 @@
 //!
 //! [`pages`] is the array of `struct page`, [`slub`] the slab caches, [`freelists`] walks
 //! and checks their free objects, [`looks`] says what a word is that is no address, and
-//! [`what`] puts all of them together: what is at this address? [`totals`] counts pages by use.
+//! [`what`] puts all of them together: what is at this address? [`totals`] counts pages by use, [`oom`]
+//! says who had them when there were none left.
 
 use std::sync::OnceLock;
 
@@ -15,6 +16,7 @@ use slub::Slub;
 mod areas;
 pub(crate) mod freelists;
 pub(crate) mod looks;
+pub(crate) mod oom;
 mod page;
 pub(crate) mod pages;
 pub(crate) mod slub;

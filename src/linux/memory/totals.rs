@@ -63,6 +63,13 @@ impl Totals {
     /// Reads them. `None` where not even the total is known.
     #[must_use]
     pub(crate) fn of(kernel: &Kernel) -> Option<Self> {
+        let shared = kernel.memory().pages().and_then(|pages| shared(kernel, pages));
+        Some(Self { shared, ..Self::by_counters(kernel)? })
+    }
+
+    /// The same without [`Self::shared`], for which every page is looked at.
+    #[must_use]
+    pub(crate) fn by_counters(kernel: &Kernel) -> Option<Self> {
         let word = |name| kernel.space().read_u64(kernel.symbol(name)?).ok();
         let total = word("_totalram_pages").or_else(|| word("totalram_pages"))?;
         let stat = |names: &[&str]| counter(kernel, names);
@@ -78,7 +85,7 @@ impl Totals {
             total: Some(total),
             free,
             used: free.and_then(|free| total.checked_sub(free)),
-            shared: kernel.memory().pages().and_then(|pages| shared(kernel, pages)),
+            shared: None,
             buffers,
             cached: file.zip(swap_cache).zip(buffers).map(|((file, swap), b)| {
                 // Each is read at another moment of its own.

@@ -7,5 +7,6 @@ mod log;
 pub(crate) mod machine;
 mod mappings;
 mod old;
+mod oom;
 mod slub;
 mod tasks;
