@@ -9,6 +9,7 @@ use crate::commands::rd::{ascii, is_printable};
 use crate::hex;
 use crate::linux::Kernel;
 use crate::linux::memory::freelists::{Finding, Smashed, Wrong};
+use crate::linux::memory::marks::{self, Overwritten, Track};
 use crate::linux::memory::slub::{Cache, Slub};
 use crate::text::{Screen, row};
 
@@ -46,6 +47,9 @@ pub(in crate::commands) struct Neighbour {
     /// Where the bytes are from: of the object in front its end.
     pub(in crate::commands) from: VirtAddr,
     pub(in crate::commands) hex: String,
+    /// Who had it, where `slub_debug` keeps that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::commands) owners: Vec<Track>,
     #[serde(skip)]
     bytes: Vec<u8>,
 }
@@ -71,6 +75,7 @@ impl Damage {
                 damage.slab = Some(*at);
                 damage.what = format!("{at} is {why}");
             }
+            Wrong::Marks(marks) => damage.marks(kernel, slub, cache, marks),
             Wrong::Count { slab, listed, counted } => {
                 damage.slab = Some(*slab);
                 damage.what = format!("slab {slab} counts {counted} free objects and lists {listed}");
@@ -106,6 +111,27 @@ impl Damage {
         self.what = format!("{link} leads to {value:#x}{stored}, {why}{looks}");
     }
 
+    fn marks(&mut self, kernel: &Kernel, slub: &Slub, cache: &Cache, marks: &Overwritten) {
+        let Overwritten { object, zone, at, wanted, found } = marks;
+        let slab = slub.holding(kernel, *object).map(|(_, slab)| slab);
+        let free = slab.map(|slab| slub.free_in(kernel, cache, &slab)).unwrap_or_default();
+        let holder = slab.and_then(|slab| slab.holding(cache, object.0));
+        let neighbour = |index: u64, end| {
+            let object = slab?.nth(cache, index)?;
+            Some(Neighbour::of(kernel, cache, object, !free.contains_key(&object), end))
+        };
+        self.slab = slab.map(|slab| slab.at);
+        self.object = holder.and_then(|(_, index)| neighbour(index, false));
+        self.before = holder.and_then(|(_, index)| neighbour(index.checked_sub(1)?, true));
+        self.link_at = Some(*at);
+        let digits: Vec<String> = found.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = ascii(found);
+        self.what = format!(
+            "the {zone} of object {object} was written over at {at}: {} ({text}) where {wanted:02x} belongs",
+            digits.join(" ")
+        );
+    }
+
     /// A paragraph.
     pub(in crate::commands) fn text(&self, screen: &mut Screen<'_>) -> io::Result<()> {
         row!(screen, "{} is damaged, {}: {}", self.cache, self.place, self.what)?;
@@ -114,9 +140,16 @@ impl Damage {
             let state = if object.allocated { "not on a free list" } else { "free" };
             row!(screen, "    {words}, {}, is {state}; from {} on:", object.at, object.from)?;
             object.rows(screen)?;
+            object.owners.iter().try_for_each(|track| row!(screen, "        {}", owner(track)))?;
         }
         Ok(())
     }
+}
+
+/// `allocated by labcrash_smash+0x1c [labcrash], pid 1 on CPU 0`
+pub(in crate::commands) fn owner(track: &Track) -> String {
+    let done = if track.freed { "freed" } else { "allocated" };
+    format!("{done} by {}, pid {} on CPU {}", track.by, track.pid, track.cpu)
 }
 
 impl Neighbour {
@@ -128,7 +161,8 @@ impl Neighbour {
         let mut bytes = vec![0; len];
         let read = kernel.space().read(from, &mut bytes).unwrap_or(0);
         bytes.truncate(read);
-        Self { at, allocated, from, hex: hex::encode(&bytes), bytes }
+        let owners = marks::tracks(kernel, cache, at);
+        Self { at, allocated, from, hex: hex::encode(&bytes), owners, bytes }
     }
 
     /// The bytes as text: those that are none are left out.

@@ -118,6 +118,12 @@ impl Triage<'_> {
                 (Some(object), None) => row!(screen, "        in object {}", object.at)?,
                 _ => {}
             }
+            for (words, object) in [("it", &damage.object), ("the one in front", &damage.before)] {
+                let owners = object.iter().flat_map(|object| &object.owners);
+                owners.into_iter().try_for_each(|track| {
+                    row!(screen, "        {words} was {}", kmem::damage::owner(track))
+                })?;
+            }
         }
         match self.slab_damage.len().saturating_sub(SHOWN) {
             0 => Ok(()),

@@ -20,6 +20,12 @@ impl<'a> Object<'a> {
         Self { view, ty, base }
     }
 
+    /// What it is read through.
+    #[must_use]
+    pub(crate) fn view(&self) -> &'a View {
+        self.view
+    }
+
     /// The variable `symbol` as a structure of type `ty`.
     #[must_use]
     pub(crate) fn of_symbol(view: &'a View, symbol: &str, ty: &'a str) -> Option<Self> {

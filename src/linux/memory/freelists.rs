@@ -12,7 +12,8 @@ use super::super::View;
 use super::super::list::Broken;
 use super::super::object::Object;
 use super::looks::{self, looks};
-use super::slub::{Cache, Coding, MAX_SLABS, Slab, Slub, partial};
+use super::marks::{self, Overwritten};
+use super::slub::{Cache, Coding, MAX_SLABS, Slab, Slub, listed};
 use crate::addr::VirtAddr;
 
 /// Findings of one cache that are told.
@@ -41,6 +42,8 @@ pub(crate) enum Place {
     Sheaf(u32),
     /// A slab on a node's list.
     Node(u32),
+    /// A slab without free objects, of which a node has a list where owners are stored.
+    Full(u32),
     /// An array of objects of a node.
     Barn(u32),
     /// An array of objects of a CPU that wait for RCU.
@@ -56,6 +59,7 @@ impl fmt::Display for Place {
             Self::CpuPartial(cpu) => write!(f, "a partial slab of CPU {cpu}"),
             Self::Sheaf(cpu) => write!(f, "a sheaf of CPU {cpu}"),
             Self::Node(node) => write!(f, "a partial slab of node {node}"),
+            Self::Full(node) => write!(f, "a full slab of node {node}"),
             Self::Barn(node) => write!(f, "a sheaf of node {node}"),
             Self::Rcu(cpu) => write!(f, "objects of CPU {cpu} that wait for RCU"),
             Self::Slab => f.write_str("its slab's free list"),
@@ -72,6 +76,8 @@ pub(crate) enum Wrong {
     List(Broken),
     /// This is no slab of the cache.
     Slab(VirtAddr, &'static str),
+    /// Somebody wrote where nobody may.
+    Marks(Overwritten),
     /// So many objects of a slab are free by its list, and so many by its count.
     Count { slab: VirtAddr, listed: u64, counted: u64 },
 }
@@ -281,6 +287,14 @@ impl Slub {
             if whole && listed != counted {
                 usage.find(place, Wrong::Count { slab: slab.at, listed, counted });
             }
+            if cache.marks.is_some() {
+                let lists = (place, head);
+                let free = self.free_of(view, cache, slab, lists, []);
+                let (all, unread) = marks::overwritten(view, cache, slab, &free);
+                all.into_iter().for_each(|marks| usage.find(place, Wrong::Marks(marks)));
+                usage.unread += unread;
+                *links = links.saturating_sub(usize::try_from(slab.objects).unwrap_or(0));
+            }
             usage.cut |= *links == 0;
             *links > 0
         });
@@ -335,9 +349,13 @@ impl Slub {
                 at = next.and_then(|next| view.space().read_u64(next).ok()).unwrap_or(0);
             }
         }
-        for (id, node) in &cache.nodes {
-            let place = Place::Node(*id);
-            let (slabs, broken) = partial(view, self, *node);
+        let mut of_nodes: Vec<_> =
+            cache.nodes.iter().map(|(id, node)| (Place::Node(*id), *node, "partial")).collect();
+        if cache.marks.is_some() {
+            of_nodes.extend(cache.nodes.iter().map(|(id, node)| (Place::Full(*id), *node, "full")));
+        }
+        for (place, node, list) in of_nodes {
+            let (slabs, broken) = listed(view, self, node, list);
             for at in slabs {
                 if let Some(slab) = self.belonging(view, cache, at, place, usage)
                     && !take(usage, place, &slab, None)

@@ -19,6 +19,7 @@
 use super::super::View;
 use super::super::list::{Broken, List};
 use super::super::object::{Object, number};
+use super::marks::{Flags, Marks};
 use super::pages::PageMap;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::debuginfo::Field;
@@ -106,6 +107,8 @@ pub(crate) struct Cache {
     /// Pages of a slab: 2 to the power of this.
     pub(crate) order: u32,
     random: u64,
+    /// What `slub_debug` had it mark.
+    pub(super) marks: Option<Marks>,
     /// Per-CPU pointers: `cpu_slab`, `cpu_sheaves`.
     pub(super) cpu_slab: Option<VirtAddr>,
     pub(super) cpu_sheaves: Option<VirtAddr>,
@@ -183,10 +186,11 @@ impl Slub {
         }
         let link = known("list").ok_or_else(|| format!("{} has no kmem_cache.list", origin()))?;
         let layout = Layout::resolve(view).ok_or_else(|| format!("{} does not describe slabs", origin()))?;
+        let bits = Flags::of(view);
         let mut list = List::circular(view, head, link.offset, MAX_CACHES);
         let (mut caches, mut remarks) = (Vec::new(), Vec::new());
         for at in list.by_ref() {
-            match cache(view, at) {
+            match cache(view, bits, at) {
                 Some(cache) => caches.push(cache),
                 None => remarks.push(format!("the cache at {at} cannot be read, or makes no sense")),
             }
@@ -326,7 +330,7 @@ pub(super) struct CpuList {
 }
 
 /// The cache at `at`. `None` if its numbers cannot be a cache's.
-fn cache(view: &View, at: VirtAddr) -> Option<Cache> {
+fn cache(view: &View, bits: Flags, at: VirtAddr) -> Option<Cache> {
     let object = Object::new(view, "kmem_cache", at);
     let (size, offset) = (object.number("size")?, object.number("offset")?);
     let object_size = ["object_size", "objsize"].iter().find_map(|m| object.number(m))?;
@@ -350,6 +354,7 @@ fn cache(view: &View, at: VirtAddr) -> Option<Cache> {
         pad: object.number("red_left_pad").filter(|pad| *pad < size).unwrap_or(0),
         order,
         random: object.number("random").unwrap_or(0),
+        marks: Marks::of(&object, bits, offset, object_size, size),
         cpu_slab: object.number("cpu_slab").filter(|p| *p != 0).map(VirtAddr),
         cpu_sheaves: object.number("cpu_sheaves").filter(|p| *p != 0).map(VirtAddr),
         nodes,
@@ -390,9 +395,15 @@ fn nodes(view: &View, cache: &Object<'_>) -> (ByNode, ByNode) {
     (nodes, barns)
 }
 
-/// The slabs on a node's list of partial ones, and what broke it.
-pub(super) fn partial(view: &View, slub: &Slub, node: VirtAddr) -> (Vec<VirtAddr>, Option<Broken>) {
-    let Some(head) = Object::new(view, "kmem_cache_node", node).address("partial") else {
+/// The slabs on one of a node's lists, and what broke it: `partial`, or where owners are
+/// stored `full`.
+pub(super) fn listed(
+    view: &View,
+    slub: &Slub,
+    node: VirtAddr,
+    list: &str,
+) -> (Vec<VirtAddr>, Option<Broken>) {
+    let Some(head) = Object::new(view, "kmem_cache_node", node).address(list) else {
         return (Vec::new(), None);
     };
     let mut list = List::circular(view, head, slub.layout.link.offset, MAX_SLABS);

@@ -229,6 +229,84 @@ fn the_object_is_named_though_its_link_went_to_the_head() {
     assert_eq!(link(&of(bare)).1, None);
 }
 
+/// The cache with red zones in front of objects (8 bytes) and behind them (8), poison, and owners:
+/// the objects are 16 bytes long, and in the node's slab numbers 0 to 62.
+fn marked() -> Machine {
+    let mut m = machine();
+    for (path, offset) in [("flags", 0x40), ("inuse", 0x44), ("red_left_pad", 0x48)] {
+        m.member("kmem_cache", path, offset, 4);
+    }
+    m.member("kmem_cache_node", "full", 0x30, 16);
+    for (path, offset) in [("pid", 0), ("addr", 4)] {
+        m.member("track", path, offset, if path == "pid" { 4 } else { 8 });
+    }
+    m.member("track", "cpu", 12, 0);
+    m.size("track", 12);
+    // SLAB_RED_ZONE, SLAB_STORE_USER, __OBJECT_POISON
+    for (path, value) in
+        [("flags", 0x8001_0400), ("inuse", 24), ("red_left_pad", 8), ("object_size", 16), ("offset", 24)]
+    {
+        m.set(CACHE, "kmem_cache", path, value);
+    }
+    m.set(NODE, "kmem_cache_node", "nr_slabs.counter", 1);
+    m.circle(NODE + 0x30, &[]);
+    m.set(CPU_SLAB, "kmem_cache_cpu", "freelist", 0);
+    m.set(CPU_SLAB, "kmem_cache_cpu", "slab", 0);
+    m.set(page(OF_NODE), "slab", "objects", 63);
+    m.set(page(OF_NODE), "slab", "inuse", 60);
+    m.set(page(OF_NODE), "slab", "freelist", object(OF_NODE, 7) + 8);
+    for i in 0..63 {
+        let free = [7, 8, 2].contains(&i);
+        let (at, red) = (object(OF_NODE, i), if free { 0xbb } else { 0xcc });
+        m.write(at, &[red; 8]);
+        m.write(at + 8, &if free { [[0x6b; 15].as_slice(), &[0xa5]].concat() } else { vec![b'x'; 16] });
+        m.write(at + 24, &[red; 8]);
+    }
+    for (i, next) in [(7, Some(8)), (8, Some(2)), (2, None)] {
+        let at = object(OF_NODE, i) + 8 + 24;
+        m.word(at, stored(at, next.map_or(0, |next| object(OF_NODE, next) + 8)));
+    }
+    m
+}
+
+#[test]
+fn red_zones_and_poison_are_checked() {
+    let of = |damage: &dyn Fn(&mut Machine)| {
+        let mut m = marked();
+        damage(&mut m);
+        let view = m.view();
+        let slub = slub(&view);
+        let usage = slub.usage(&view, &slub.caches[0], &mut 10_000);
+        let marks = usage.findings.into_iter().map(|f| match f.wrong {
+            Wrong::Marks(m) => (f.place, m.zone, m.object.0, m.at.0, m.wanted, m.found),
+            other => panic!("{other:?}"),
+        });
+        (marks.collect::<Vec<_>>(), usage.unread)
+    };
+    assert_eq!(of(&|_| ()), (vec![], 0));
+    let (fifth, seventh) = (object(OF_NODE, 5) + 8, object(OF_NODE, 7) + 8);
+    let node = Place::Node(0);
+    // Five bytes too many.
+    let (found, _) = of(&|m| m.write(fifth + 16, b"VIRT"));
+    let rest = [b"VIRT".as_slice(), &[0xcc; 4]].concat();
+    assert_eq!(found, [(node, "right red zone", fifth, fifth + 16, 0xcc, rest)]);
+    let (found, _) = of(&|m| m.write(fifth - 1, b"V"));
+    assert_eq!(found, [(node, "left red zone", fifth, fifth - 1, 0xcc, b"V".to_vec())]);
+    // Used after it was freed.
+    let (found, _) = of(&|m| m.write(seventh + 14, b"us"));
+    let zones: Vec<_> = found.iter().map(|f| (f.1, f.3, f.4)).collect();
+    assert_eq!(zones, [("poison", seventh + 14, 0x6b), ("end of the poison", seventh + 15, 0xa5)]);
+    // A slab without free objects is on a list of its own; what is not in the dump is no damage.
+    let (found, _) = of(&|m| {
+        m.circle(NODE + 0x08, &[]);
+        m.circle(NODE + 0x30, &[m.at(page(OF_NODE), "slab", "slab_list")]);
+        m.write(fifth + 16, b"V");
+    });
+    assert_eq!((found.len(), found[0].0), (1, Place::Full(0)));
+    let (found, unread) = of(&|m| m.forget(fifth, 8));
+    assert_eq!((found, unread), (vec![], 1));
+}
+
 #[test]
 fn what_is_not_in_the_dump_is_no_damage_and_not_zero() {
     for usage in [
