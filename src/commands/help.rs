@@ -5,7 +5,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Answer, COMMANDS, Command, CommandError, Context, Result, Subject, Text, declare, find};
+use super::{Answer, COMMANDS, Command, CommandError, Context, Result, Subject, Text, declare, typed};
 use crate::linux::Kernel;
 use crate::process::Process;
 use crate::text::{Screen, row};
@@ -34,7 +34,7 @@ fn answer(subject: Subject<'_>, name: Option<&str>) -> Result<Answer<'static>> {
         let shown = COMMANDS.iter().filter(|c| !c.is_hidden() && c.fits(subject));
         return Ok(List(shown.map(|c| Line { name: c.name(), summary: c.summary() }).collect()).into());
     };
-    let command = find(name).ok_or_else(|| CommandError::unknown(name))?;
+    let command = typed(name).ok_or_else(|| CommandError::unknown(name))?;
     // What the parser itself says to `monitor NAME --help`.
     let asked = command.for_monitor(subject).try_get_matches_from(["--help"]);
     let help = asked.map_or_else(|said| said.render().to_string(), |_| String::new());

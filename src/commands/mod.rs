@@ -90,6 +90,7 @@ mod list;
 mod locks;
 mod log;
 mod mod_;
+mod net;
 mod orc_switch_rows;
 mod process;
 mod ps;
@@ -106,8 +107,10 @@ mod sys;
 mod task;
 mod threads;
 mod timer;
+mod tree;
 mod triage;
 mod vtop;
+mod walk;
 mod why;
 
 use answer::{Answer, Text};
@@ -209,6 +212,7 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         dev::command(),
         irq::command(),
         timer::command(),
+        net::command(),
         mod_::command(),
         sym::command(),
         rd::command(),
@@ -218,6 +222,8 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         process::verify::command(),
         dis::command(),
         struct_::command(),
+        walk::command(),
+        tree::command(),
         kmem::command(),
         kmem::whatis(),
         why::command(),
@@ -229,6 +235,14 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|c| c.name() == name)
+}
+
+/// Names of crash's that a shell has for something else.
+const OTHER_NAMES: [(&str, &str); 1] = [("list", "walk")];
+
+/// The command that `monitor` knows by this name.
+fn typed(name: &str) -> Option<&'static Command> {
+    find(name).or_else(|| find(OTHER_NAMES.iter().find(|(other, _)| *other == name)?.1))
 }
 
 /// Runs a command with what [`Command::declare`] parsed.
@@ -261,7 +275,7 @@ pub fn monitor(
     let name = words.remove(0);
     let (thread, last_fault, cancelled) = (context.thread, context.last_fault, context.cancelled);
     let context = Context { thread, task, last_fault, cancelled, progress: None };
-    let done = match (find(&name), subject) {
+    let done = match (typed(&name), subject) {
         (Some(command), _) => match command.for_monitor(subject).try_get_matches_from(words) {
             Ok(given) => run(subject, command, &given, context, out),
             Err(e) => return refused(&name, &e, out),

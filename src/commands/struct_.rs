@@ -42,6 +42,8 @@ const MAX_LINES: usize = 20_000;
 const MAX_DEPTH: usize = 12;
 /// Elements of an array.
 const MAX_ELEMENTS: u64 = 1024;
+/// Letters of a text that a pointer leads to (gdb's `print elements`).
+const MAX_TEXT: usize = 200;
 /// Values of one structure: arrays of structures with arrays multiply.
 const MAX_VALUES: usize = 1 << 18;
 
@@ -63,19 +65,51 @@ impl Text for Shown {
     }
 }
 
+/// A structure or union by name, and which of its members: `NAME[.MEMBER,...]`.
+pub(super) struct Shape<'k> {
+    kernel: &'k Kernel,
+    btf: &'k Btf,
+    id: TypeId,
+    name: String,
+    members: Vec<String>,
+}
+
+impl<'k> Shape<'k> {
+    pub(super) fn named(kernel: &'k Kernel, text: &str) -> Result<Self> {
+        let btf = kernel
+            .btf()
+            .ok_or_else(|| CommandError::failed("the kernel has no BTF; gdb's `print` knows DWARF"))?;
+        let (name, members) = text.split_once('.').unwrap_or((text, ""));
+        let id = [format!("struct {name}"), format!("union {name}"), name.to_owned()]
+            .iter()
+            .find_map(|name| btf.find(name))
+            .ok_or_else(|| CommandError::Failed(format!("there is no structure {name}")))?;
+        let members: Vec<String> = members.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect();
+        if let Some(unknown) = members.iter().find(|member| btf.member(id, member).is_none()) {
+            return Err(CommandError::Failed(format!("{name} has no member {unknown}")));
+        }
+        Ok(Self { kernel, btf, id, name: name.to_owned(), members })
+    }
+
+    /// The rows of the one at `at`, and its values.
+    pub(super) fn at(&self, at: VirtAddr) -> Result<(Vec<String>, Value)> {
+        let mut writer = self.writer(false);
+        let value = writer.one(self.id, &self.name, &self.members, Some(at))?;
+        Ok((writer.rows, value))
+    }
+
+    fn writer(&self, offsets: bool) -> Writer<'k> {
+        let Self { kernel, btf, .. } = *self;
+        Writer { kernel, btf, offsets, rows: Vec::new(), base: None, left: 0 }
+    }
+}
+
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
-    let btf = kernel
-        .btf()
-        .ok_or_else(|| CommandError::failed("the kernel has no BTF; gdb's `print` knows DWARF"))?;
-    let (name, members) = args.name.split_once('.').unwrap_or((&args.name, ""));
-    let id = [format!("struct {name}"), format!("union {name}"), name.to_owned()]
-        .iter()
-        .find_map(|name| btf.find(name))
-        .ok_or_else(|| CommandError::Failed(format!("there is no structure {name}")))?;
-    let members: Vec<&str> = members.split(',').filter(|m| !m.is_empty()).collect();
-    let mut writer = Writer { kernel, btf, offsets: args.offsets, rows: Vec::new(), base: None, left: 0 };
+    let shape = Shape::named(kernel, &args.name)?;
+    let Shape { id, name, members, .. } = &shape;
+    let mut writer = shape.writer(args.offsets);
     let Some(word) = &args.address else {
-        let json = writer.one(id, name, &members, None)?;
+        let json = writer.one(*id, name, members, None)?;
         return Ok(Shown { rows: writer.rows, json }.into());
     };
     let (word, cpus) = match word.split_once(':') {
@@ -84,7 +118,7 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
     };
     let at = address::of_kernel(kernel, context, word)?;
     let Some(cpus) = cpus else {
-        let json = writer.one(id, name, &members, Some(at))?;
+        let json = writer.one(*id, name, members, Some(at))?;
         return Ok(Shown { rows: writer.rows, json }.into());
     };
     let mut all = Vec::new();
@@ -93,7 +127,7 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         let none = || CommandError::Failed(format!("there is no per-CPU memory of CPU {cpu}"));
         let at = kernel.percpu().address(at, cpu).ok_or_else(none)?;
         writer.rows.push(format!("[{cpu}]: {:x}", at.0));
-        let mut value = writer.one(id, name, &members, Some(at))?;
+        let mut value = writer.one(*id, name, members, Some(at))?;
         if let Some(object) = value.as_object_mut() {
             object.insert("cpu".to_owned(), cpu.into());
         }
@@ -130,7 +164,7 @@ struct Writer<'k> {
 }
 
 impl Writer<'_> {
-    fn one(&mut self, id: TypeId, name: &str, members: &[&str], at: Option<VirtAddr>) -> Result<Value> {
+    fn one(&mut self, id: TypeId, name: &str, members: &[String], at: Option<VirtAddr>) -> Result<Value> {
         (self.base, self.left) = (at, MAX_VALUES);
         if members.is_empty() {
             let found = Located { bit_offset: 0, type_id: id, bits: None };
@@ -153,7 +187,7 @@ impl Writer<'_> {
                 .member(id, member)
                 .ok_or_else(|| CommandError::Failed(format!("{name} has no member {member}")))?;
             let value = self.member(member, found, 0);
-            values.insert((*member).to_owned(), value);
+            values.insert(member.clone(), value);
         }
         Ok(values.into())
     }
@@ -288,6 +322,14 @@ impl Writer<'_> {
         }
     }
 
+    /// The text that a pointer to char leads to.
+    fn pointed(&self, ty: Type<'_>, at: u64) -> Option<String> {
+        let target = self.btf.strip(ty.target()?)?;
+        let is_char = target.int().is_some_and(|int| int.char) || target.name() == "char";
+        let readable = is_char && at >= self.kernel.user_limit();
+        readable.then(|| self.kernel.space().read_cstr(VirtAddr(at), MAX_TEXT).ok()).flatten()
+    }
+
     fn scalar(&self, ty: Type<'_>, found: Located) -> (String, Value) {
         let (Some(base), Some(size)) =
             (self.base, self.btf.size(found.type_id).filter(|s| (1..=8).contains(s)))
@@ -311,7 +353,8 @@ impl Writer<'_> {
                 let name =
                     self.kernel.symbolise(VirtAddr(raw)).filter(|_| self.kernel.is_text(VirtAddr(raw)));
                 let name = name.map(|(s, offset, _)| format!(" <{}+{offset}>", s.name)).unwrap_or_default();
-                (format!("{raw:#x}{name}"), format!("{raw:#x}").into())
+                let text = self.pointed(ty, raw).map(|text| format!(" {text:?}")).unwrap_or_default();
+                (format!("{raw:#x}{name}{text}"), format!("{raw:#x}").into())
             }
             Kind::Enum | Kind::Enum64 => {
                 let value = signed(raw, width);

@@ -4,7 +4,8 @@
 //! that ends with null (`include/linux/types.h`); in both a link's first word
 //! leads on. The walk ends at the first link that cannot be right, and says what
 //! was wrong with it. A circle can be walked from its other end, too, by the second
-//! words of its links: [`both_ways`] loses no more than lies between the two breaks.
+//! words of its links: [`both_ways`] loses no more than lies between the two breaks. Elements
+//! may also point to each other without links of their own (`file_system_type.next`).
 
 use std::collections::HashSet;
 use std::fmt;
@@ -42,8 +43,8 @@ pub(crate) struct List<'a> {
     view: &'a View,
     /// The link to be followed next; `None` at the end.
     at: Option<VirtAddr>,
-    /// What the last link holds.
-    last: u64,
+    /// What the last link holds, one of these.
+    ends: [u64; 2],
     /// Where the link lies in an element.
     offset: u64,
     /// Which word of a link leads on: 0 is the next element's, 8 the one before.
@@ -84,14 +85,27 @@ impl<'a> List<'a> {
     /// member at `offset`; at most so many `steps`.
     #[must_use]
     pub(crate) fn circular(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
-        let (at, last, seen) = (Some(head), head.0, HashSet::new());
-        Self { view, at, last, offset, word: 0, seen, steps, broken: None }
+        let (at, ends, seen) = (Some(head), [head.0; 2], HashSet::new());
+        Self { view, at, ends, offset, word: 0, seen, steps, broken: None }
     }
 
     /// The elements of the `struct hlist_head` at `head`.
     #[must_use]
     pub(crate) fn chain(view: &'a View, head: VirtAddr, offset: u64, steps: usize) -> Self {
-        Self { last: 0, ..Self::circular(view, head, offset, steps) }
+        Self { ends: [0; 2], ..Self::circular(view, head, offset, steps) }
+    }
+
+    /// The elements behind the one at `first`, each of which points to the next one by its
+    /// word at `offset`; the last to null or to `first`.
+    #[must_use]
+    pub(crate) fn pointers(view: &'a View, first: VirtAddr, offset: u64, steps: usize) -> Self {
+        Self { ends: [0, first.0], word: offset, ..Self::circular(view, first, 0, steps) }
+    }
+
+    /// The same walk from the other end of the circle.
+    #[must_use]
+    pub(crate) fn backward(self) -> Self {
+        Self { word: 8, ..self }
     }
 
     /// What ended the walk too early.
@@ -109,7 +123,7 @@ impl<'a> List<'a> {
     fn follow(&mut self, at: VirtAddr) -> Result<Option<VirtAddr>, Broken> {
         let word = at.checked_add(self.word).ok_or(Broken::Stray(at, u64::MAX))?;
         let next = self.view.space().read_u64(word).map_err(|fault| Broken::Unreadable(at, fault))?;
-        if next == self.last {
+        if self.ends.contains(&next) {
             return Ok(None);
         }
         if next < self.view.user_limit() {

@@ -24,6 +24,10 @@ pub(crate) struct Maple<'a> {
     visited: HashSet<u64>,
     /// The entries that are pointers, in the order of their indexes.
     pub(crate) entries: Vec<VirtAddr>,
+    /// Where each of them hangs, if that was asked for: the slots from the root on.
+    pub(crate) places: Option<Vec<Vec<u8>>>,
+    /// The slots above what is looked at.
+    path: Vec<u8>,
     /// Nodes that are damaged or cannot be read.
     pub(crate) unread: usize,
 }
@@ -32,15 +36,33 @@ impl<'a> Maple<'a> {
     /// The tree whose `ma_root` holds `root`.
     #[must_use]
     pub(crate) fn read(view: &'a View, root: u64) -> Self {
-        let mut tree = Self { view, visited: HashSet::new(), entries: Vec::new(), unread: 0 };
+        Self::read_into(view, root, None)
+    }
+
+    /// The same with the place of each entry.
+    #[must_use]
+    pub(crate) fn with_places(view: &'a View, root: u64) -> Self {
+        Self::read_into(view, root, Some(Vec::new()))
+    }
+
+    fn read_into(view: &'a View, root: u64, places: Option<Vec<Vec<u8>>>) -> Self {
+        let (visited, entries, path) = (HashSet::new(), Vec::new(), Vec::new());
+        let mut tree = Self { view, visited, entries, places, path, unread: 0 };
         // xa_is_node()
         if root & 3 == 2 && root > 4096 {
             tree.node(root, u64::MAX, 0);
         } else if root >= view.user_limit() {
             // A tree of one entry has no node.
-            tree.entries.push(VirtAddr(root));
+            tree.keep(root);
         }
         tree
+    }
+
+    fn keep(&mut self, entry: u64) {
+        self.entries.push(VirtAddr(entry));
+        if let Some(places) = &mut self.places {
+            places.push(self.path.clone());
+        }
     }
 
     fn node(&mut self, entry: u64, last: u64, depth: usize) {
@@ -72,15 +94,17 @@ impl<'a> Maple<'a> {
                 break;
             }
         }
-        for (child, to) in children {
+        for (slot, (child, to)) in (0..).zip(children) {
             if child < self.view.user_limit() {
                 continue;
             }
+            self.path.push(slot);
             if kind != 1 {
                 self.node(child, to, depth + 1);
             } else if self.entries.len() < MOST {
-                self.entries.push(VirtAddr(child));
+                self.keep(child);
             }
+            self.path.pop();
         }
         Some(())
     }

@@ -47,6 +47,18 @@ impl<'a> XArray<'a> {
         Self { view, layout, waiting, visited: HashSet::new(), unread: 0, again: Vec::new() }
     }
 
+    /// The slots through which the tree whose root holds `root` leads to an index.
+    #[must_use]
+    pub(crate) fn place(view: &View, layout: XArrayLayout, root: u64, index: u64) -> Vec<u8> {
+        if root & 3 != layout.node_mark || root <= FIRST_NODE {
+            return Vec::new();
+        }
+        let at = VirtAddr(root & !3).checked_add(layout.shift.offset);
+        let shift = at.and_then(|at| super::object::number(view, at, layout.shift)).unwrap_or(0) & 0x3f;
+        let digit = |shift: u64| u8::try_from(index >> shift & 0x3f).unwrap_or(0);
+        (0..=shift / 6).rev().map(|level| digit(level * 6)).collect()
+    }
+
     /// Puts the entries of a node in line.
     fn open(&mut self, node: VirtAddr, index: u64, above: u8) -> Option<()> {
         let XArrayLayout { shift, slots, .. } = self.layout;

@@ -70,6 +70,10 @@ fn no_command_shows_a_tasks_name_as_it_is() {
         &["irq"],
         &["dev", "-d"],
         &["timer", "-r"],
+        &["net"],
+        &["net", "-s", "-a"],
+        &["walk", "module.list", "-H", "modules", "-s", "module.name"],
+        &["tree", "-t", "xarray", "init_pid_ns", "-p"],
         // A message that quotes what was typed.
         &["ps", "\x1b[31m\n\u{9b}"],
     ] {

@@ -117,6 +117,35 @@ fn a_chain_ends_with_null() {
     assert_eq!((walked(&mut list), list.broken()), (vec![2, 1], None));
 }
 
+/// Elements that point to each other, as `file_system_type.next`.
+#[test]
+fn pointers_end_with_null_or_at_the_first() {
+    let third = element(3) + LINK;
+    let behind_first = |last: u64| {
+        let mut machine = Machine::new();
+        for i in [1, 2] {
+            machine.word(element(i) + LINK, element(i + 1));
+        }
+        machine.word(third, last);
+        let view = machine.view();
+        let mut list = List::pointers(&view, VirtAddr(element(1)), LINK, 100);
+        (walked(&mut list), list.broken())
+    };
+    assert_eq!(behind_first(0), (vec![2, 3], None));
+    assert_eq!(behind_first(element(1)), (vec![2, 3], None));
+    assert_eq!(behind_first(element(2)), (vec![2, 3], Some(Broken::Circle(element(2)))));
+    assert_eq!(behind_first(7), (vec![2, 3], Some(Broken::Stray(VirtAddr(element(3)), 7))));
+}
+
+#[test]
+fn a_circle_is_walked_backward() {
+    let mut machine = Machine::new();
+    machine.circle(HEAD, &links(4));
+    let view = machine.view();
+    let mut list = List::circular(&view, VirtAddr(HEAD), LINK, 100).backward();
+    assert_eq!((walked(&mut list), list.broken()), (vec![4, 3, 2, 1], None));
+}
+
 fn entries(view: &View, root: u64) -> (Vec<(u64, u64)>, usize, Vec<VirtAddr>) {
     let mut tree = XArray::new(view, view.layout().xarray.unwrap(), root);
     let entries = tree.by_ref().collect();
@@ -141,6 +170,10 @@ fn an_xarray_of_three_levels_is_walked_in_order() {
     let wanted = [(0, 0x8000), (63, 0x8008), (2 << 6 | 5, 0x8010), (3 << 12 | 63 << 6, 0x8019)];
     assert_eq!(entries(&view, root), (wanted.to_vec(), 0, vec![]));
     assert_eq!(entries(&view, 0), (vec![], 0, vec![]));
+    let place = |root, index| XArray::place(&view, view.layout().xarray.unwrap(), root, index);
+    assert_eq!(place(root, 2 << 6 | 5), [0, 2, 5]);
+    assert_eq!(place(root, 3 << 12 | 63 << 6), [3, 63, 0]);
+    assert!(place(0x8000, 0).is_empty());
     assert_eq!(entries(&view, 0x8000).0, [(0, 0x8000)], "a tree of one entry has no node");
 }
 

@@ -2,6 +2,7 @@
 
 use super::machine::Machine;
 use crate::addr::VirtAddr;
+use crate::linux::maple::Maple;
 use crate::linux::vmas;
 
 const MM: u64 = 0xffff_8880_0001_0000;
@@ -109,6 +110,13 @@ fn a_tree_of_mappings_is_walked_by_its_pivots() {
     let expected: Vec<u64> =
         (0..16).chain((0..15).filter(|i| i % 3 != 0).map(|i| 16 + i)).chain([32]).collect();
     assert_eq!(met(with_tree()), (expected.clone(), Some(30)));
+
+    let root = NODE | 3 << 3 | 2;
+    let view = with_tree().view();
+    let tree = Maple::with_places(&view, root);
+    let places = tree.places.unwrap();
+    assert_eq!((places.len(), places.len()), (tree.entries.len(), expected.len()));
+    assert_eq!((&places[15], &places[16], &places[26]), (&vec![0, 15], &vec![1, 1], &vec![2, 0]));
 
     let mut lost = with_tree();
     lost.forget(NODE + 0x200, 0x100);

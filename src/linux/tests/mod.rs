@@ -6,6 +6,7 @@ mod lists;
 mod log;
 pub(crate) mod machine;
 mod mappings;
+mod net;
 mod old;
 mod oom;
 mod slub;

@@ -20,7 +20,7 @@ fn machine() -> Machine {
     m.task(INIT, 0, "swapper/0");
     for pid in 1..=4 {
         let (task, mm) = (task_at(pid), task_at(if pid == 3 { 2 } else { pid }) + 0x400);
-        m.task(task, pid as u32, &format!("task {pid}"));
+        m.task(task, u32::try_from(pid).unwrap(), &format!("task {pid}"));
         m.set(task, "task_struct", "mm", mm);
         m.set(mm, "mm_struct", "total_vm", 1000);
         // File, anonymous and swap pages.
