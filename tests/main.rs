@@ -13,6 +13,7 @@ mod frontends;
 mod fuzz;
 mod globals;
 mod install;
+mod kernels;
 mod late;
 mod linux;
 mod lx;

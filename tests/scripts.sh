@@ -86,6 +86,7 @@ ends '^error: no vmcore was made' scripts/demo
 machine 'apt-get=exit 100' 'qemu-system-x86_64=exit 0' makedumpfile='exit 0' busybox='exit 0' kexec='exit 0' \
 	'apt-cache=case $1 in search) echo linux-image-6.1.0-1-cloud-amd64 - Linux;; depends) echo "  Depends: linux-kbuild-6.1";; esac' 'id=echo 0'
 ends '^error: the mirror does not give linux-image-6.1.0-1-cloud-amd64' scripts/lab/make-vmcores demo
+ends '^error: apt knows no mirror of' env KERNEL_PKG='bullseye/linux-image-5.10.*' scripts/lab/make-vmcores demo
 mkdir -p "$dir/cache/corestub/lab/root-6.1.0-1/usr/src/linux-headers-6.1.0-1" "$dir/cache/corestub/lab/root-6.1.0-1/usr/src/linux-headers-6.1-common"
 ends '^error: lx-scripts: while the sources of 6.1.0-1' scripts/lab/lx-scripts
 machine 'npm=exit 1' 'python3=exit 0'

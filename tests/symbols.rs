@@ -2,37 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::Read;
 use std::path::Path;
 
 use crate::support::dumps::{self, each};
+use crate::support::guest::{self, Symbol};
 use crate::support::program::{Gdb, Server, have_gdb};
 
 /// The names at each address that the guest names, of kernel and modules, as it
 /// recorded them itself.
 fn recorded(dump: &dumps::Dump) -> Option<BTreeMap<u64, Vec<String>>> {
-    let file = std::fs::File::open(dump.path.parent()?.join("oracle/kallsyms.gz")).ok()?;
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).ok()?;
-    let lines: Vec<_> = text.lines().filter_map(line).collect();
+    let lines = guest::kallsyms(dump.path.parent()?)?;
     // From `_end` on the kernel names what is in modules alone (`is_kernel()`).
-    let end = lines.iter().find(|l| l.1 == "_end" && l.2.is_none())?.0;
+    let end = lines.iter().find(|l| l.name == "_end" && l.module.is_none())?.address;
     let mut names: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    for (address, name, module) in lines {
+    for Symbol { address, name, module } in lines {
         // Per-CPU offsets are no addresses; what the guest made as it ran is in no file.
-        let made = matches!(module, Some("[bpf]" | "[__builtin__ftrace]"));
+        let made = matches!(module.as_deref(), Some("[bpf]" | "[__builtin__ftrace]"));
         if address >> 63 == 1 && !made && (address < end || module.is_some()) {
-            names.entry(address).or_default().push(name.to_owned());
+            names.entry(address).or_default().push(name);
         }
     }
     Some(names)
-}
-
-/// Address, name and module of a line of kallsyms.
-fn line(text: &str) -> Option<(u64, &str, Option<&str>)> {
-    let mut words = text.split_whitespace();
-    let (address, _, name) = (words.next()?, words.next()?, words.next()?);
-    Some((u64::from_str_radix(address, 16).ok()?, name, words.next()))
 }
 
 /// Every symbol, its first byte and one that is behind it: those at the very end of

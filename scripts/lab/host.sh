@@ -39,7 +39,23 @@ unpack_packages() { # unpack_packages FOLDER PACKAGE...: into the folder, withou
 	for p in "$debs"/*.deb; do dpkg -x "$p" "$to"; done
 	rm -r "$debs"
 }
-APT_FROM=() # other package lists than the host's
+
+# Packages of other suites than the host's are found by lists of their own: the host's stay as they are.
+APT_FROM=() # options of apt for such lists
+suite_lists() { # suite_lists SUITE: sets APT_FROM; of security archives the suite is called NAME-security
+	local n=$OUT/tools/apt-$1 like=$SUITE key=/usr/share/keyrings/debian-archive-keyring.gpg
+	APT_FROM=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$n/parts" -o "Dir::State::lists=$n/lists" -o "Dir::Cache=$n/cache" -o Acquire::Languages=none)
+	[ -z "$(find "$n/.done" -mmin -600 2> /dev/null)" ] || return 0
+	case $1 in *-security) like=$SUITE-security ;; esac
+	mkdir -p "$n/parts" "$n/lists" "$n/cache/archives/partial"
+	# shellcheck disable=SC2016 # apt's own variables
+	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(CODENAME)' 'Identifier: Packages' |
+		awk -v like="$like" -v suite="$1" -v key="$([ ! -e $key ] || echo "[signed-by=$key] ")" \
+			'($2 == like || $3 == like) && !n++ { print "deb " key $1, suite, "main" }' > "$n/parts/$1.list"
+	[ -s "$n/parts/$1.list" ] || die "apt knows no mirror of $like, where $1 would be too"
+	logged apt_get "${APT_FROM[@]}" update || die "the package lists of $1 cannot be had; see $APT_LOG"
+	touch "$n/.done"
+}
 
 # What runs in the guests is unpacked here and not installed: busybox-static throws out
 # busybox, and kexec-tools changes how the host reboots.
@@ -90,22 +106,12 @@ find_qemu() {
 # bookworm's crash 8.0.2 predates kernel 6.12, and its makedumpfile has no zstd.
 # The guests run this makedumpfile too.
 next_tools() {
-	local n=$OUT/tools/next f next=trixie
+	local n=$OUT/tools/next APT_FROM
 	[ ! -e "$n/.done" ] || return 0
 	[ "$SUITE" = bookworm ] || return 0
-	mkdir -p "$n/apt/parts" "$n/apt/lists" "$n/apt/cache/archives/partial"
-	for f in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do # one has many suites a line, the other a line a suite
-		[ -e "$f" ] || continue
-		case $f in
-		*.list) sed "/$SUITE-updates/d; s/$SUITE/$next/g" "$f" > "$n/apt/parts/main.list" ;;
-		*) sed "s/$SUITE-updates//; s/$SUITE/$next/g" "$f" > "$n/apt/parts/debian.sources" ;;
-		esac
-	done
-	local APT_FROM=(-o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$n/apt/parts" -o "Dir::State::lists=$n/apt/lists" -o "Dir::Cache=$n/apt/cache")
-	logged apt_get "${APT_FROM[@]}" update || die "the package lists of $next cannot be had; see $APT_LOG"
+	suite_lists trixie
 	unpack_packages "$n" crash makedumpfile libc6 libgcc-s1 libstdc++6 libdw1t64 \
 		libelf1t64 liblzo2-2 libzstd1 libsnappy1v5 libncursesw6 libtinfo6 zlib1g liblzma5 libbz2-1.0
-	rm -r "$n/apt"
 	touch "$n/.done"
 }
 

@@ -5,23 +5,27 @@ DISK_MODULES=(virtio_pci virtio_blk)
 CI_MODULES=(qemu_fw_cfg loop dummy lzo_rle zram overlay)
 LAB_MODULES=("${CI_MODULES[@]}" xfs fuse nf_tables)
 # The first that Debian's suite has is used: bookworm has 6.1 (6.12 in its backports), trixie
-# 6.12, bullseye 5.10; the last pattern is the newest of what there is.
+# 6.12, bullseye 5.10; the last pattern is the newest of what there is. Before a slash stands
+# another suite than the host's.
 KERNELS=${KERNEL_PKG:-linux-image-6.1.0-*-cloud-amd64 linux-image-6.12*-cloud-amd64 linux-image-5.10.*-cloud-amd64 linux-image-[1-9]*-cloud-amd64}
 
-unpacked_kernel() { # unpacked_kernel PATTERN: one that was unpacked before
-	local d
-	for d in $(find "$OUT" -maxdepth 1 -name "root-${1#linux-image-}" | sort -rV); do
+unpacked_kernel() { # unpacked_kernel [SUITE/]PATTERN: one that was unpacked before
+	local d from=${1%"${1##*/}"}
+	for d in $(find "$OUT" -maxdepth 1 -name "root-${1#*linux-image-}" | sort -rV); do
 		[ -e "$d/.done" ] || { [ "$DEBUG" = no ] && [ -e "$d/.image" ]; } || continue
-		echo "linux-image-${d#"$OUT"/root-}"
+		[ "$(cat "$d/.suite" 2> /dev/null || true)" = "${from%/}" ] || continue
+		echo "${from}linux-image-${d#"$OUT"/root-}"
 		return
 	done
 }
 
-offered_kernel() { # offered_kernel PATTERN: the newest package of that name that has a -dbg package too
-	local re=^${1//./\\.}\$ p
+offered_kernel() { # offered_kernel [SUITE/]PATTERN: the newest package of that name that has a -dbg package too
+	local name=${1##*/} from=${1%"${1##*/}"} re p
+	re=^${name//./\\.}\$
 	re=${re//+/\\+}; re=${re//\*/.*}
-	for p in $(apt-cache search --names-only "$re" | awk '$1 ~ /^linux-image-[0-9]+\.[0-9]+\.[0-9]/ && $1 !~ /-(dbg|unsigned)$/ { print $1 }' | sort -rV); do
-		if apt-cache show "$p-dbg" > /dev/null 2>&1; then echo "$p"; return; fi
+	[ -z "$from" ] || suite_lists "${from%/}"
+	for p in $(apt-cache "${APT_FROM[@]}" search --names-only "$re" | awk '$1 ~ /^linux-image-[0-9]+\.[0-9]+\.[0-9]/ && $1 !~ /-(dbg|unsigned)$/ { print $1 }' | sort -rV); do
+		if apt-cache "${APT_FROM[@]}" show "$p-dbg" > /dev/null 2>&1; then echo "$from$p"; return; fi
 	done
 }
 
@@ -38,8 +42,11 @@ each_kernel() { # each_kernel HOW...: the first answer to each pattern, by one o
 	set +f
 }
 
-pick_kernel() { # pick_kernel HOW: sets PKG and KVER
+pick_kernel() { # pick_kernel HOW: sets PKG, KVER and FROM, the suite if it is not the host's
 	PKG=$(each_kernel "$1" | awk 'NR == 1')
+	FROM=${PKG%"${PKG##*/}"}
+	FROM=${FROM%/}
+	PKG=${PKG##*/}
 	KVER=${PKG#linux-image-}
 	[ -n "$PKG" ]
 }
@@ -53,6 +60,7 @@ list_kernels() { # what is there already needs no mirror
 # the headers, and (for oracles and tests, not for scripts/demo) vmlinux with debug info.
 fetch_kernel() {
 	[ ! -e "$K/.done" ] || return 0
+	[ -z "$FROM" ] || suite_lists "$FROM"
 	[ -e "$K/.image" ] || fetch_image
 	[ "$DEBUG" = yes ] || return 0
 	fetch_debug
@@ -65,24 +73,32 @@ download() { # download WHAT PACKAGE...: into DEBS
 	rm -rf "$DEBS"
 	mkdir -p "$DEBS"
 	cd "$DEBS"
-	growing . logged apt_get download "$@" || die "the mirror does not give $*; see $APT_LOG (apt-get update, as root, renews the lists)"
+	growing . logged apt_get "${APT_FROM[@]}" download "$@" || die "the mirror does not give $*; see $APT_LOG (apt-get update, as root, renews the lists)"
 	cd "$OUT"
 }
 
+depends() { # depends PACKAGE: the names of the packages that it needs
+	apt-cache "${APT_FROM[@]}" depends "$1" | sed -n 's/.*Depends: \([^<]*\)$/\1/p'
+}
+
 fetch_image() {
-	local flavour=cloud-amd64 common kb f keep
-	common=linux-headers-${KVER%-"$flavour"}-common
-	kb=$(apt-cache depends "linux-headers-$KVER" | sed -n 's/.*Depends: \(linux-kbuild[^ ]*\)/\1/p' | head -1)
+	local parts f keep
+	# since 7.0 the image's package is empty and needs three others
+	parts=$({ depends "$PKG"; depends "linux-headers-$KVER"; } | grep -E "^linux-((binary|modules|base)-${KVER//+/\\+}\$|headers-.*-common|kbuild-)" | sort -u)
 	rm -rf "${K:?}"
 	mkdir -p "$K"
-	download "the kernel $KVER and its headers (40 to 50 MB)" "$PKG" "linux-headers-$KVER" "$common" "$kb"
+	# shellcheck disable=SC2086 # one package a word
+	download "the kernel $KVER and its headers (40 to 50 MB)" "$PKG" "linux-headers-$KVER" $parts
 	say "unpacking it"
 	for f in "$DEBS"/*.deb; do dpkg -x "$f" "$K"; done
 	# scripts/lab/lx-scripts takes the sources of the same version
 	dpkg-deb -f "$(echo "$DEBS"/linux-image-*.deb)" Version > "$K/.version"
+	[ -z "$FROM" ] || echo "$FROM" > "$K/.suite"
 	rm -r "$DEBS"
 	find "$K/lib/modules" "$K/usr/lib/modules" -name '*.ko.xz' -exec xz -d {} + 2> /dev/null || true
 	[ -e "$K/lib/modules/$KVER" ] || { mkdir -p "$K/lib"; ln -sfn ../usr/lib/modules "$K/lib/modules"; }
+	mkdir -p "$K/boot"
+	for f in vmlinuz config; do [ -e "$K/boot/$f-$KVER" ] || mv "$K/lib/modules/$KVER/$f" "$K/boot/$f-$KVER"; done
 	depmod -b "$K" "$KVER"
 	keep=$(module_files "${DISK_MODULES[@]}" "${LAB_MODULES[@]}")
 	[ -n "$keep" ] || die "modprobe finds none of ${LAB_MODULES[*]} in $K"
@@ -90,7 +106,19 @@ fetch_image() {
 	find "$K/usr/src"/linux-headers-*-common/arch -mindepth 1 -maxdepth 1 -type d ! -name x86 -exec rm -r {} +
 	# the headers' Makefile names its own absolute place
 	sed -i "s#^include /usr/src/#include $K/usr/src/#; s#^\(.*[ =:]\)/usr/src/#\1$K/usr/src/#" "$K/usr/src/linux-headers-$KVER/Makefile"
+	for f in "$K"/usr/lib/linux-kbuild-*; do kbuild_here "$f"; done
 	touch "$K/.image"
+}
+
+# Programs of a later Debian's kbuild run with that Debian's libraries.
+kbuild_here() { # kbuild_here FOLDER
+	local f
+	find "$1" -type f -perm -1 | while read -r f; do
+		if [ -z "$MDF_LD" ] || ! { ldd "$f" 2>&1 || true; } | grep -q 'not found'; then continue; fi
+		mv "$f" "$f.elf"
+		printf '#!/bin/sh\nexec %s --library-path %s %s.elf "$@"\n' "$MDF_LD" "$MDF_LIBS" "$f" > "$f"
+		chmod 755 "$f"
+	done
 }
 
 fetch_debug() { # of 4 GB of debug info, that of vmlinux and of the modules that guests load
@@ -104,6 +132,7 @@ fetch_debug() { # of 4 GB of debug info, that of vmlinux and of the modules that
 }
 
 build_module() {
+	local options=(CC=gcc CONFIG_DEBUG_INFO_BTF_MODULES=)
 	if [ -e "$B/labcrash.ko" ]; then
 		! cmp -s "$HERE/guest/labcrash.c" "$B/mod/labcrash.c" || return 0
 		rm -f "$B"/initrd-*.img "$OUT/$KVER"/*/.done # they have another build's
@@ -111,7 +140,9 @@ build_module() {
 	mkdir -p "$B/mod"
 	cp "$HERE/guest/labcrash.c" "$B/mod/"
 	echo 'obj-m := labcrash.o' > "$B/mod/Makefile"
-	make -C "$K/usr/src/linux-headers-$KVER" M="$B/mod" CONFIG_DEBUG_INFO_BTF_MODULES= \
+	# the host's compiler, though the kernel's was another one, with other options
+	gcc -fmin-function-alignment=16 -E - < /dev/null > /dev/null 2>&1 || options+=(CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=)
+	make -C "$K/usr/src/linux-headers-$KVER" M="$B/mod" "${options[@]}" \
 		KCFLAGS="-ffile-prefix-map=$B/mod=/labcrash -ffile-prefix-map=$K=" modules > "$B/mod/build.log" 2>&1 || die "the module does not build; see $B/mod/build.log"
 	mkdir -p "$B/debug"
 	cp "$B/mod/labcrash.ko" "$B/debug/labcrash.ko"

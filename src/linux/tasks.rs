@@ -439,6 +439,7 @@ fn task_list(view: &View, found: &mut Found) -> bool {
     if let Some(why) = leaders.broken {
         found.remark(format!("task list: {why}"));
     }
+    let (mut broken, mut first) = (0usize, None);
     for leader in leaders.elements {
         found.add(leader, FoundBy::TaskList);
         let group = match (l.thread_head, l.task.thread_node, l.task.thread_group) {
@@ -456,9 +457,14 @@ fn task_list(view: &View, found: &mut Found) -> bool {
         steps = threads.steps;
         threads.elements.into_iter().for_each(|thread| found.add(thread, FoundBy::ThreadGroup));
         if let Some(why) = threads.broken {
-            whole = false;
-            found.remark(format!("thread group of {leader}: {why}"));
+            broken += 1;
+            first.get_or_insert_with(|| format!("thread group of {leader}: {why}"));
         }
     }
-    whole
+    match first {
+        Some(first) if broken > 1 => found.remark(format!("{first} (and {} thread groups more)", broken - 1)),
+        Some(first) => found.remark(first),
+        None => {}
+    }
+    whole && broken == 0
 }

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod dumps;
 pub mod fixtures;
+pub mod guest;
 pub mod kdump;
 mod lab;
 pub mod program;

@@ -315,8 +315,12 @@ static int __init labcrash_init(void)
 	}
 	for_each_possible_cpu(i)
 		*per_cpu_ptr(&labcrash_percpu, i) = 0xcb000000ULL + i;
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
 	hrtimer_init(&labcrash_hrtimer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
 	labcrash_hrtimer.function = labcrash_hrtimer_fn;
+#else
+	hrtimer_setup(&labcrash_hrtimer, labcrash_hrtimer_fn, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
+#endif
 	timer_setup(&labcrash_timer, labcrash_timer_fn, 0);
 	labcrash_thread = kthread_run(labcrash_kthread, NULL, "labkthread");
 	if (IS_ERR(labcrash_thread))
