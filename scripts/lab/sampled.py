@@ -14,6 +14,7 @@ def opened(count):
     ap.add_argument("out")
     ap.add_argument("--vmlinux", required=True)
     ap.add_argument("--count", type=int, default=count)
+    ap.add_argument("--all", action="store_true")
     args = ap.parse_args()
     prog = drgn.Program()
     prog.set_core_dump(args.dump)

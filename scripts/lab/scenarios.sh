@@ -113,12 +113,13 @@ sc_kdump_oops()     { kdump_guest oops load "elf,l31.kdump:-l+-d+31,F1.flat:-F+-
 sc_kdump_irqoops()  { MEM=640M kdump_guest irqoops file "l17.kdump:-l+-d+17"; }
 sc_kdump_softoops() { MEM=640M kdump_guest softoops file "l31.kdump:-l+-d+31"; }
 sc_kdump_wqoops()   { MEM=640M kdump_guest wqoops load "l31.kdump:-l+-d+31"; }
-kdump_small() { # kdump_small TRIGGER: a panic of a small guest with a deadlock in it
+kdump_small() { # kdump_small TRIGGER [PARAMETERS]: a panic of a small guest with a deadlock in it
 	local INITRD=ci SMP=2 trigger=$1
-	EXTRA="lab.abba=1 lab.sleeps=10" CRASHKERNEL=160M MEM=448M kdump_guest "$trigger" file "l31.kdump:-l+-d+31" "${VMCI[@]}"
+	EXTRA="lab.abba=1 lab.sleeps=10 ${2:-}" CRASHKERNEL=160M MEM=448M kdump_guest "$trigger" file "l31.kdump:-l+-d+31" "${VMCI[@]}"
 }
 sc_kdump_smash()    { kdump_small smash; }
 sc_kdump_listdel()  { kdump_small listdel; }
+sc_kdump_overrun()  { kdump_small overrun "slub_debug=FZPU lab.net=1"; }
 sc_kdump_uaf()      { kdump_small uaf; }
 sc_kdump_overflow() { kdump_small overflow; }
 sc_kdump_lockup()   { kdump_small lockup; }

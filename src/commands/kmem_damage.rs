@@ -9,7 +9,7 @@ use crate::commands::rd::{ascii, is_printable};
 use crate::hex;
 use crate::linux::Kernel;
 use crate::linux::memory::freelists::{Finding, Smashed, Wrong};
-use crate::linux::memory::marks::{self, Overwritten, Track};
+use crate::linux::memory::marks::{self, Overwritten, Track, Zone};
 use crate::linux::memory::slub::{Cache, Slub};
 use crate::text::{Screen, row};
 
@@ -35,6 +35,9 @@ pub(in crate::commands) struct Damage {
     pub(in crate::commands) stored: Option<VirtAddr>,
     pub(in crate::commands) value: Option<VirtAddr>,
     pub(in crate::commands) looks: Option<String>,
+    /// Where a red zone or poison was first written over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::commands) marks_at: Option<VirtAddr>,
     /// The object in front, which may have run over its end.
     pub(in crate::commands) before: Option<Neighbour>,
 }
@@ -66,6 +69,7 @@ impl Damage {
             stored: None,
             value: None,
             looks: None,
+            marks_at: None,
             before: None,
         };
         match &finding.wrong {
@@ -115,21 +119,24 @@ impl Damage {
         let Overwritten { object, zone, at, wanted, found } = marks;
         let slab = slub.holding(kernel, *object).map(|(_, slab)| slab);
         let free = slab.map(|slab| slub.free_in(kernel, cache, &slab)).unwrap_or_default();
-        let holder = slab.and_then(|slab| slab.holding(cache, object.0));
-        let neighbour = |index: u64, end| {
-            let object = slab?.nth(cache, index)?;
-            Some(Neighbour::of(kernel, cache, object, !free.contains_key(&object), end))
-        };
+        let neighbour =
+            |object: VirtAddr, end| Neighbour::of(kernel, cache, object, !free.contains_key(&object), end);
         self.slab = slab.map(|slab| slab.at);
-        self.object = holder.and_then(|(_, index)| neighbour(index, false));
-        self.before = holder.and_then(|(_, index)| neighbour(index.checked_sub(1)?, true));
-        self.link_at = Some(*at);
+        self.object = Some(neighbour(*object, false));
+        if *zone == Zone::Left {
+            // Else the object itself was run over, or used after it was freed.
+            let index = slab.and_then(|slab| slab.holding(cache, object.0)?.1.checked_sub(1));
+            let before = slab.zip(index).and_then(|(slab, index)| slab.nth(cache, index));
+            self.before = before.map(|before| neighbour(before, true));
+        }
+        self.marks_at = Some(*at);
+        let offset = match at.0.checked_sub(object.0) {
+            Some(offset) => format!("+{offset:#x}"),
+            None => format!("-{:#x}", object.0 - at.0),
+        };
         let digits: Vec<String> = found.iter().map(|byte| format!("{byte:02x}")).collect();
-        let text = ascii(found);
-        self.what = format!(
-            "the {zone} of object {object} was written over at {at}: {} ({text}) where {wanted:02x} belongs",
-            digits.join(" ")
-        );
+        let (digits, text) = (digits.join(" "), ascii(found));
+        self.what = format!("{zone} of {object} at {offset}: {digits} ({text}), not {wanted:02x}");
     }
 
     /// A paragraph.
@@ -140,16 +147,10 @@ impl Damage {
             let state = if object.allocated { "not on a free list" } else { "free" };
             row!(screen, "    {words}, {}, is {state}; from {} on:", object.at, object.from)?;
             object.rows(screen)?;
-            object.owners.iter().try_for_each(|track| row!(screen, "        {}", owner(track)))?;
+            object.owners.iter().try_for_each(|track| row!(screen, "        {track}"))?;
         }
         Ok(())
     }
-}
-
-/// `allocated by labcrash_smash+0x1c [labcrash], pid 1 on CPU 0`
-pub(in crate::commands) fn owner(track: &Track) -> String {
-    let done = if track.freed { "freed" } else { "allocated" };
-    format!("{done} by {}, pid {} on CPU {}", track.by, track.pid, track.cpu)
 }
 
 impl Neighbour {

@@ -111,18 +111,18 @@ impl Triage<'_> {
                 _ => row!(screen, "        {}", damage.what)?,
             }
             match (&damage.object, &damage.before) {
-                (Some(object), Some(before)) => {
+                (Some(object), Some(before)) if damage.marks_at.is_none() => {
                     let text = before.letters();
                     row!(screen, "        in object {}; the one in front ends with {text:?}", object.at)?;
                 }
-                (Some(object), None) => row!(screen, "        in object {}", object.at)?,
+                (Some(object), None) if damage.marks_at.is_none() => {
+                    row!(screen, "        in object {}", object.at)?;
+                }
                 _ => {}
             }
             for (words, object) in [("it", &damage.object), ("the one in front", &damage.before)] {
                 let owners = object.iter().flat_map(|object| &object.owners);
-                owners.into_iter().try_for_each(|track| {
-                    row!(screen, "        {words} was {}", kmem::damage::owner(track))
-                })?;
+                owners.into_iter().try_for_each(|track| row!(screen, "        {words} was {track}"))?;
             }
         }
         match self.slab_damage.len().saturating_sub(SHOWN) {

@@ -15,6 +15,7 @@
  *   listdel    remove a list entry twice
  *   uaf        call through an object that was freed and has other contents by now
  *   overflow   recurse until the kernel stack's guard page is hit
+ *   overrun    write over the end of a slab object, and into a freed one; then as oops
  *   lockup     spin with preemption off and interrupts on (a soft lockup)
  *   abba       two threads that take two mutexes in opposite order, and one that waits
  *              for a rw_semaphore which the first holds; the writer goes on
@@ -175,6 +176,22 @@ static noinline __attribute__((noipa)) void labcrash_smash(void)
 	preempt_enable();
 }
 
+/* over the end of one object, and into one that was freed; the machine dies of something else */
+static noinline __attribute__((noipa)) void labcrash_overrun(void)
+{
+	u16 *name = kmalloc(SMASH_SIZE, GFP_KERNEL);
+	char *gone = kmalloc(SMASH_SIZE, GFP_KERNEL);
+	size_t i;
+
+	if (!name || !gone)
+		return;
+	for (i = 0; i < SMASH_SIZE / sizeof(*name) + 4; i++)
+		name[i] = labcrash_text[i % (sizeof(labcrash_text) - 1)];
+	kfree(gone);
+	memset(gone + SMASH_SIZE - 4, 'U', 4);
+	labcrash_sink = labcrash_level1(1);
+}
+
 static noinline __attribute__((noipa)) void labcrash_listdel(void)
 {
 	list_del(&labcrash_records[1].list);
@@ -284,6 +301,8 @@ static ssize_t labcrash_write(struct file *f, const char __user *ub, size_t n, l
 		labcrash_irqspin();
 	else if (!strcmp(buf, "smash"))
 		labcrash_smash();
+	else if (!strcmp(buf, "overrun"))
+		labcrash_overrun();
 	else if (!strcmp(buf, "listdel"))
 		labcrash_listdel();
 	else if (!strcmp(buf, "uaf"))

@@ -11,6 +11,8 @@
 //! it. Sources: `mm/slub.c` (`calculate_sizes()`, `init_object()`, `get_track()`),
 //! `include/linux/poison.h`.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::super::object::Object;
@@ -24,7 +26,25 @@ const RED_ALLOCATED: u8 = 0xcc;
 const POISON: u8 = 0x6b;
 const POISON_END: u8 = 0xa5;
 /// Bytes that are told of what was written over.
-const TOLD: usize = 16;
+const TOLD: usize = 8;
+
+/// Which of the marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Zone {
+    Left,
+    Right,
+    Poison,
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Left => "left red zone",
+            Self::Right => "right red zone",
+            Self::Poison => "poison",
+        })
+    }
+}
 
 /// What a cache was asked to mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +113,7 @@ impl Marks {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Overwritten {
     pub(crate) object: VirtAddr,
-    pub(crate) zone: &'static str,
+    pub(crate) zone: Zone,
     /// The first byte that is wrong, and what should be there.
     pub(crate) at: VirtAddr,
     pub(crate) wanted: u8,
@@ -122,11 +142,14 @@ pub(super) fn overwritten(view: &View, cache: &Cache, slab: &Slab, free: &Free) 
         let is_free = free.contains_key(&object);
         let red = if is_free { RED_FREE } else { RED_ALLOCATED };
         let mut check = |zone, place: Option<(u64, &[u8])>, wanted: u8| {
-            let Some((at, bytes)) = place else { return };
+            let Some((at, bytes)) = place else { return false };
             let wrong = bytes.iter().position(|byte| *byte != wanted);
-            let Some((offset, found)) = wrong.and_then(|i| Some((i as u64, bytes.get(i..)?))) else { return };
+            let Some((offset, found)) = wrong.and_then(|i| Some((i as u64, bytes.get(i..)?))) else {
+                return false;
+            };
             let found = found.iter().take(TOLD).copied().collect();
             all.push(Overwritten { object, zone, at: VirtAddr(at.saturating_add(offset)), wanted, found });
+            true
         };
         if marks.red_zone {
             // The kernel may have been stopped between the list and the marks.
@@ -135,14 +158,15 @@ pub(super) fn overwritten(view: &View, cache: &Cache, slab: &Slab, free: &Free) 
                 _ => red,
             };
             let left = bytes.get(..pad).map(|bytes| (start.0, bytes));
-            check("left red zone", left, left.map_or(red, |(_, bytes)| red_of(bytes)));
+            check(Zone::Left, left, left.map_or(red, |(_, bytes)| red_of(bytes)));
             let right = part(cache.object_size, marks.inuse);
-            check("right red zone", right, right.map_or(red, |(_, bytes)| red_of(bytes)));
+            check(Zone::Right, right, right.map_or(red, |(_, bytes)| red_of(bytes)));
         }
         if marks.poison && is_free {
             let last = cache.object_size.saturating_sub(1);
-            check("poison", part(0, last), POISON);
-            check("end of the poison", part(last, cache.object_size), POISON_END);
+            if !check(Zone::Poison, part(0, last), POISON) {
+                check(Zone::Poison, part(last, cache.object_size), POISON_END);
+            }
         }
     }
     (all, unread)
@@ -156,6 +180,14 @@ pub(crate) struct Track {
     pub(crate) by: String,
     pub(crate) pid: u64,
     pub(crate) cpu: u64,
+}
+
+impl fmt::Display for Track {
+    /// `allocated by labcrash_smash+0x1c [labcrash], pid 1 on CPU 0`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = if self.freed { "freed" } else { "allocated" };
+        write!(f, "{done} by {}, pid {} on CPU {}", self.by, self.pid, self.cpu)
+    }
 }
 
 /// The tracks of the object at `object`, those that were written.

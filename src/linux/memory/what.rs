@@ -9,6 +9,7 @@ use super::super::object::Object;
 use super::super::{Kernel, Task};
 use super::areas::VmArea;
 use super::looks::looks;
+use super::marks::{self, Track};
 use super::page::{Page, page};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::debuginfo::symbols::plus;
@@ -58,6 +59,9 @@ pub(crate) enum What {
         free: Option<String>,
         /// Behind what its user asked for.
         padding: bool,
+        /// Who had it last, where `slub_debug` keeps that.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        owners: Vec<Track>,
     },
     /// Memory of a slab that is no object's.
     SlabRest { cache: String, cache_at: VirtAddr, slab: VirtAddr },
@@ -222,7 +226,17 @@ fn slab(kernel: &Kernel, addr: VirtAddr) -> Option<What> {
     let free = slub.free_in(kernel, cache, &slab).get(&object).map(ToString::to_string);
     let offset = addr.0 - object.0;
     let padding = offset >= cache.object_size;
-    Some(What::Slab { cache: name, cache_at: cache.addr, slab: slab.at, object, offset, free, padding })
+    let owners = marks::tracks(kernel, cache, object);
+    Some(What::Slab {
+        cache: name,
+        cache_at: cache.addr,
+        slab: slab.at,
+        object,
+        offset,
+        free,
+        padding,
+        owners,
+    })
 }
 
 impl What {
@@ -270,13 +284,14 @@ impl What {
                 let phys = phys.map(|p| format!(" of physical {p}")).unwrap_or_default();
                 format!("{what} area {start}-{end}{phys}{}", or_nothing(caller, ", asked for by "))
             }
-            Self::Slab { cache, object, offset, free, padding, .. } => {
+            Self::Slab { cache, object, offset, free, padding, owners, .. } => {
                 let state = match free {
                     Some(place) => format!("FREE ({place})"),
                     None => "allocated".to_owned(),
                 };
                 let padding = if *padding { ", behind its end" } else { "" };
-                format!("slab {cache}: object {object}+{offset:#x}{padding}, {state}")
+                let owners: String = owners.iter().map(|track| format!("; {track}")).collect();
+                format!("slab {cache}: object {object}+{offset:#x}{padding}, {state}{owners}")
             }
             Self::SlabRest { cache, slab, .. } => format!("slab {cache}: no object (slab {slab})"),
             Self::StructPage { physical, offset } => format!("struct page of {physical}, +{offset:#x}"),

@@ -4,6 +4,7 @@ use super::machine::Machine;
 use crate::addr::VirtAddr;
 use crate::linux::View;
 use crate::linux::memory::freelists::{Place, Usage, Why, Wrong};
+use crate::linux::memory::marks::Zone;
 use crate::linux::memory::pages::{Bases, PageMap};
 use crate::linux::memory::slub::{Coding, Slub};
 
@@ -289,13 +290,15 @@ fn red_zones_and_poison_are_checked() {
     // Five bytes too many.
     let (found, _) = of(&|m| m.write(fifth + 16, b"VIRT"));
     let rest = [b"VIRT".as_slice(), &[0xcc; 4]].concat();
-    assert_eq!(found, [(node, "right red zone", fifth, fifth + 16, 0xcc, rest)]);
+    assert_eq!(found, [(node, Zone::Right, fifth, fifth + 16, 0xcc, rest)]);
     let (found, _) = of(&|m| m.write(fifth - 1, b"V"));
-    assert_eq!(found, [(node, "left red zone", fifth, fifth - 1, 0xcc, b"V".to_vec())]);
+    assert_eq!(found, [(node, Zone::Left, fifth, fifth - 1, 0xcc, b"V".to_vec())]);
     // Used after it was freed.
     let (found, _) = of(&|m| m.write(seventh + 14, b"us"));
     let zones: Vec<_> = found.iter().map(|f| (f.1, f.3, f.4)).collect();
-    assert_eq!(zones, [("poison", seventh + 14, 0x6b), ("end of the poison", seventh + 15, 0xa5)]);
+    assert_eq!(zones, [(Zone::Poison, seventh + 14, 0x6b)]);
+    let (found, _) = of(&|m| m.write(seventh + 15, b"s"));
+    assert_eq!((found[0].1, found[0].3, found[0].4), (Zone::Poison, seventh + 15, 0xa5));
     // A slab without free objects is on a list of its own; what is not in the dump is no damage.
     let (found, _) = of(&|m| {
         m.circle(NODE + 0x08, &[]);
