@@ -100,8 +100,8 @@ impl OutOfMemory {
         };
         let most = self.largest.iter().take(shown).map(|holder| {
             let swap = match holder.swap_kib {
-                0 => String::new(),
-                swap => format!(" and {} in swap", size_text(swap << 10)),
+                Some(0) | None => String::new(),
+                Some(swap) => format!(" and {} in swap", size_text(swap << 10)),
             };
             let name = person(holder.pid, &holder.comm);
             format!("{name} {}{}{swap}", size_text(holder.rss_kib << 10), percent(holder.rss_kib))

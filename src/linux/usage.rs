@@ -64,8 +64,8 @@ pub(crate) struct Usage {
     pub vsz: u64,
     /// KiB in memory.
     pub rss: u64,
-    /// KiB in swap (`MM_SWAPENTS`), but for what threads have not handed in yet.
-    pub swap: u64,
+    /// KiB in swap (`MM_SWAPENTS`), but for what threads have not handed in yet; if it is known.
+    pub swap: Option<u64>,
 }
 
 /// `MM_SWAPENTS`.
@@ -133,7 +133,7 @@ impl<'a> Usages<'a> {
         for &i in &self.counters {
             pages = pages.checked_add(counted(i)?)?;
         }
-        let swap = counted(SWAPPED)?.checked_mul(4)?;
+        let swap = counted(SWAPPED).and_then(|pages| pages.checked_mul(4));
         Some(Usage { vsz: total_vm.checked_mul(4)?, rss: pages.checked_mul(4)?, swap })
     }
 

@@ -44,7 +44,7 @@ pub(crate) struct Holder {
     pub(crate) pid: Option<u32>,
     pub(crate) comm: String,
     pub(crate) rss_kib: u64,
-    pub(crate) swap_kib: u64,
+    pub(crate) swap_kib: Option<u64>,
 }
 
 /// Whether a kernel that panicked with these words was out of memory.
@@ -138,7 +138,7 @@ pub(crate) fn largest(kernel: &Kernel, most: usize) -> Vec<Holder> {
             Some(Holder { pid, comm, rss_kib: usage.rss, swap_kib: usage.swap })
         })
         .collect();
-    all.sort_by_key(|holder| std::cmp::Reverse(holder.rss_kib.saturating_add(holder.swap_kib)));
+    all.sort_by_key(|holder| std::cmp::Reverse(holder.rss_kib.saturating_add(holder.swap_kib.unwrap_or(0))));
     all.truncate(most);
     all
 }

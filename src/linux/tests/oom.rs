@@ -40,7 +40,10 @@ fn the_largest_come_first_and_once() {
     let all: Vec<_> = all.into_iter().map(|h| (h.comm, h.rss_kib, h.swap_kib)).collect();
     let named = |name: &str| name.to_owned();
     // What the third wrote last is the second's.
-    assert_eq!(all, [(named("task 1"), 44, 400), (named("task 4"), 176, 0), (named("task 2"), 132, 0)]);
+    assert_eq!(
+        all,
+        [(named("task 1"), 44, Some(400)), (named("task 4"), 176, Some(0)), (named("task 2"), 132, Some(0))]
+    );
 }
 
 #[test]
