@@ -64,6 +64,12 @@ impl Section {
         self.flags & SHF_WRITE != SectionFlags(0)
     }
 
+    /// Its bytes in the file are compressed.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.flags & SHF_COMPRESSED != SectionFlags(0)
+    }
+
     /// Without bytes in the file: `.bss`, or anything allocated in a debug file.
     #[must_use]
     pub fn is_nobits(&self) -> bool {
@@ -183,7 +189,7 @@ impl File {
             return Ok(Cow::Borrowed(&[]));
         }
         let raw = self.range(section.offset, section.size, "section within the file")?;
-        if section.flags & SHF_COMPRESSED == SectionFlags(0) {
+        if !section.is_compressed() {
             return Ok(raw);
         }
         compressed::decompress(&raw)
@@ -213,6 +219,15 @@ impl File {
     /// # Errors
     /// It contradicts itself.
     pub fn symbols(&self, kind: SectionType) -> Result<Option<Symbols<'_>>> {
+        let Some((table, names)) = self.symbol_table(kind)? else { return Ok(None) };
+        Ok(Some(Symbols::new(self.data(table)?, self.data(names)?)))
+    }
+
+    /// The sections of that table and of its names.
+    ///
+    /// # Errors
+    /// It has no names.
+    pub fn symbol_table(&self, kind: SectionType) -> Result<Option<(&Section, &Section)>> {
         let Some(table) = self.sections.iter().find(|s| s.kind == kind && s.size != 0) else {
             return Ok(None);
         };
@@ -220,7 +235,7 @@ impl File {
             self.sections.get(table.link as usize).filter(|s| !s.is_nobits()).ok_or_else(|| {
                 self.malformed(table.offset, "a symbol table with names", "no .strtab".into())
             })?;
-        Ok(Some(Symbols::new(self.data(table)?, self.data(names)?)))
+        Ok(Some((table, names)))
     }
 
     /// Base name of the debug file that `.gnu_debuglink` names.

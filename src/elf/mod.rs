@@ -48,7 +48,7 @@ pub use relocations::relocated_places;
 pub use symbols::{Symbol, Symbols};
 
 /// Nothing larger is read or decompressed at once: twice what any vmlinux has.
-const DATA_MAX: u64 = 2 << 30;
+pub(crate) const DATA_MAX: u64 = 2 << 30;
 
 /// More program headers than this are not believed: a machine or a process has a few
 /// thousand, QEMU's dumps by mapping some hundred thousand.

@@ -18,6 +18,8 @@ pub struct Symbols<'a> {
 pub struct Symbol<'a> {
     /// The names from its own on, of which few are ever looked at.
     names: &'a [u8],
+    /// Where it begins in the table of names; 0 if it has none.
+    pub name_at: u32,
     /// Type and binding.
     pub info: SymbolInfo,
     /// Number of its section, or what `SHN_ABS` and its like say.
@@ -56,13 +58,6 @@ impl<'a> Symbols<'a> {
         Self { table: table.into(), names: names.into() }
     }
 
-    /// The same, without its file.
-    #[must_use]
-    pub fn into_owned(self) -> Symbols<'static> {
-        let owned = |bytes: Cow<'_, [u8]>| Cow::Owned(bytes.into_owned());
-        Symbols { table: owned(self.table), names: owned(self.names) }
-    }
-
     fn rows(&self) -> &[Sym64<LE>] {
         rows(&self.table)
     }
@@ -93,6 +88,7 @@ impl<'a> Symbols<'a> {
     fn symbol(&self, raw: &Sym64<LE>) -> Symbol<'_> {
         Symbol {
             names: self.names.get(raw.st_name.get(LE) as usize..).unwrap_or_default(),
+            name_at: raw.st_name.get(LE),
             info: raw.st_info,
             section: raw.st_shndx.get(LE),
             value: raw.st_value.get(LE),

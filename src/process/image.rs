@@ -96,13 +96,18 @@ impl Image {
         own.or_else(|| self.dynamic()?.covering(link_time))
     }
 
-    /// The address of a variable that the linker knows.
+    /// The address of a variable.
     #[must_use]
     pub fn variable(&self, process: &Process, name: &str) -> Option<u64> {
-        let may =
-            self.file.as_ref().and_then(|file| functions::may_export(file.served()?, name)).unwrap_or(true);
-        let by_linker = Some(()).filter(|()| may).and_then(|()| self.dynamic()?.variable(name));
-        by_linker.or_else(|| self.own(process)?.variable(name)).map(|at| self.at(at))
+        self.exported(name).or_else(|| self.own(process)?.variable(name).map(|at| self.at(at)))
+    }
+
+    /// The address of a variable that the linker knows.
+    #[must_use]
+    pub fn exported(&self, name: &str) -> Option<u64> {
+        let file = self.file.as_ref().and_then(|file| file.served());
+        let may = file.and_then(|file| functions::may_export(file, name)).unwrap_or(true);
+        Some(()).filter(|()| may).and_then(|()| self.dynamic()?.variable(name)).map(|at| self.at(at))
     }
 
     /// The address of a function.

@@ -4,13 +4,15 @@
 //! programs built without unwind tables.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, LittleEndian, UnwindContext, UnwindSection};
+use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EhHdrTable, LittleEndian, UnwindContext, UnwindSection};
 
 use super::Process;
 use super::files::MappedFile;
 use crate::addr::VirtAddr;
 use crate::arch::Registers;
+use crate::bytes::u32_at;
 use crate::debuginfo::cfi::{self, FrameRules, Slice, Step};
 use crate::elf::{self, PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader};
 use crate::memory::AddressSpace;
@@ -37,9 +39,17 @@ enum Exceptions {
 struct Table {
     header: Vec<u8>,
     header_at: u64,
-    frames: Vec<u8>,
     frames_at: u64,
+    frames_len: u64,
+    /// All of `.eh_frame`, once entries are asked for often.
+    whole: OnceLock<Vec<u8>>,
+    asked: AtomicUsize,
 }
+
+/// Entries read one by one before all are.
+const ENTRIES_MAX: usize = 64;
+/// No entry is larger.
+const ENTRY_MAX: u32 = 1 << 16;
 
 impl Rules {
     /// Reads the rules of the image with these program headers, whose link-time
@@ -66,7 +76,7 @@ impl Rules {
         word: &mut dyn FnMut(u64) -> Option<u64>,
     ) -> Step {
         let by_exceptions = match &self.eh_frame {
-            Some(Exceptions::Table(table)) => table.step(context, regs, pc, word),
+            Some(Exceptions::Table(table)) => table.step(process, context, regs, pc, word),
             Some(Exceptions::Whole(rules)) => rules.step(regs, pc, word),
             None => Step::NoRules,
         };
@@ -94,35 +104,82 @@ impl Table {
         };
         let load = phdrs.iter().find(holds)?;
         let left = load.filesz - (frames_at - bias.wrapping_add(load.vaddr));
-        let frames = read_up_to(process, frames_at, left.min(RULES_MAX))?;
-        Some(Self { header, header_at, frames, frames_at })
+        let (whole, asked) = (OnceLock::new(), AtomicUsize::new(0));
+        Some(Self { header, header_at, frames_at, frames_len: left.min(RULES_MAX), whole, asked })
     }
 
-    fn bases(&self) -> BaseAddresses {
-        BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(self.frames_at)
-    }
-
-    fn entry(&self, pc: u64) -> Option<gimli::FrameDescriptionEntry<Slice<'_>>> {
-        let bases = self.bases();
-        let section = EhFrame::new(&self.frames, LittleEndian);
-        let header = EhFrameHdr::new(&self.header, LittleEndian).parse(&bases, 8).ok()?;
-        match header.table() {
-            Some(table) => table.fde_for_address(&section, &bases, pc, EhFrame::cie_from_offset).ok(),
-            None => section.fde_for_address(&bases, pc, EhFrame::cie_from_offset).ok(),
-        }
+    /// Where the sections are, `frames` the address of `.eh_frame`.
+    fn bases(&self, frames: u64) -> BaseAddresses {
+        BaseAddresses::default().set_eh_frame_hdr(self.header_at).set_eh_frame(frames)
     }
 
     fn step(
         &self,
+        process: &Process,
         context: &mut UnwindContext<usize>,
         regs: &Registers,
         pc: u64,
         word: &mut dyn FnMut(u64) -> Option<u64>,
     ) -> Step {
-        let Some(fde) = self.entry(pc).filter(|fde| fde.contains(pc)) else { return Step::NoRules };
-        let section: EhFrame<Slice<'_>> = EhFrame::new(&self.frames, LittleEndian);
-        cfi::step(&section, &self.bases(), &fde, context, regs, pc, word)
+        let bases = self.bases(self.frames_at);
+        let Ok(header) = EhFrameHdr::new(&self.header, LittleEndian).parse(&bases, 8) else {
+            return Step::NoRules;
+        };
+        let often = self.whole.get().is_some() || self.asked.fetch_add(1, Ordering::Relaxed) >= ENTRIES_MAX;
+        if !often && let Some(alone) = header.table().and_then(|table| self.alone(process, &table, pc)) {
+            let section = EhFrame::new(&alone.bytes, LittleEndian);
+            let bases = self.bases(alone.address);
+            let entry = section.fde_from_offset(&bases, alone.entry.into(), EhFrame::cie_from_offset);
+            let Some(fde) = entry.ok().filter(|fde| fde.contains(pc)) else { return Step::NoRules };
+            return cfi::step(&section, &bases, &fde, context, regs, pc, word);
+        }
+        let frames = self
+            .whole
+            .get_or_init(|| read_up_to(process, self.frames_at, self.frames_len).unwrap_or_default());
+        let section: EhFrame<Slice<'_>> = EhFrame::new(frames, LittleEndian);
+        let entry = match header.table() {
+            Some(table) => table.fde_for_address(&section, &bases, pc, EhFrame::cie_from_offset),
+            None => section.fde_for_address(&bases, pc, EhFrame::cie_from_offset),
+        };
+        let Some(fde) = entry.ok().filter(|fde| fde.contains(pc)) else { return Step::NoRules };
+        cfi::step(&section, &bases, &fde, context, regs, pc, word)
     }
+
+    /// The entry for `pc` and what it refers to, as a section of their own: of node's
+    /// 2.8 MB a stack needs some hundred bytes.
+    fn alone(&self, process: &Process, table: &EhHdrTable<'_, Slice<'_>>, pc: u64) -> Option<Alone> {
+        let gimli::Pointer::Direct(at) = table.lookup(pc, &self.bases(self.frames_at)).ok()? else {
+            return None;
+        };
+        let end = self.frames_at.checked_add(self.frames_len)?;
+        let piece = |at: u64| {
+            let mut len = [0; 4];
+            let within = self.frames_at <= at && at < end;
+            process.memory().read_exact(VirtAddr(at), within.then_some(&mut len)?).ok()?;
+            // 0 ends the section; 64-bit DWARF has all ones.
+            let len = u32::from_le_bytes(len);
+            let known = (4..=ENTRY_MAX).contains(&len) && at + 4 + u64::from(len) <= end;
+            let whole = usize::try_from(len).ok().filter(|_| known)? + 4;
+            process.memory().read_vec(VirtAddr(at), whole).ok()
+        };
+        let mut entry = piece(at)?;
+        // How far before this word what it refers to begins.
+        let back = u32_at(&entry, 4).filter(|&back| back != 0)?;
+        let mut bytes = piece((at + 4).checked_sub(back.into())?).filter(|cie| u32_at(cie, 4) == Some(0))?;
+        let start = bytes.len();
+        entry.get_mut(4..8)?.copy_from_slice(&u32::try_from(start + 4).ok()?.to_le_bytes());
+        bytes.append(&mut entry);
+        Some(Alone { bytes, entry: start, address: at.wrapping_sub(start as u64) })
+    }
+}
+
+/// One entry of `.eh_frame` behind what it refers to.
+struct Alone {
+    bytes: Vec<u8>,
+    /// Where it begins.
+    entry: usize,
+    /// Of the first byte, so that the entry has its own.
+    address: u64,
 }
 
 /// `.debug_frame` of the file, else of its debug file.

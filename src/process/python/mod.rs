@@ -13,6 +13,7 @@
 //! Read from CPython's headers (`Include/internal/pycore_*.h`, PSF licence) for
 //! where things are; what they mean as py-spy and pystack, too, understand it.
 
+use object::elf::PT_INTERP;
 use serde::Serialize;
 
 use super::core_file::ThreadNotes;
@@ -37,6 +38,9 @@ const TABLE_MAX: u64 = 1 << 20;
 
 /// The function in C that runs Python's.
 pub const EVAL: &str = "_PyEval_EvalFrameDefault";
+
+/// All that the interpreter knows hangs on it.
+const RUNTIME: &str = "_PyRuntime";
 
 /// One Python function that was running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,9 +70,19 @@ impl Python {
     /// one whose frames cannot be read.
     pub(super) fn find(process: &Process) -> Option<Result<Self, String>> {
         let named = |i: &&Image| i.name.rsplit('/').next().is_some_and(|base| base.contains("python"));
-        let candidates = process.images().iter().filter(named).chain(process.program());
-        let (image, runtime) =
-            candidates.into_iter().find_map(|i| Some((i, i.variable(process, "_PyRuntime")?)))?;
+        let own = process.images().iter().filter(named);
+        let own = own.filter_map(|i| Some((i, i.variable(process, RUNTIME)?)));
+        // Any program may have Python within itself. One that is linked dynamically exports it for
+        // the modules in C: of a large one the whole table of symbols is so not looked through.
+        let within = || {
+            let program = process.program()?;
+            let found = match program.phdr(PT_INTERP) {
+                Some(_) => program.exported(RUNTIME),
+                None => program.variable(process, RUNTIME),
+            };
+            Some((program, found?))
+        };
+        let (image, runtime) = own.into_iter().next().or_else(within)?;
         Some(Self::at(process, image, runtime))
     }
 
