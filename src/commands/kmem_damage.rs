@@ -9,7 +9,7 @@ use crate::commands::rd::{ascii, is_printable};
 use crate::hex;
 use crate::linux::Kernel;
 use crate::linux::memory::freelists::{Finding, Smashed, Wrong};
-use crate::linux::memory::marks::{self, Overwritten, Track, Zone};
+use crate::linux::memory::marked::{self, Overwritten, Track, Zone};
 use crate::linux::memory::slub::{Cache, Slub};
 use crate::text::{Screen, row};
 
@@ -162,7 +162,7 @@ impl Neighbour {
         let mut bytes = vec![0; len];
         let read = kernel.space().read(from, &mut bytes).unwrap_or(0);
         bytes.truncate(read);
-        let owners = marks::tracks(kernel, cache, at);
+        let owners = marked::tracks(kernel, cache, at);
         Self { at, allocated, from, hex: hex::encode(&bytes), owners, bytes }
     }
 

@@ -12,7 +12,7 @@ use super::super::View;
 use super::super::list::Broken;
 use super::super::object::Object;
 use super::looks::{self, looks};
-use super::marks::{self, Overwritten};
+use super::marked::{self, Overwritten};
 use super::slub::{Cache, Coding, MAX_SLABS, Slab, Slub, listed};
 use crate::addr::VirtAddr;
 
@@ -290,7 +290,8 @@ impl Slub {
             if cache.marks.is_some() {
                 let lists = (place, head);
                 let free = self.free_of(view, cache, slab, lists, []);
-                let (all, unread) = marks::overwritten(view, cache, slab, &free);
+                let (all, unread) =
+                    marked::overwritten(view, cache, slab, &|object| free.contains_key(&object));
                 all.into_iter().for_each(|marks| usage.find(place, Wrong::Marks(marks)));
                 usage.unread += unread;
                 *links = links.saturating_sub(usize::try_from(slab.objects).unwrap_or(0));

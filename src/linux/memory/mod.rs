@@ -1,7 +1,7 @@
 //! What lies where in the kernel's memory: pages, slabs, vmalloc's areas, stacks.
 //!
 //! [`pages`] is the array of `struct page`, [`slub`] the slab caches, [`freelists`] walks
-//! and checks their free objects, [`marks`] what `slub_debug` leaves around them, [`looks`] says what a word is that is no address, and
+//! and checks their free objects, [`marked`] what `slub_debug` leaves around them, [`looks`] says what a word is that is no address, and
 //! [`what`] puts all of them together: what is at this address? [`totals`] counts pages by use, [`oom`]
 //! says who had them when there were none left.
 
@@ -16,7 +16,8 @@ use slub::Slub;
 mod areas;
 pub(crate) mod freelists;
 pub(crate) mod looks;
-pub(crate) mod marks;
+pub(crate) mod marked;
+mod marks;
 pub(crate) mod oom;
 mod page;
 pub(crate) mod pages;

@@ -9,7 +9,7 @@ use super::super::object::Object;
 use super::super::{Kernel, Task};
 use super::areas::VmArea;
 use super::looks::looks;
-use super::marks::{self, Track};
+use super::marked::{self, Track};
 use super::page::{Page, page};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::debuginfo::symbols::plus;
@@ -226,7 +226,7 @@ fn slab(kernel: &Kernel, addr: VirtAddr) -> Option<What> {
     let free = slub.free_in(kernel, cache, &slab).get(&object).map(ToString::to_string);
     let offset = addr.0 - object.0;
     let padding = offset >= cache.object_size;
-    let owners = marks::tracks(kernel, cache, object);
+    let owners = marked::tracks(kernel, cache, object);
     Some(What::Slab {
         cache: name,
         cache_at: cache.addr,

@@ -4,7 +4,7 @@ use super::machine::Machine;
 use crate::addr::VirtAddr;
 use crate::linux::View;
 use crate::linux::memory::freelists::{Place, Usage, Why, Wrong};
-use crate::linux::memory::marks::Zone;
+use crate::linux::memory::marked::Zone;
 use crate::linux::memory::pages::{Bases, PageMap};
 use crate::linux::memory::slub::{Coding, Slub};
 
