@@ -64,7 +64,7 @@ boot() {
 	rm -r "$D/diskroot"
 	"${QEMU[@]}" "${QACCEL[@]}" -machine q35 -cpu "${CPU:-$CPUMODEL}" -smp "${SMP:-4}" -nodefaults -display none -no-reboot \
 		-kernel "$K/boot/vmlinuz-$KVER" -initrd "$B/initrd-${INITRD:-full}.img" \
-		-append "console=ttyS0 panic=0 $append" \
+		-append "console=ttyS0 panic=0 no_timer_check $append" \
 		-serial "file:$D/console.log" -qmp "unix:$D/qmp.sock,server=on,wait=off" \
 		-drive "file=$D/disk.img,if=virtio,format=raw,cache=unsafe" "$@" 2> "$D/qemu.err" 9>&- &
 	QPID=$!
