@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034 # part of make-vmcores: variables are used by the others
 # The kernel packages, the module that crashes, and the guests' initrds.
 
-DISK_MODULES=(virtio_pci virtio_blk)
+DISK_MODULES=(virtio_pci virtio_blk ext4 crc32c_generic) # cloud kernels have ext4 built in
 CI_MODULES=(qemu_fw_cfg loop dummy lzo_rle zram overlay)
 LAB_MODULES=("${CI_MODULES[@]}" xfs fuse nf_tables)
 # The first that Debian's suite has is used: bookworm has 6.1 (6.12 in its backports), trixie
@@ -19,13 +19,15 @@ unpacked_kernel() { # unpacked_kernel [SUITE/]PATTERN: one that was unpacked bef
 	done
 }
 
-offered_kernel() { # offered_kernel [SUITE/]PATTERN: the newest package of that name that has a -dbg package too
+offered_kernel() { # offered_kernel [SUITE/]PATTERN: the newest package of that name; of the host's suite one that has a -dbg package too
 	local name=${1##*/} from=${1%"${1##*/}"} re p
 	re=^${name//./\\.}\$
 	re=${re//+/\\+}; re=${re//\*/.*}
 	[ -z "$from" ] || suite_lists "${from%/}"
 	for p in $(apt-cache "${APT_FROM[@]}" search --names-only "$re" | awk '$1 ~ /^linux-image-[0-9]+\.[0-9]+\.[0-9]/ && $1 !~ /-(dbg|unsigned)$/ { print $1 }' | sort -rV); do
-		if apt-cache "${APT_FROM[@]}" show "$p-dbg" > /dev/null 2>&1; then echo "$from$p"; return; fi
+		if { [ -z "$from" ] || [ "$DEBUG" = yes ]; } && ! apt-cache "${APT_FROM[@]}" show "$p-dbg" > /dev/null 2>&1; then continue; fi
+		echo "$from$p"
+		return
 	done
 }
 
