@@ -30,7 +30,7 @@ fn pcs(stack: &Value) -> Vec<u64> {
 
 /// What a worker's comm in /proc has before what it works at, as far as the kernel keeps it.
 fn plain(comm: &str) -> &str {
-    let name = comm.split('-').next().unwrap_or(comm);
+    let name = comm.split(['-', '+']).next().unwrap_or(comm);
     name.get(..15).unwrap_or(name)
 }
 

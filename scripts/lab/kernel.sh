@@ -85,6 +85,7 @@ depends() { # depends PACKAGE: the names of the packages that it needs
 
 fetch_image() {
 	local parts f keep
+	apt-cache "${APT_FROM[@]}" show "linux-headers-$KVER" > /dev/null 2>&1 || die "the mirror has no linux-headers-$KVER, with which a module could be built"
 	# since 7.0 the image's package is empty and needs three others
 	parts=$({ depends "$PKG"; depends "linux-headers-$KVER"; } | grep -E "^linux-((binary|modules|base)-${KVER//+/\\+}\$|headers-.*-common|kbuild-)" | sort -u)
 	rm -rf "${K:?}"
