@@ -30,29 +30,23 @@ kdump_guest() { # kdump_guest TRIGGER KEXEC DUMPS QEMU-OPTIONS...: a panic, dump
 	fetch_disk
 }
 
-sc_demo() { # as little as can be: one dump, written in the kdump kernel
-	demo_try() {
-		boot "crashkernel=160M lab.kdump=1 lab.trigger=oops lab.dumps=l31.kdump:-l+-d+31 lab.sleeps=10 lab.spin=1" 512 -m 448M "${VMCI[@]}" || return
+oops_guest() { # oops_guest DISK-MB DUMPS: a small guest that a module's oops ends, dumped in its kdump kernel
+	local disk=$1 dumps=$2
+	oops_try() {
+		boot "crashkernel=160M lab.kdump=1 lab.trigger=oops lab.dumps=$dumps lab.sleeps=10 lab.spin=1" "$disk" -m 448M "${VMCI[@]}" || return
 		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' 100
 	}
 	local INITRD=ci SMP=2
 	build_initrd ci; build_initrd kdump
-	tries demo_try
+	tries oops_try
 	end_guest; fetch_disk
-	[ -s "$D/l31.kdump" ] || die "the kdump kernel wrote no dump; its console is $D/console.log"
+	[ -s "$D/${dumps%%:*}" ] || die "the kdump kernel wrote no dump; its console is $D/console.log"
 }
 
-sc_kernel() { # for kernels whose debug info is not fetched: the guest's own word is the oracle
-	kernel_try() {
-		boot "crashkernel=160M lab.kdump=1 lab.trigger=oops lab.dumps=l31.kdump:-l+-d+31,l17.kdump:-l+-d+17 lab.sleeps=10 lab.spin=1" 1024 -m 448M "${VMCI[@]}" || return
-		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' 100
-	}
-	local INITRD=ci SMP=2
-	build_initrd ci; build_initrd kdump
-	tries kernel_try
-	end_guest; fetch_disk
-	[ -s "$D/l17.kdump" ] || die "the kdump kernel wrote no dump; its console is $D/console.log"
-}
+# as little as can be: one dump
+sc_demo() { oops_guest 512 l31.kdump:-l+-d+31; }
+# for kernels whose debug info is not fetched: the guest's own word is the oracle
+sc_kernel() { oops_guest 1024 l17.kdump:-l+-d+17,l31.kdump:-l+-d+31; }
 
 CI_LAST=split.3 # of what ci makes: a cache of an older version lacks it
 sc_ci() { # fewer modules and 2 CPUs save 1 s each; quiet, mitigations=off, clock options: nothing
