@@ -103,7 +103,11 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
             let head = head.ok_or_else(|| unknown("xarray and no radix tree"))?.map_err(unreadable)?;
             let layout = kernel.layout().xarray.ok_or_else(|| unknown("nodes of such trees"))?;
             let mut tree = XArray::new(kernel, layout, head);
-            let place = |index| joined(&XArray::place(kernel, layout, head, index));
+            // Each is a walk of its own from the root.
+            let place = |index| match args.position {
+                true => joined(&XArray::place(kernel, layout, head, index)),
+                false => String::new(),
+            };
             let found = tree
                 .by_ref()
                 .take(MOST)

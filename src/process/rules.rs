@@ -158,7 +158,7 @@ impl Table {
             process.memory().read_exact(VirtAddr(at), within.then_some(&mut len)?).ok()?;
             // 0 ends the section; 64-bit DWARF has all ones.
             let len = u32::from_le_bytes(len);
-            let known = (4..=ENTRY_MAX).contains(&len) && at + 4 + u64::from(len) <= end;
+            let known = (4..=ENTRY_MAX).contains(&len) && u64::from(len) + 4 <= end - at;
             let whole = usize::try_from(len).ok().filter(|_| known)? + 4;
             process.memory().read_vec(VirtAddr(at), whole).ok()
         };

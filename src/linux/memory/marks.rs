@@ -69,7 +69,8 @@ impl Marks {
         let tracks = set(bits.store_user).then(|| {
             let length = bits.track?;
             let at = if outside { inuse + 8 } else { inuse };
-            (at + 2 * length <= size).then_some((at, length))
+            let end = length.checked_mul(2)?.checked_add(at)?;
+            (end <= size).then_some((at, length))
         });
         let marks =
             Self { red_zone: set(bits.red_zone), poison: set(bits.poison), tracks: tracks.flatten(), inuse };
