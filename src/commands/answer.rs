@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::ser::{Error as _, SerializeSeq, Serializer};
 
 use super::{CommandError, Context, Result};
-use crate::text::{self, Screen};
+use crate::text::{self, Screen, row};
 
 /// A value that people can read. What is long is written as it is found.
 pub(super) trait Text {
@@ -18,6 +18,17 @@ pub(super) trait Text {
     fn failure(&self) -> Option<String> {
         None
     }
+}
+
+/// One below the other, with an empty row between two.
+pub(super) fn apart<T: Text>(all: &[T], screen: &mut Screen<'_>) -> Result<()> {
+    for (i, one) in all.iter().enumerate() {
+        if i > 0 {
+            row!(screen)?;
+        }
+        one.text(screen)?;
+    }
+    Ok(())
 }
 
 /// A value of either form; every `T: Serialize + Text` becomes one by `into()`.

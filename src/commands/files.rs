@@ -3,8 +3,9 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::answer::apart;
 use super::bt::heading;
-use super::select::or_current;
+use super::select::all_or_current;
 use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::open_files::{self, OpenFile};
@@ -55,17 +56,12 @@ struct Open<'d> {
 struct Files<'d>(Vec<Open<'d>>);
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
-    let tasks: Vec<&Task> = if args.all {
-        kernel.tasks().all().iter().map(AsRef::as_ref).collect()
-    } else {
-        or_current(kernel, context, &args.words)?
-    };
     let wanted = |file: &OpenFile| match (&args.path, &file.path) {
         (None, _) => true,
         (Some(part), path) => path.as_ref().is_some_and(|path| path.contains(part.as_str())),
     };
     let mut all = Vec::new();
-    for of in tasks {
+    for of in all_or_current(kernel, context, args.all, &args.words)? {
         context.check()?;
         let found = open_files::of(kernel, of);
         let (root, cwd, files, unread) = match found {
@@ -95,20 +91,18 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
 
 impl Text for Files<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        for (i, open) in self.0.iter().enumerate() {
-            if i > 0 {
-                row!(screen)?;
-            }
-            open.text(screen)?;
-        }
-        Ok(())
+        apart(&self.0, screen)
     }
 
     fn failure(&self) -> Option<String> {
-        let lost: Vec<String> =
-            self.0.iter().filter(|o| o.files.is_none()).map(|o| o.of.pid_text()).collect();
-        (!lost.is_empty()).then(|| format!("what {} has open cannot be read", lost.join(", ")))
+        unreadable(self.0.iter().filter(|open| open.files.is_none()).map(|open| open.of))
     }
+}
+
+/// The sentence about tasks of which it is not known what they have open.
+pub(super) fn unreadable<'t>(tasks: impl Iterator<Item = &'t Task>) -> Option<String> {
+    let lost: Vec<String> = tasks.map(Task::pid_text).collect();
+    (!lost.is_empty()).then(|| format!("what {} has open cannot be read", lost.join(", ")))
 }
 
 impl Text for Open<'_> {

@@ -3,8 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::answer::apart;
 use super::bt::heading;
-use super::select::or_current;
+use super::files::unreadable;
+use super::select::{all_or_current, or_current};
 use super::{Answer, Command, CommandError, Context, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::net::{self, Device, End, Socket};
@@ -104,13 +106,8 @@ struct Open<'d> {
 struct Sockets<'d>(Vec<Open<'d>>);
 
 fn sockets<'d>(kernel: &'d Kernel, args: &Arguments, context: Context<'d>) -> Result<Answer<'d>> {
-    let tasks: Vec<&Task> = if args.all {
-        kernel.tasks().all().iter().map(AsRef::as_ref).collect()
-    } else {
-        or_current(kernel, context, &args.words)?
-    };
     let mut all = Vec::new();
-    for of in tasks {
+    for of in all_or_current(kernel, context, args.all, &args.words)? {
         context.check()?;
         let sockets = open_files::of(kernel, of).map(|open| net::sockets(kernel, &open.files).collect());
         if args.all && sockets.as_ref().is_none_or(Vec::is_empty) {
@@ -123,19 +120,11 @@ fn sockets<'d>(kernel: &'d Kernel, args: &Arguments, context: Context<'d>) -> Re
 
 impl Text for Sockets<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        for (i, open) in self.0.iter().enumerate() {
-            if i > 0 {
-                row!(screen)?;
-            }
-            open.text(screen)?;
-        }
-        Ok(())
+        apart(&self.0, screen)
     }
 
     fn failure(&self) -> Option<String> {
-        let lost: Vec<String> =
-            self.0.iter().filter(|open| open.sockets.is_none()).map(|open| open.of.pid_text()).collect();
-        (!lost.is_empty()).then(|| format!("what {} has open cannot be read", lost.join(", ")))
+        unreadable(self.0.iter().filter(|open| open.sockets.is_none()).map(|open| open.of))
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
+use super::answer::apart;
 use super::{Answer, Command, CommandError, Context, NoArguments, Result, Text};
 use crate::addr::VirtAddr;
 use crate::linux::list::List;
@@ -96,13 +97,7 @@ fn class<'a>(
 
 impl Text for Queues<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        for (i, queue) in self.0.iter().enumerate() {
-            if i > 0 {
-                row!(screen)?;
-            }
-            queue.text(screen)?;
-        }
-        Ok(())
+        apart(&self.0, screen)
     }
 }
 

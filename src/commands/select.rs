@@ -74,6 +74,19 @@ pub(super) fn or_current<'k>(
     Ok(by_words(kernel, words)?.into_iter().map(AsRef::as_ref).collect())
 }
 
+/// All tasks, or those of [`or_current`].
+pub(super) fn all_or_current<'k>(
+    kernel: &'k Kernel,
+    context: Context<'_>,
+    all: bool,
+    words: &[String],
+) -> Result<Vec<&'k Task>> {
+    if all {
+        return Ok(kernel.tasks().all().iter().map(AsRef::as_ref).collect());
+    }
+    or_current(kernel, context, words)
+}
+
 /// The task that `cpu` was running.
 fn on(kernel: &Kernel, cpu: u32) -> Option<&Arc<Task>> {
     kernel.tasks().by_address(tasks::current(kernel, cpu)?)

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::answer::apart;
 use super::bt::heading;
 use super::{Answer, Command, Context, Result, Text};
 use crate::arch::Register;
@@ -74,13 +75,7 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
 
 impl Text for Rows<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        for (i, r) in self.0.iter().enumerate() {
-            if i > 0 {
-                row!(screen)?;
-            }
-            r.text(screen)?;
-        }
-        Ok(())
+        apart(&self.0, screen)
     }
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::address::{self, Whose};
+use super::answer::apart;
 use super::select::by_words;
 use super::{Answer, Command, Context, Result, Text};
 use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
@@ -121,13 +122,7 @@ fn walk<'d>(kernel: &'d Kernel, space: &PageTables, addr: VirtAddr) -> Walk<'d> 
 
 impl Text for Walks<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        for (i, walk) in self.0.iter().enumerate() {
-            if i > 0 {
-                row!(screen)?;
-            }
-            walk.text(screen)?;
-        }
-        Ok(())
+        apart(&self.0, screen)
     }
 }
 
