@@ -11,7 +11,6 @@ use super::select::by_words;
 use super::{Answer, Command, Context, FOR_VMCORES, Result, Text};
 use crate::addr::VirtAddr;
 use crate::error::ReadFault;
-use crate::linux::layout::crash_state;
 use crate::linux::object::Object;
 use crate::linux::usage::{self, Usages};
 use crate::linux::{Kernel, Task};
@@ -111,7 +110,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, args: Ps, context: Context<'d>) -> Result<A
     };
     let tasks: Vec<&Task> = tasks.into_iter().map(AsRef::as_ref).filter(shown).collect();
     Ok(match args.form {
-        Form { states: true, .. } => States(tasks).into(),
+        Form { states: true, .. } => States { kernel, tasks }.into(),
         Form { parents: true, .. } => Parents(tasks.iter().map(|t| parents(kernel, t)).collect()).into(),
         Form { arguments: true, .. } => Words { kernel, context, tasks }.into(),
         _ => List { kernel, context, tasks }.into(),
@@ -156,7 +155,7 @@ impl Text for List<'_> {
                 if t.idle_of.is_some() { "0".to_owned() } else { parent(t) },
                 t.cpu_text(),
                 t.addr.0,
-                crash_state(t.state),
+                letters(self.kernel, t),
                 name(t)
             )?;
         }
@@ -191,15 +190,23 @@ fn row(t: &Task, used: Option<usage::Usage>) -> Row<'_> {
     }
 }
 
+/// The state, as crash shows it.
+fn letters(kernel: &Kernel, task: &Task) -> &'static str {
+    kernel.layout().version.crash_state(task.state, task.raw_state)
+}
+
 /// How many tasks are in each state, in the order in which the states come up.
-struct States<'d>(Vec<&'d Task>);
+struct States<'d> {
+    kernel: &'d Kernel,
+    tasks: Vec<&'d Task>,
+}
 
 impl States<'_> {
     fn counts(&self) -> Vec<(&'static str, usize)> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let mut order: Vec<&str> = Vec::new();
-        for t in &self.0 {
-            let state = crash_state(t.state);
+        for t in &self.tasks {
+            let state = letters(self.kernel, t);
             let count = counts.entry(state).or_default();
             if *count == 0 {
                 order.push(state);

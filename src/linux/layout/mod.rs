@@ -11,7 +11,6 @@ use crate::debuginfo::{Field, Types};
 mod states;
 mod version;
 
-pub(crate) use states::crash_state;
 pub use version::KernelVersion;
 
 /// `struct task_struct` and what hangs off it.

@@ -38,6 +38,30 @@ impl KernelVersion {
         letters.get((64 - bits.leading_zeros()) as usize).map_or('?', |&b| char::from(b))
     }
 
+    /// crash's two letters, for what [`Self::state_char`] says of the same state.
+    #[must_use]
+    pub(crate) fn crash_state(&self, c: char, state: u64) -> &'static str {
+        match c {
+            // It is being woken, which /proc does not tell apart.
+            'R' if state & self.waking() != 0 => "WA",
+            'R' => "RU",
+            'S' => "IN",
+            'D' => "UN",
+            'I' => "ID",
+            'T' => "ST",
+            't' => "TR",
+            'Z' => "ZO",
+            'X' | 'x' => "DE",
+            'P' => "PA",
+            _ => "??",
+        }
+    }
+
+    /// TASK_WAKING.
+    fn waking(&self) -> u64 {
+        if self.before(4, 14) { 0x100 } else { 0x200 }
+    }
+
     /// The names of the bits that are set: `TASK_UNINTERRUPTIBLE|TASK_NOLOAD`.
     #[must_use]
     pub fn state_names(&self, state: u64, exit_state: u64) -> String {
@@ -61,23 +85,6 @@ impl KernelVersion {
     }
 }
 
-/// crash's two letters for a state character.
-#[must_use]
-pub(crate) fn crash_state(c: char) -> &'static str {
-    match c {
-        'R' => "RU",
-        'S' => "IN",
-        'D' => "UN",
-        'I' => "ID",
-        'T' => "ST",
-        't' => "TR",
-        'Z' => "ZO",
-        'X' | 'x' => "DE",
-        'P' => "PA",
-        _ => "??",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +103,9 @@ mod tests {
         assert_eq!(v4_9.state_names(0x280, 0), "TASK_PARKED|TASK_WAKEKILL");
         assert_eq!(v6_1.state_names(0x402, 0x20), "TASK_UNINTERRUPTIBLE|TASK_NOLOAD|EXIT_ZOMBIE");
         assert_eq!(v6_1.state_names(0, 0), "TASK_RUNNING");
+        // The bit of TASK_WAKING was TASK_PARKED's before, that of TASK_WAKEKILL its.
+        let crash = |v: &KernelVersion, state| v.crash_state(v.state_char(state, 0), state);
+        assert_eq!([crash(&v6_1, 0x200), crash(&v4_9, 0x100)], ["WA", "WA"]);
+        assert_eq!([crash(&v6_1, 0), crash(&v6_1, 0x102), crash(&v4_9, 0x200)], ["RU", "UN", "PA"]);
     }
 }
