@@ -380,71 +380,53 @@ fn dap_through_cdt_gdb_adapter() {
     }
 }
 
-fn kaslr_offset(dump: &Path) -> u64 {
-    let (text, _) = run(Command::new(env!("CARGO_BIN_EXE_corestub")).args(["sys", "--json"]).arg(dump));
-    let sys: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}:\n{text}"));
-    let offset = sys["kaslr_offset"].as_str().and_then(|o| o.strip_prefix("0x"));
-    u64::from_str_radix(offset.unwrap_or("0"), 16).unwrap()
-}
-
-/// LLDB does not fetch the images by itself; its `platform get-file` does.
+/// LLDB fetches the images by itself once a platform is connected. Types come along.
 #[test]
 fn lldb() {
     let Some(program) = program::lldb() else { return };
     for dump in dumps() {
-        // It moves the image by the server's offset at first, and back when it is told; where
-        // both places overlap, LLDB 14 goes on to name some code by the first.
-        if kaslr_offset(&dump) < 64 << 20 {
-            not_here(&format!("{}: KASLR moved the kernel by less than its size", dump.display()));
-            continue;
-        }
         let server = Server::start(&dump, &[]).unwrap();
-        // The images are made at the first use; LLDB waits a second for an answer.
-        gdb(Path::new("gdb"), &[&format!("target remote {}", server.address)]);
-        let folder = tempfile::tempdir().unwrap();
-        let image = folder.path().join("vmlinux");
-        let lldb = |commands: &[&str]| {
-            let mut lldb = Command::new(&program);
-            lldb.args(["--no-lldbinit", "--batch", "--no-use-colors", "-o"]);
-            lldb.arg(format!("settings set plugin.process.gdb-remote.packet-timeout {}", patience()));
-            commands.iter().for_each(|c| {
-                lldb.args(["-o", c]);
-            });
-            run(&mut lldb).0
-        };
-        let got = lldb(&[
+        // LLDB waits a few seconds for an answer; the images are made at the first use.
+        let path: String = "/whole/vmlinux".bytes().map(|b| format!("{b:02x}")).collect();
+        let opened = Client::connect(&server.address).ask(&format!("vFile:open:{path},0,0"));
+        assert!(opened.starts_with("F0"), "{opened}");
+        // It keeps there what it fetches.
+        let home = tempfile::tempdir().unwrap();
+        let mut lldb = Command::new(&program);
+        lldb.args(["--no-lldbinit", "--batch", "--no-use-colors"]).env("HOME", home.path());
+        for command in [
+            &format!("settings set plugin.process.gdb-remote.packet-timeout {}", patience()),
             "platform select remote-linux",
             &format!("platform connect connect://{}", server.address),
-            &format!("platform get-file /kernel/vmlinux {}", image.display()),
-        ]);
-        assert!(image.exists(), "{got}");
-        let text = lldb(&[
-            &format!("target create {}", image.display()),
             &format!("gdb-remote 127.0.0.1:{}", server.port()),
-            "target modules load --file vmlinux --slide 0",
+            "image list",
             "thread list",
+            "bt",
             "register read rip rsp",
             "memory read --format x --size 8 --count 2 $sp",
             "memory read --format s --count 1 `&linux_banner`",
+            "p init_task.comm",
+            "p sizeof(struct zram)",
             "process plugin packet monitor sys",
             "thread select 20",
             "bt",
             "continue",
             "register read rip",
-        ]);
+        ] {
+            lldb.args(["-o", command]);
+        }
+        let text = run(&mut lldb).0;
         assert!(text.matches("thread #").count() > 50, "{text}");
+        has(&text, &["rip = 0x", "rsp = 0x", "\"Linux version ", "RELEASE", GLOBAL_VALUE]);
         has(
             &text,
-            &[
-                "rip = 0x",
-                "rsp = 0x",
-                "\"Linux version ",
-                "RELEASE",
-                "`__schedule + ",
-                "`schedule + ",
-                "`kthread + ",
-            ],
+            &["/vmlinux", "/labcrash.ko", "/zram.ko", "(lldb) p sizeof(struct zram)\n(unsigned long)"],
         );
+        let at = |name: &str| text.find(name).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        let stack =
+            ["labcrash_level1 + ", "`vfs_write", "`ksys_write", "`do_syscall_64", "`entry_SYSCALL_64_after"];
+        assert!(stack.map(at).is_sorted(), "{text}");
+        has(&text[at("thread select 20")..], &["`__schedule(", "`schedule + ", "`kthread("]);
         assert!(text.matches("     rip = 0x").count() == 2, "lost after continue: {text}");
     }
 }

@@ -12,6 +12,7 @@ mod forms;
 mod frontends;
 mod fuzz;
 mod globals;
+mod images;
 mod install;
 mod kernels;
 mod late;

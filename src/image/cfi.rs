@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::debug_frame::{
-    Cfa, Class, DEF_CFA_SF, EXPRESSION, Frames, OFFSET, OP_CONSTS, OP_DEREF, OP_PLUS, RBP, RSP, Rule,
+    Cfa, Class, DEF_CFA_SF, EXPRESSION, Fdes, Frames, OFFSET, OP_CONSTS, OP_DEREF, OP_PLUS, RBP, RSP, Rule,
     SAME_VALUE, VAL_EXPRESSION, Writer, at_rsp_plus, block, breg, call_rule, cfa_expression, number, pt_regs,
     words_at_cfa,
 };
@@ -47,8 +47,8 @@ pub struct CallOverride {
 /// Converts a whole table. `symbols` decides which rows are system-call entry
 /// and which leave the IRQ stack; `overrides` come in place of ORC's rows.
 #[must_use]
-pub fn frames(orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride]) -> Frames {
-    let mut writer = Writer::new();
+pub fn frames(orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride], fdes: Fdes) -> Frames {
+    let mut writer = Writer::new(symbols, fdes);
     add(&mut writer, orc, symbols, overrides);
     writer.finish()
 }
@@ -78,8 +78,9 @@ pub fn world(
     overrides: &[CallOverride],
     code: Code<'_>,
     kernel: &Range<u64>,
+    fdes: Fdes,
 ) -> Frames {
-    let mut writer = Writer::new();
+    let mut writer = Writer::new(symbols, fdes);
     match orc {
         Some(orc) => add(&mut writer, orc, symbols, overrides),
         None if !code.is_empty() => frame_pointers::add(&mut writer, kernel, code),
@@ -93,7 +94,7 @@ pub fn world(
 /// switches to and from the IRQ stack.
 #[must_use]
 pub fn switch_frames(orc: &OrcTable, symbols: &SymbolTable) -> Frames {
-    let mut writer = Writer::new();
+    let mut writer = Writer::new(symbols, Fdes::Long);
     let mut rules = Rules { symbols, known: HashMap::new(), last: None };
     for row in orc.rows().filter(|r| r.entry.sp_base == Base::SpIndirect) {
         rules.apply(&mut writer, &row);
@@ -103,16 +104,16 @@ pub fn switch_frames(orc: &OrcTable, symbols: &SymbolTable) -> Frames {
 
 /// The same of a kernel without ORC: its interrupts.
 #[must_use]
-pub fn interrupt_frames(code: Code<'_>) -> Frames {
-    let mut writer = Writer::new();
+pub fn interrupt_frames(code: Code<'_>, symbols: &SymbolTable) -> Frames {
+    let mut writer = Writer::new(symbols, Fdes::Long);
     frame_pointers::add_interrupts(&mut writer, code.stubs);
     writer.finish()
 }
 
 /// The rules of a module of such a kernel, whose code is `text`.
 #[must_use]
-pub fn module_frames(code: Code<'_>, text: &Range<u64>) -> Frames {
-    let mut writer = Writer::new();
+pub fn module_frames(code: Code<'_>, symbols: &SymbolTable, text: &Range<u64>, fdes: Fdes) -> Frames {
+    let mut writer = Writer::new(symbols, fdes);
     frame_pointers::add(&mut writer, text, code);
     writer.finish()
 }
@@ -187,6 +188,7 @@ impl Rules<'_> {
     fn apply(&mut self, writer: &mut Writer, row: &Row) {
         let entry = row.entry;
         if entry.kind == Kind::Undefined && row.range.end - row.range.start <= MAX_PADDING {
+            writer.padding(&row.range);
             return;
         }
         if let Some((last, rule)) = &self.last

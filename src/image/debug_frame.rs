@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::leb::{Put, len32};
 use crate::arch::{Register, pt_regs as saved};
+use crate::debuginfo::symbols::{Symbol, SymbolTable};
 
 /// Rows in one FDE: gdb runs them from its start at each lookup.
 const MAX_ROWS: usize = 64;
@@ -63,6 +64,7 @@ const DEF_CFA_EXPRESSION: u8 = 0x0f;
 pub(super) const EXPRESSION: u8 = 0x10;
 const OFFSET_EXTENDED_SF: u8 = 0x11;
 pub(super) const DEF_CFA_SF: u8 = 0x12;
+const VAL_OFFSET: u8 = 0x14;
 pub(super) const VAL_EXPRESSION: u8 = 0x16;
 pub(super) const UNDEFINED: u8 = 0x07;
 pub(super) const SAME_VALUE: u8 = 0x08;
@@ -123,9 +125,21 @@ pub(super) fn breg(register: u8, offset: i64) -> Vec<u8> {
     ops
 }
 
+/// How much code an FDE is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fdes {
+    /// As much as can be. gdb looks for the FDE of an address.
+    Long,
+    /// A function each. LLDB looks for the FDE of a function's first byte, and takes its
+    /// rows to be counted from there.
+    PerFunction,
+}
+
 /// Writes CIEs and FDEs.
 pub(super) struct Writer {
     out: Frames,
+    /// Addresses at which an FDE has to begin, in order; and it holds all to the next.
+    starts: Vec<u64>,
     cies: HashMap<Class, u32>,
     fde: Option<Fde>,
 }
@@ -145,8 +159,17 @@ struct Fde {
 }
 
 impl Writer {
-    pub(super) fn new() -> Self {
-        Self { out: Frames::default(), cies: HashMap::new(), fde: None }
+    pub(super) fn new(symbols: &SymbolTable, fdes: Fdes) -> Self {
+        let starts = match fdes {
+            Fdes::Long => Vec::new(),
+            Fdes::PerFunction => symbols.iter().filter(Symbol::is_text).map(|s| s.address).collect(),
+        };
+        Self { out: Frames::default(), starts, cies: HashMap::new(), fde: None }
+    }
+
+    /// The first of the starts behind `at`.
+    fn start_behind(&self, at: u64) -> Option<u64> {
+        self.starts.get(self.starts.partition_point(|s| *s <= at)).copied()
     }
 
     /// A range whose caller's stack pointer is `register` + `offset`, rbp
@@ -168,16 +191,40 @@ impl Writer {
         self.row(&range, &Rule { class: Class::End, cfa, registers: Vec::new(), alone: false });
     }
 
+    /// Bytes that are never run: the trap behind a return. They belong to the function.
+    pub(super) fn padding(&mut self, range: &Range<u64>) {
+        if self.starts.is_empty() || self.starts.binary_search(&range.start).is_ok() {
+            return;
+        }
+        let end = self.start_behind(range.start).map_or(range.end, |start| start.min(range.end));
+        if let Some(fde) = self.fde.as_mut().filter(|f| f.range.end == range.start) {
+            fde.range.end = end;
+        }
+    }
+
     pub(super) fn row(&mut self, range: &Range<u64>, rule: &Rule) {
+        let mut from = range.start;
+        while let Some(start) = self.start_behind(from).filter(|start| *start < range.end) {
+            self.part(&(from..start), rule);
+            from = start;
+        }
+        self.part(&(from..range.end), rule);
+    }
+
+    /// A row, of one function where these are told apart.
+    fn part(&mut self, range: &Range<u64>, rule: &Rule) {
         if range.start >= range.end || self.out.bytes.len() > MAX_BYTES {
             return;
         }
         let fits = self.fde.as_ref().is_some_and(|f| {
-            f.class == rule.class
-                && f.range.end == range.start
-                && !f.alone
-                && !rule.alone
-                && f.rows < MAX_ROWS
+            let here = match self.starts.as_slice() {
+                [] => f.class == rule.class && f.rows < MAX_ROWS,
+                starts => {
+                    (f.class == rule.class || !f.class.is_signal() && !rule.class.is_signal())
+                        && starts.binary_search(&range.start).is_err()
+                }
+            };
+            here && f.range.end == range.start && !f.alone && !rule.alone
         });
         if !fits {
             self.close();
@@ -202,10 +249,14 @@ impl Writer {
         let Some(fde) = &mut self.fde else { return };
         let out = &mut self.out.bytes;
         fde.range.end = range.end;
-        if fde.cfa != rule.cfa || fde.registers != rule.registers {
+        if fde.class != rule.class || fde.cfa != rule.cfa || fde.registers != rule.registers {
             advance(out, range.start - fde.location);
             fde.location = range.start;
             fde.rows += 1;
+        }
+        if fde.class != rule.class {
+            out.extend(from_scratch(rule.class));
+            (fde.class, fde.registers) = (rule.class, initial(rule.class).1);
         }
         if fde.cfa != rule.cfa {
             match (&fde.cfa, &rule.cfa) {
@@ -264,12 +315,7 @@ impl Writer {
             }
             Class::Call | Class::CallS | Class::End => {
                 out.extend([DEF_CFA, RSP, 8]);
-                let ra = if class == Class::End { [UNDEFINED, 16] } else { [OFFSET | 16, 1] };
-                out.extend(ra);
-                for r in (0..16).filter(|r| !matches!(*r, RBP | RSP)) {
-                    out.extend([UNDEFINED, r]);
-                }
-                out.extend([SAME_VALUE, RBP]);
+                out.extend(call_registers(class));
             }
         }
         pad(out, at);
@@ -285,6 +331,23 @@ impl Writer {
         }
         self.out.signal_ranges.sort_by_key(|r| r.start);
         self.out
+    }
+}
+
+fn call_registers(class: Class) -> Vec<u8> {
+    let mut out = Vec::from(if class == Class::End { [UNDEFINED, 16] } else { [OFFSET | 16, 1] });
+    for r in (0..16).filter(|r| !matches!(*r, RBP | RSP)) {
+        out.extend([UNDEFINED, r]);
+    }
+    out.extend([SAME_VALUE, RBP]);
+    out
+}
+
+/// The rules for all registers, whatever they were.
+fn from_scratch(class: Class) -> Vec<u8> {
+    match class {
+        Class::Regs | Class::Entry => pt_regs(),
+        Class::Call | Class::CallS | Class::End => [call_registers(class), vec![VAL_OFFSET, RSP, 0]].concat(),
     }
 }
 

@@ -68,15 +68,12 @@ pub struct Skeleton<'a> {
     pub debug_link: Option<(&'a str, u32)>,
     /// Sections with contents: `.debug_frame`, `.debug_info`...
     pub contents: &'a [(&'static str, &'a [u8])],
+    /// A shared object: LLDB takes an executable for the one of the process, and for
+    /// each further one forgets where all others are (14 to 22).
+    pub shared: bool,
 }
 
 impl Skeleton<'_> {
-    /// The lowest address: what `<segment>` in the library list has to say.
-    #[must_use]
-    pub fn lowest(&self) -> Option<u64> {
-        usable(self.sections).map(|s| s.range.start).min()
-    }
-
     /// The file.
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
@@ -93,12 +90,12 @@ impl Skeleton<'_> {
 
     fn write(&self, file: &mut Vec<u8>) -> object::write::Result<Vec<u8>> {
         let note = self.build_id.map(note).unwrap_or_default();
-        let lowest = self.lowest();
+        let lowest = lowest(self.sections);
         let segments = u32::from(lowest.is_some()) + u32::from(!note.is_empty());
         let header = FileHeader {
             os_abi: elf::ELFOSABI_NONE,
             abi_version: 0,
-            e_type: elf::ET_EXEC,
+            e_type: if self.shared { elf::ET_DYN } else { elf::ET_EXEC },
             e_machine: elf::EM_X86_64,
             e_entry: 1,
             e_flags: elf::FileFlags(0),
@@ -252,6 +249,12 @@ fn add<'a>(
     };
     headers.push((w.add_section_name(name.as_bytes()), section));
     headers.len() - 1
+}
+
+/// The lowest address: what `<segment>` in the library list has to say.
+#[must_use]
+pub fn lowest(sections: &[Section]) -> Option<u64> {
+    usable(sections).map(|s| s.range.start).min()
 }
 
 /// Sections that can be written, at most as many as the format numbers.

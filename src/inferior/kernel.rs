@@ -166,13 +166,29 @@ impl Inferior for KernelInferior {
         Some(self.images().libraries_and_main())
     }
 
+    fn has_whole_libraries(&self) -> bool {
+        true
+    }
+
+    fn whole_libraries(&self) -> Option<Arc<str>> {
+        Some(self.images().whole_libraries())
+    }
+
+    fn is_types(&self, path: &str) -> bool {
+        path == images::TYPES
+    }
+
+    fn whole_image(&self, path: &str) -> Option<String> {
+        images::whole_image(&self.kernel, path)
+    }
+
     /// Asked at connect: does not make the images, which takes longer than all else.
     fn has_libraries(&self) -> bool {
         true
     }
 
     fn open_file(&self, path: &str) -> Result<VirtualFile, FileError> {
-        self.images().open(path)
+        self.images().open(&self.kernel, path)
     }
 
     fn attach(&self, pid: u32) -> Option<Arc<dyn Inferior>> {

@@ -155,6 +155,27 @@ pub trait Inferior: Send + Sync {
         None
     }
 
+    /// Whether [`Inferior::whole_libraries`] will give a document.
+    fn has_whole_libraries(&self) -> bool {
+        false
+    }
+
+    /// The same list for LLDB, of images that hold all there is.
+    fn whole_libraries(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Whether this file is opened only by a client that has no debug info of the main
+    /// image.
+    fn is_types(&self, _path: &str) -> bool {
+        false
+    }
+
+    /// The file that holds all there is to the image `path`, for such a client.
+    fn whole_image(&self, _path: &str) -> Option<String> {
+        None
+    }
+
     /// Opens a file that this inferior announced; anything else is not found.
     fn open_file(&self, path: &str) -> Result<VirtualFile, FileError>;
 

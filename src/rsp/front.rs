@@ -156,6 +156,7 @@ impl State {
             }
             b"qsThreadInfo" => self.thread_page(),
             b"qThreadExtraInfo" => self.thread_extra(args),
+            b"qModuleInfo" => self.module_info(args),
             b"qGetTLSAddr" => self.tls_address(args),
             b"QStartNoAckMode" if self.options.no_ack => Answer::NoMoreAcks,
             // Refused by silence, but it tells who asks.
@@ -243,7 +244,7 @@ impl State {
     // --- threads ---------------------------------------------------------
 
     /// A thread id as this client writes them.
-    fn thread_id(&self, served: &Served, tid: Tid) -> String {
+    pub(super) fn thread_id(&self, served: &Served, tid: Tid) -> String {
         served.thread_id(self.client.multiprocess, tid)
     }
 
@@ -270,6 +271,7 @@ impl State {
             self.selection.select((Id::Any, Id::Any));
         }
         match self.selection.thread() {
+            Some((served, tid)) if self.client.lldb => self.lldb_stop_reason(served, tid),
             Some((served, tid)) => {
                 self.stopped(signal::from_linux(served.inferior().stop_signal()), served, tid)
             }
@@ -310,18 +312,6 @@ impl State {
         match found {
             Some(VirtAddr(addr)) => Answer::text(format!("{addr:x}")),
             None => self.refuse("the thread-local variable's place is not known"),
-        }
-    }
-
-    /// LLDB has no other way to learn the threads' names.
-    fn lldb_query(&mut self, packet: &[u8]) -> Answer {
-        if packet != b"jThreadsInfo" {
-            return Answer::empty();
-        }
-        self.client.lldb = true;
-        match self.selection.selected() {
-            Some(selected) => Answer::Reply(selected.served.lldb_threads().to_vec()),
-            None => Answer::error(),
         }
     }
 

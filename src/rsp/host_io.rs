@@ -81,7 +81,7 @@ impl State {
         }
     }
 
-    fn path(path: &[u8]) -> Result<&str, Errno> {
+    pub(super) fn path(path: &[u8]) -> Result<&str, Errno> {
         if path.len() > LONGEST_PATH {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -90,7 +90,10 @@ impl State {
 
     /// Asks the process of the last `setfs`, the selected one and the main one,
     /// in this order, until one of them knows the name.
-    fn look_up<T>(&self, find: impl Fn(&dyn Inferior) -> Result<T, FileError>) -> Result<T, Errno> {
+    pub(super) fn look_up<T>(
+        &self,
+        find: impl Fn(&dyn Inferior) -> Result<T, FileError>,
+    ) -> Result<T, Errno> {
         let named = self.files.process.and_then(|pid| self.selection.process(pid));
         let selected = self.selection.selected().map(|s| &s.served);
         let mut asked: Vec<&Arc<Served>> = Vec::new();
@@ -114,7 +117,12 @@ impl State {
             return Err(Errno::EROFS);
         }
         let path = Self::path(path)?;
-        let file = self.look_up(|inferior| inferior.open_file(path))?;
+        let took_types = self.client.took_types;
+        let file = self.look_up(|inferior| {
+            let whole = took_types.then(|| inferior.whole_image(path)).flatten();
+            inferior.open_file(whole.as_deref().unwrap_or(path))
+        })?;
+        self.client.took_types |= self.selection.main().inferior().is_types(path);
         let mut hasher = DefaultHasher::new();
         path.hash(&mut hasher);
         let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();

@@ -12,6 +12,7 @@
 //!     v
 //!   front    answers, or checks and passes on        xfer    documents in slices
 //!     v                                              host_io   files (vFile)
+//!     |                                              lldb      what only LLDB asks
 //!   gdbstub's state machine -> stub (its traits)
 //!     v
 //!   state    one client: its selection, open_files, documents
@@ -32,6 +33,7 @@ mod front;
 mod host_io;
 mod line;
 mod listen;
+mod lldb;
 mod open_files;
 mod pulse;
 mod selection;

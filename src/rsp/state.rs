@@ -27,6 +27,8 @@ pub(crate) struct Client {
     pub(crate) lldb: bool,
     /// It asked for the name of the main image.
     pub(crate) asked_main: bool,
+    /// It opened our types of the kernel, for which it looks last.
+    pub(crate) took_types: bool,
     /// It asked for the list of the others: whether it had the main one by then.
     pub(crate) had_main: Option<bool>,
 }

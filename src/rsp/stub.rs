@@ -254,7 +254,9 @@ impl Auxv for State {
 impl Libraries for State {
     fn get_libraries(&self, offset: u64, length: usize, buf: &mut [u8]) -> TargetResult<usize, Self> {
         let inferior = self.selection.inferior();
-        let document = if self.is_without_main_image() {
+        let document = if self.client.lldb {
+            inferior.and_then(|i| i.whole_libraries().or_else(|| i.libraries()))
+        } else if self.is_without_main_image() {
             inferior.and_then(Inferior::libraries_and_main)
         } else {
             inferior.and_then(Inferior::libraries)

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::debuginfo::orc::Layout;
-use crate::debuginfo::symbols::Builder;
+use crate::debuginfo::symbols::{Builder, Symbol};
 use crate::debuginfo::vmlinux;
 use crate::image::tests::nm;
 
@@ -145,6 +145,7 @@ impl<'a> Stepper<'a> {
         let value = |n: u16| match row.register(Register(n)) {
             Some(RegisterRule::Undefined) => None,
             Some(RegisterRule::SameValue) => Some(registers()[&n]),
+            Some(RegisterRule::ValOffset(o)) => Some(cfa.wrapping_add_signed(o)),
             Some(RegisterRule::Offset(o)) => Some(memory(cfa.wrapping_add_signed(o))),
             Some(RegisterRule::Expression(e)) => Some(memory(self.expression(&e, Some(cfa)))),
             Some(RegisterRule::ValExpression(e)) => Some(self.expression(&e, Some(cfa))),
@@ -202,7 +203,7 @@ fn every_row_of_the_kernels_steps_as_orc_does() {
     for (release, path) in vmlinux::all() {
         let orc = vmlinux::orc(&release, &path);
         let symbols = nm(&path);
-        let frames = frames(&orc, &symbols, &[]);
+        let frames = frames(&orc, &symbols, &[], Fdes::Long);
         assert!(check(&orc, &symbols, &frames) > 300_000);
         // Those that real DWARF has wrong, alone.
         let few = switch_frames(&orc, &symbols);
@@ -215,13 +216,39 @@ fn every_row_of_the_kernels_steps_as_orc_does() {
     }
 }
 
+/// As LLDB takes them: by the function's first byte, to its last.
+#[test]
+fn a_function_has_an_fde_of_its_own() {
+    for (release, path) in vmlinux::all() {
+        let orc = vmlinux::orc(&release, &path);
+        let symbols = nm(&path);
+        let long = frames(&orc, &symbols, &[], Fdes::Long);
+        let frames = frames(&orc, &symbols, &[], Fdes::PerFunction);
+        let (mut those, mut these) = (Stepper::new(&long.bytes), Stepper::new(&frames.bytes));
+        let (mut whole, mut parts) = (0, 0);
+        let texts: Vec<u64> = symbols.iter().filter(Symbol::is_text).map(|s| s.address).collect();
+        for (at, fde) in &these.fdes {
+            let next = texts.get(texts.partition_point(|t| t <= at));
+            assert!(next.is_none_or(|next| fde.end_address() <= *next), "{at:#x}");
+            let is_start = texts.binary_search(at).is_ok();
+            *if is_start { &mut whole } else { &mut parts } += 1;
+        }
+        // Assembly code changes its class on the way.
+        assert!(whole > 30_000 && parts < 3_000, "{release}: {whole}, {parts}");
+        for row in orc.rows().step_by(200).filter(|r| r.entry.kind != Kind::Undefined) {
+            let pc = row.range.start;
+            assert_eq!(these.step(pc), those.step(pc), "{release} {pc:#x}");
+        }
+    }
+}
+
 #[test]
 fn an_override_comes_in_place_of_the_rows_it_covers() {
     let rows = [(0x1000_u64, 0x205_u16, 16_i16), (0x1100, 0, 0), (0x1400, 0x205, 8)];
     let orc = table(&rows, 0x1500);
     let symbols = Builder::new("t").finish();
     let over = CallOverride { range: 0x1100..0x1400, cfa: 184 };
-    let frames = frames(&orc, &symbols, &[over]);
+    let frames = frames(&orc, &symbols, &[over], Fdes::Long);
     let mut stepper = Stepper::new(&frames.bytes);
     let sp = registers()[&7];
     assert_eq!(stepper.step(0x10ff).unwrap().0.sp, sp + 16);
@@ -247,7 +274,7 @@ fn a_hole_in_a_function_has_the_rule_around_it() {
     for none in [0xfff, 0x1000, 0x100f, 0x1050, 0x1060, 0x106f, 0x1080, 0x10e0, 0x1200] {
         assert_eq!(orc.bridged(none, &symbols), None, "{none:#x}");
     }
-    let frames = frames(&orc, &symbols, &[]);
+    let frames = frames(&orc, &symbols, &[], Fdes::Long);
     assert_eq!(Stepper::new(&frames.bytes).step(0x1010).unwrap().0.sp, registers()[&7] + 24);
     check(&orc, &symbols, &frames);
 }
@@ -255,7 +282,7 @@ fn a_hole_in_a_function_has_the_rule_around_it() {
 #[test]
 fn the_world_outside_has_rules() {
     let kernel = 0xffff_ffff_8100_0000..0xffff_ffff_8400_0000;
-    let frames = world(None, &Builder::new("t").finish(), &[], Code::default(), &kernel);
+    let frames = world(None, &Builder::new("t").finish(), &[], Code::default(), &kernel, Fdes::Long);
     let mut stepper = Stepper::new(&frames.bytes);
     let (sp, bp) = (registers()[&7], registers()[&6]);
     let caller = |pc, sp, bp| Some((Caller { pc, sp, bp: Some(bp), bx: None }, false));
@@ -286,7 +313,8 @@ fn code_with_frame_pointers_has_rules_at_each_instruction() {
         (start + 0x1100..start + 0x1180, Stub::Other),
     ];
     let code = Code { functions: &functions, stubs: &stubs };
-    let frames = world(None, &Builder::new("t").finish(), &[], code, &kernel);
+    let symbols = Builder::new("t").finish();
+    let frames = world(None, &symbols, &[], code, &kernel, Fdes::Long);
     let mut stepper = Stepper::new(&frames.bytes);
     let (sp, bp) = (registers()[&7], registers()[&6]);
     let mut at = |offset| stepper.step(start + offset).unwrap();
@@ -310,11 +338,11 @@ fn code_with_frame_pointers_has_rules_at_each_instruction() {
     assert_eq!(at(0x10f0), saved(memory(sp) - 32, None));
     assert_eq!(at(0x1116).0.pc, None);
     // With vmlinux's own rules only the interrupts' are needed; a module has no stubs.
-    let frames = interrupt_frames(code);
+    let frames = interrupt_frames(code, &symbols);
     let mut stepper = Stepper::new(&frames.bytes);
     assert_eq!(stepper.step(start + 0x10f0), Some(saved(memory(sp) - 32, None)));
     assert_eq!(stepper.step(start + 0x1028), None);
-    let frames = module_frames(Code { stubs: &[], ..code }, &kernel);
+    let frames = module_frames(Code { stubs: &[], ..code }, &symbols, &kernel, Fdes::Long);
     assert_eq!(Stepper::new(&frames.bytes).step(start + 0x1028), Some(framed));
 }
 
@@ -374,7 +402,7 @@ proptest! {
             builder.push(0x1000 + 0x300 * i as u64, 0, b'T', NAMES[*n].as_bytes());
         }
         let symbols = builder.finish();
-        let frames = frames(&orc, &symbols, &[]);
+        let frames = frames(&orc, &symbols, &[], Fdes::Long);
         check(&orc, &symbols, &frames);
     }
 }

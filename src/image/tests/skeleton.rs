@@ -31,8 +31,9 @@ fn a_skeleton_is_an_elf_file_with_these_sections_and_symbols() {
         symbols: Some(&symtab),
         debug_link: Some(("x.debug", 0x1234_5678)),
         contents: &[(".debug_frame", &[9; 24])],
+        shared: false,
     };
-    assert_eq!(skeleton.lowest(), Some(text));
+    assert_eq!(lowest(&sections), Some(text));
     let bytes = skeleton.build();
     let elf = object::read::elf::ElfFile64::<object::LittleEndian>::parse(&*bytes).unwrap();
     assert_eq!(elf.entry(), 1);
