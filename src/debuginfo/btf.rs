@@ -53,6 +53,8 @@ pub struct Btf {
     holes: Vec<Range<usize>>,
     /// Hash of the name and id of each own named type that has a layout.
     names: OnceLock<Vec<(u32, TypeId)>>,
+    /// The same of each own enumerator, with its enumeration.
+    enumerators: OnceLock<Vec<(u32, TypeId)>>,
 }
 
 impl std::fmt::Debug for Btf {
@@ -109,8 +111,18 @@ impl Btf {
         })?;
         let mut offsets = holed::offsets(&bytes, types, strings.clone(), &holes);
         offsets.truncate(MAX_TYPES);
-        let names = OnceLock::new();
-        Ok(Self { bytes, base: None, origin, strings, first_string: 0, first_id: 1, offsets, holes, names })
+        Ok(Self {
+            bytes,
+            base: None,
+            origin,
+            strings,
+            first_string: 0,
+            first_id: 1,
+            offsets,
+            holes,
+            names: OnceLock::new(),
+            enumerators: OnceLock::new(),
+        })
     }
 
     fn scan(bytes: Arc<[u8]>, base: Option<Arc<Self>>, origin: String) -> Result<Self> {
@@ -171,8 +183,18 @@ impl Btf {
         if u32::try_from(offsets.len()).ok().and_then(|n| first_id.checked_add(n)).is_none() {
             return Err(bad(0, "type ids below 2^32", "more".into()));
         }
-        let (holes, names) = (Vec::new(), OnceLock::new());
-        Ok(Self { bytes, base, origin, strings, first_string, first_id, offsets, holes, names })
+        Ok(Self {
+            bytes,
+            base,
+            origin,
+            strings,
+            first_string,
+            first_id,
+            offsets,
+            holes: Vec::new(),
+            names: OnceLock::new(),
+            enumerators: OnceLock::new(),
+        })
     }
 
     fn string_bytes(&self) -> u32 {
@@ -270,15 +292,21 @@ impl Btf {
     }
 
     fn own_named<'a>(&'a self, name: &'a str, kind: Kind) -> impl Iterator<Item = TypeId> + 'a {
-        let hash = hash(name.as_bytes());
-        let index = self.names.get_or_init(|| self.index());
-        let start = index.partition_point(|(h, _)| *h < hash);
-        let rest = index.get(start..).unwrap_or_default();
-        rest.iter()
-            .take_while(move |(h, _)| *h == hash)
-            .filter_map(|(_, id)| self.get(*id))
+        self.candidates(self.names.get_or_init(|| self.index()), name)
             .filter(move |t| t.kind == kind && t.name() == name)
             .map(|t| t.id)
+    }
+
+    /// The types that `index` has for a name, or for others of the same hash.
+    fn candidates<'a>(
+        &'a self,
+        index: &'a [(u32, TypeId)],
+        name: &str,
+    ) -> impl Iterator<Item = Type<'a>> + use<'a> {
+        let hash = hash(name.as_bytes());
+        let start = index.partition_point(|(h, _)| *h < hash);
+        let rest = index.get(start..).unwrap_or_default();
+        rest.iter().take_while(move |(h, _)| *h == hash).filter_map(|(_, id)| self.get(*id))
     }
 
     /// Functions, a third of all types, are never asked for by name.
@@ -289,6 +317,14 @@ impl Btf {
             .map(|t| (hash(self.string_bytes_at(t.name_off)), t.id))
             .collect();
         index.sort_unstable();
+        index
+    }
+
+    fn index_enumerators(&self) -> Vec<(u32, TypeId)> {
+        let all = self.own_types().flat_map(|t| t.enumerators().map(move |e| (e.name_offset, t.id)));
+        let mut index: Vec<_> = all.map(|(name, id)| (hash(self.string_bytes_at(name)), id)).collect();
+        index.sort_unstable();
+        index.dedup();
         index
     }
 
@@ -428,7 +464,8 @@ impl Types for Btf {
 
     fn enumerator(&self, name: &str) -> Option<i64> {
         std::iter::successors(Some(self), |b| b.base.as_deref()).find_map(|b| {
-            b.own_types().flat_map(|t| t.enumerators()).find(|e| e.name == name).map(|e| e.value)
+            let index = b.enumerators.get_or_init(|| b.index_enumerators());
+            b.candidates(index, name).flat_map(|t| t.enumerators()).find(|e| e.name == name).map(|e| e.value)
         })
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Flags {
 }
 
 impl Flags {
-    /// By the types: to look an enumerator up takes long, and there are hundreds of caches.
+    /// By the types, once for all caches.
     pub(super) fn of(view: &View) -> Self {
         // They are numbered by an enumeration since 6.9 (cc61eb851461).
         let bit = |name: &str, before: u64| {
