@@ -107,6 +107,12 @@ impl Text for Places {
                 let address = if first { address.to_string() } else { String::new() };
                 row!(screen, "{address:<18}  {}", what.sentence())?;
                 first = false;
+                let What::Slab { owners, .. } = what else { continue };
+                for track in owners.iter().filter(|track| !track.stack.is_empty()) {
+                    let done = if track.freed { "freed" } else { "allocated" };
+                    row!(screen, "{:<18}  {done} by pid {} in", "", track.pid)?;
+                    track.stack.iter().try_for_each(|frame| row!(screen, "{:<18}      {frame}", ""))?;
+                }
             }
             if first {
                 row!(screen, "{address}  nothing is known of it")?;

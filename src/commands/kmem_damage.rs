@@ -147,7 +147,10 @@ impl Damage {
             let state = if object.allocated { "not on a free list" } else { "free" };
             row!(screen, "    {words}, {}, is {state}; from {} on:", object.at, object.from)?;
             object.rows(screen)?;
-            object.owners.iter().try_for_each(|track| row!(screen, "        {track}"))?;
+            for track in &object.owners {
+                row!(screen, "        {track}")?;
+                track.stack.iter().try_for_each(|frame| row!(screen, "            {frame}"))?;
+            }
         }
         Ok(())
     }

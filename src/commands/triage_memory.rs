@@ -122,7 +122,11 @@ impl Triage<'_> {
             }
             for (words, object) in [("it", &damage.object), ("the one in front", &damage.before)] {
                 let owners = object.iter().flat_map(|object| &object.owners);
-                owners.into_iter().try_for_each(|track| row!(screen, "        {words} was {track}"))?;
+                for track in owners {
+                    row!(screen, "        {words} was {track}")?;
+                    let stack = track.in_a_row();
+                    stack.map_or(Ok(()), |stack| row!(screen, "            {stack}"))?;
+                }
             }
         }
         match self.slab_damage.len().saturating_sub(SHOWN) {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::super::object::Object;
 use super::super::{Kernel, View};
+use super::depot;
 use super::slub::{Cache, Slab};
 use crate::addr::VirtAddr;
 
@@ -16,6 +17,8 @@ const POISON: u8 = 0x6b;
 const POISON_END: u8 = 0xa5;
 /// Bytes that are told of what was written over.
 const TOLD: usize = 8;
+/// Functions of a stack that are told in one row.
+const IN_A_ROW: usize = 4;
 
 /// Which of the marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +114,21 @@ pub(crate) struct Track {
     pub(crate) by: String,
     pub(crate) pid: u64,
     pub(crate) cpu: u64,
+    /// The whole stack, where it is kept (`CONFIG_STACKTRACE`), the innermost function first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stack: Vec<String>,
+}
+
+impl Track {
+    /// Whoever did it and who called them, as many as go in a row: `a < b < c`. The allocator's own
+    /// functions stand before; 6.1 leaves out one too many at a free.
+    #[must_use]
+    pub(crate) fn in_a_row(&self) -> Option<String> {
+        let callers = self.stack.iter().position(|frame| *frame == self.by).map_or(0, |at| at + 1);
+        let callers = self.stack.get(callers..).filter(|callers| !callers.is_empty())?;
+        let frames = std::iter::once(&self.by).chain(callers).take(IN_A_ROW);
+        Some(frames.map(String::as_str).collect::<Vec<_>>().join(" < "))
+    }
 }
 
 impl fmt::Display for Track {
@@ -128,15 +146,43 @@ pub(crate) fn tracks(kernel: &Kernel, cache: &Cache, object: VirtAddr) -> Vec<Tr
     let track = |(freed, at): (bool, u64)| {
         let track = Object::new(kernel, "track", object.checked_add(at)?);
         // A caller's address, which is behind the call.
-        let caller = track.pointer("addr")?;
-        let (symbol, offset, module) = kernel.symbolise(caller)?;
-        let module = module.map(|module| format!(" [{}]", module.name)).unwrap_or_default();
+        let name = |caller: VirtAddr| {
+            let (symbol, offset, module) = kernel.symbolise(caller)?;
+            let module = module.map(|module| format!(" [{}]", module.name)).unwrap_or_default();
+            Some(format!("{}+{offset:#x}{module}", symbol.name))
+        };
+        let named = |at: VirtAddr| name(at).unwrap_or_else(|| at.to_string());
         Some(Track {
             freed,
-            by: format!("{}+{offset:#x}{module}", symbol.name),
+            by: name(track.pointer("addr")?)?,
             pid: track.number("pid")?,
             cpu: track.number("cpu")?,
+            stack: stack(kernel, &track).unwrap_or_default().into_iter().map(named).collect(),
         })
     };
     [(false, at), (true, at + length)].into_iter().filter_map(track).collect()
+}
+
+/// The stack that a `struct track` has: itself, since 5.19 (788691464c29) in the depot.
+fn stack(view: &View, track: &Object<'_>) -> Option<Vec<VirtAddr>> {
+    if let Some(own) = track.field("addrs") {
+        return depot::words(view, track.address("addrs")?, own.size / 8);
+    }
+    depot::stack(view, track.number("handle")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_begins_with_who_did_it() {
+        let row = |stack: &[&str]| {
+            let stack = stack.iter().map(|frame| (*frame).to_owned()).collect();
+            Track { freed: false, by: "b".to_owned(), pid: 1, cpu: 0, stack }.in_a_row()
+        };
+        assert_eq!(row(&["a", "b", "c", "d"]).as_deref(), Some("b < c < d"));
+        assert_eq!(row(&["c", "d", "e", "f"]).as_deref(), Some("b < c < d < e"));
+        assert_eq!((row(&["a", "b"]), row(&[])), (None, None));
+    }
 }

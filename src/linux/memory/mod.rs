@@ -1,8 +1,8 @@
 //! What lies where in the kernel's memory: pages, slabs, vmalloc's areas, stacks.
 //!
 //! [`pages`] is the array of `struct page`, [`slub`] the slab caches, [`freelists`] walks
-//! and checks their free objects, [`marked`] what `slub_debug` leaves around them, [`looks`] says what a word is that is no address, and
-//! [`what`] puts all of them together: what is at this address? [`totals`] counts pages by use, [`oom`]
+//! and checks their free objects, [`marked`] what `slub_debug` leaves around them, [`depot`] the
+//! stacks of who had them, [`looks`] says what a word is that is no address, and [`what`] puts all of them together: what is at this address? [`totals`] counts pages by use, [`oom`]
 //! says who had them when there were none left.
 
 use std::sync::OnceLock;
@@ -14,6 +14,7 @@ use pages::{Bases, PageMap};
 use slub::Slub;
 
 mod areas;
+mod depot;
 pub(crate) mod freelists;
 pub(crate) mod looks;
 pub(crate) mod marked;

@@ -20,7 +20,8 @@ pub(crate) const LIMIT: u64 = 1 << 47;
 pub(crate) struct Machine {
     memory: BTreeMap<u64, u8>,
     symbols: Vec<(u64, u64, u8, &'static str)>,
-    members: HashMap<(&'static str, &'static str), (u64, u64)>,
+    members: Of<(u64, u64)>,
+    bits: Of<(u8, u8)>,
     sizes: Vec<(&'static str, u64)>,
     release: &'static str,
     lacks_names: bool,
@@ -105,6 +106,7 @@ impl Machine {
             memory: BTreeMap::new(),
             symbols: Vec::new(),
             members,
+            bits: HashMap::new(),
             sizes: SIZES.to_vec(),
             release: "6.1.0",
             lacks_names: false,
@@ -125,6 +127,12 @@ impl Machine {
     /// A member of another type.
     pub(crate) fn member(&mut self, ty: &'static str, path: &'static str, offset: u64, size: u64) {
         self.members.insert((ty, path), (offset, size));
+    }
+
+    /// A bit-field of four bytes: its first bit, and how many.
+    pub(crate) fn bit_field(&mut self, ty: &'static str, path: &'static str, start: u8, width: u8) {
+        self.members.insert((ty, path), (u64::from(start / 8), 4));
+        self.bits.insert((ty, path), (start % 8, width));
     }
 
     /// The member's type is not known: where it is, and not how large.
@@ -231,7 +239,7 @@ impl Machine {
         if self.lacks_names {
             symbols.lacks_names();
         }
-        let (space, types) = (Memory(self.memory), Members(self.members, self.sizes));
+        let (space, types) = (Memory(self.memory), Members(self.members, self.sizes, self.bits));
         let version = KernelVersion::parse(self.release);
         View::new(Arc::new(space), LIMIT, symbols.finish(), Arc::new(types), version).unwrap()
     }
@@ -257,7 +265,8 @@ impl AddressSpace for Memory {
     }
 }
 
-struct Members(HashMap<(&'static str, &'static str), (u64, u64)>, Vec<(&'static str, u64)>);
+type Of<T> = HashMap<(&'static str, &'static str), T>;
+struct Members(Of<(u64, u64)>, Vec<(&'static str, u64)>, Of<(u8, u8)>);
 
 impl Types for Members {
     fn size_of(&self, name: &str) -> Option<u64> {
@@ -265,8 +274,8 @@ impl Types for Members {
     }
 
     fn field(&self, name: &str, path: &str) -> Option<Field> {
-        let (_, &(offset, size)) = self.0.iter().find(|(key, _)| **key == (name, path))?;
-        Some(Field { offset, size, bits: None })
+        let (key, &(offset, size)) = self.0.iter().find(|(key, _)| **key == (name, path))?;
+        Some(Field { offset, size, bits: self.2.get(key).copied() })
     }
 
     fn enumerator(&self, _: &str) -> Option<i64> {
