@@ -100,6 +100,7 @@ const VMCORE: &[&str] = &[
     "walk module.list -H modules --json",
     "tree -t xarray init_pid_ns -p",
     "net",
+    "ipcs",
     "locks",
     "orc-switch-rows",
     "maps",

@@ -83,6 +83,7 @@ mod dis;
 mod entry;
 mod files;
 mod help;
+mod ipcs;
 mod irq;
 mod kmem;
 mod lines;
@@ -213,6 +214,7 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         irq::command(),
         timer::command(),
         net::command(),
+        ipcs::command(),
         mod_::command(),
         sym::command(),
         rd::command(),

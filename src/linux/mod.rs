@@ -13,6 +13,7 @@ pub(crate) mod debug_files;
 mod derived;
 pub(crate) mod disks;
 pub(crate) mod entry_text;
+pub(crate) mod ipc;
 pub(crate) mod irqs;
 pub(crate) mod kaslr;
 mod kernel;

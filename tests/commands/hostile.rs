@@ -72,6 +72,7 @@ fn no_command_shows_a_tasks_name_as_it_is() {
         &["timer", "-r"],
         &["net"],
         &["net", "-s", "-a"],
+        &["ipcs", "-M"],
         &["walk", "module.list", "-H", "modules", "-s", "module.name"],
         &["tree", "-t", "xarray", "init_pid_ns", "-p"],
         // A message that quotes what was typed.

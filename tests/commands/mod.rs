@@ -5,6 +5,7 @@ mod crash;
 mod declared;
 mod devices;
 mod hostile;
+mod ipcs;
 mod lists;
 mod many;
 mod memory;

@@ -2,6 +2,7 @@
 
 mod derived;
 mod devices;
+mod ipc;
 mod lists;
 mod log;
 pub(crate) mod machine;
