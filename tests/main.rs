@@ -4,6 +4,7 @@
 
 mod attached;
 mod commands;
+mod crash_kernel;
 mod damage;
 mod debuginfo;
 mod dump;

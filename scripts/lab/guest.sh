@@ -59,7 +59,7 @@ boot() {
 	truncate -s "${disk}M" "$D/disk.img"
 	mkdir -p "$D/diskroot/boot"
 	cp "$K/boot/vmlinuz-$KVER" "$D/diskroot/boot/vmlinuz"
-	cp "$B/initrd-kdump.img" "$D/diskroot/boot/initrd"
+	cp "$B/initrd-$(crash_initrd).img" "$D/diskroot/boot/initrd"
 	mke2fs -q -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -d "$D/diskroot" "$D/disk.img" 
 	rm -r "$D/diskroot"
 	"${QEMU[@]}" "${QACCEL[@]}" -machine q35 -cpu "${CPU:-$CPUMODEL}" -smp "${SMP:-4}" -nodefaults -display none -no-reboot \

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034 # part of make-vmcores: variables are used by the others
 # The kernel packages, the module that crashes, and the guests' initrds.
 
+HOOK=$HERE/../../packaging/corestub-kdump # what kdump's scripts run
 DISK_MODULES=(virtio_pci virtio_blk ext4 crc32c_generic) # cloud kernels have ext4 built in
 CI_MODULES=(qemu_fw_cfg loop dummy lzo_rle zram overlay)
 LAB_MODULES=("${CI_MODULES[@]}" xfs fuse nf_tables)
@@ -157,7 +158,7 @@ copy_bin() { # copy_bin ROOT PROGRAM [NAME]: a program and its libraries
 	mkdir -p "$root/usr/bin"
 	cp "$p" "$root/usr/bin/${3:-$(basename "$p")}"
 	{ LD_LIBRARY_PATH=$g/lib/x86_64-linux-gnu:$g/usr/lib/x86_64-linux-gnu ldd "$p" 2> /dev/null || true; } |
-		grep -oE '/[^ ]+' | while read -r l; do
+		{ grep -oE '/[^ ]+' || true; } | while read -r l; do # none, of a static one
 		to=$root${l#"$g"}
 		mkdir -p "$(dirname "$to")"
 		[ -e "$to" ] || cp -L "$l" "$to"
@@ -192,9 +193,17 @@ guest_makedumpfile() { # guest_makedumpfile ROOT: with the libraries it is to ru
 	chmod 755 "$r/usr/bin/makedumpfile"
 }
 
-build_initrd() { # build_initrd full|ci|kdump
-	local r=$B/root-$1
-	! [ "$B/initrd-$1.img" -nt "$HERE/guest/init" ] || return 0
+crash_initrd() { # the crash kernel's: with a corestub that reports there, where CORESTUB names one
+	if [ -n "${CORESTUB:-}" ]; then echo report; else echo kdump; fi
+}
+
+build_initrd() { # build_initrd full|ci|kdump|report
+	local r=$B/root-$1 image=$B/initrd-$1.img from
+	for from in "$HERE"/guest/* "$HOOK" ${CORESTUB:+"$CORESTUB"}; do
+		[ "$image" -nt "$from" ] || break
+		from=
+	done
+	[ -n "$from" ] || return 0
 	rm -rf "$r"
 	mkdir -p "$r/bin" "$r/etc"
 	cp "$(guest_tool busybox)" "$r/bin/busybox"
@@ -203,10 +212,15 @@ build_initrd() { # build_initrd full|ci|kdump
 	install -m 755 "$HERE/guest/init" "$r/init"
 	module_list "$r" "$r/etc/modules.disk" "${DISK_MODULES[@]}"
 	case $1 in
-	kdump)
+	kdump | report)
 		guest_makedumpfile "$r"
 		gcc -O1 -Wall -o "$B/vmcopy" "$HERE/guest/vmcopy.c"
 		copy_bin "$r" "$B/vmcopy"
+		if [ "$1" = report ]; then
+			strip -o "$B/corestub" "$CORESTUB"
+			copy_bin "$r" "$B/corestub"
+			cp "$HOOK" "$r/usr/bin/"
+		fi
 		;;
 	*)
 		if [ "$1" = ci ]; then
@@ -219,6 +233,8 @@ build_initrd() { # build_initrd full|ci|kdump
 		copy_bin "$r" "$(guest_tool kexec)"
 		gcc -g -O1 -pthread -Wall -o "$B/mtprog" "$HERE/guest/mtprog.c"
 		copy_bin "$r" "$B/mtprog"
+		gcc -O1 -Wall -o "$B/labipc" "$HERE/guest/labipc.c"
+		copy_bin "$r" "$B/labipc"
 		;;
 	esac
 	(cd "$r" && find . | cpio -o -H newc --quiet | zstd -q -10 -T0 > "$B/.initrd")

@@ -2,6 +2,7 @@
 # The scenarios: what each guest does, and which dumps are made of it.
 
 VMCI=(-device vmcoreinfo)
+LAST_MADE=oracle/labipc.txt # by ci and kernel: a cache of an older version lacks it
 
 live_guest() { # live_guest "KERNEL PARAMETERS" "DUMPS" QEMU-OPTIONS...: a running guest, dumped by QEMU; SETTLE: seconds before
 	local append=$1 dumps=$2
@@ -12,7 +13,7 @@ live_guest() { # live_guest "KERNEL PARAMETERS" "DUMPS" QEMU-OPTIONS...: a runni
 		# shellcheck disable=SC2086
 		live_dumps $dumps
 	}
-	build_initrd full; build_initrd kdump
+	build_initrd full; build_initrd "$(crash_initrd)"
 	tries live_try "$@"
 	end_guest; fetch_disk
 }
@@ -24,20 +25,20 @@ kdump_guest() { # kdump_guest TRIGGER KEXEC DUMPS QEMU-OPTIONS...: a panic, dump
 		boot "crashkernel=${CRASHKERNEL:-256M} lab.kdump=1 lab.kexec=$kx lab.trigger=$trig lab.dumps=$dumps ${EXTRA:-}" 4096 -m "${MEM:-768M}" "$@" || return
 		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' "${KDUMP_LIMIT:-180}"
 	}
-	build_initrd "${INITRD:-full}"; build_initrd kdump
+	build_initrd "${INITRD:-full}"; build_initrd "$(crash_initrd)"
 	tries kdump_try "$@"
 	end_guest # it has unmounted its disk
 	fetch_disk
 }
 
-oops_guest() { # oops_guest DISK-MB DUMPS: a small guest that a module's oops ends, dumped in its kdump kernel
-	local disk=$1 dumps=$2
+oops_guest() { # oops_guest DISK-MB DUMPS [TRIGGER [PARAMETERS]]: a small guest that a module's oops ends, dumped in its kdump kernel
+	local disk=$1 dumps=$2 trigger=${3:-oops} more=${4:-}
 	oops_try() {
-		boot "crashkernel=160M lab.kdump=1 lab.trigger=oops lab.dumps=$dumps lab.sleeps=10 lab.spin=1" "$disk" -m 448M "${VMCI[@]}" || return
-		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' 100
+		boot "crashkernel=160M lab.kdump=1 lab.trigger=$trigger $more lab.dumps=$dumps lab.sleeps=10 lab.spin=1" "$disk" -m 448M "${VMCI[@]}" || return
+		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' $((${CORESTUB:+200} + 100))
 	}
 	local INITRD=ci SMP=2
-	build_initrd ci; build_initrd kdump
+	build_initrd ci; build_initrd "$(crash_initrd)"
 	tries oops_try
 	end_guest; fetch_disk
 	[ -s "$D/${dumps%%:*}" ] || die "the kdump kernel wrote no dump; its console is $D/console.log"
@@ -45,10 +46,13 @@ oops_guest() { # oops_guest DISK-MB DUMPS: a small guest that a module's oops en
 
 # as little as can be: one dump
 sc_demo() { oops_guest 512 l31.kdump:-l+-d+31; }
-# for kernels whose debug info is not fetched: the guest's own word is the oracle
-sc_kernel() { oops_guest 1024 l17.kdump:-l+-d+17,l31.kdump:-l+-d+31; }
+# for kernels whose debug info is not fetched: the guest's own word is the oracle. What else can
+# go wrong in the same boot does: a deadlock, a task that hangs, a group out of memory, a
+# smashed list of free objects.
+sc_kernel() {
+	oops_guest 1024 l17.kdump:-l+-d+17,l31.kdump:-l+-d+31 smashoops "lab.abba=1 lab.hung=2 lab.oomkill=group"
+}
 
-CI_LAST=split.3 # of what ci makes: a cache of an older version lacks it
 sc_ci() { # fewer modules and 2 CPUs save 1 s each; quiet, mitigations=off, clock options: nothing
 	ci_try() {
 		boot "crashkernel=160M lab.kdump=1 lab.trigger=oops lab.dumps=elf lab.sleeps=10 lab.spin=1 lab.go=1" \
@@ -59,7 +63,7 @@ sc_ci() { # fewer modules and 2 CPUs save 1 s each; quiet, mitigations=off, cloc
 		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' 100
 	}
 	local INITRD=ci SMP=2
-	build_initrd ci; build_initrd kdump
+	build_initrd ci; build_initrd "$(crash_initrd)"
 	tries ci_try
 	end_guest; fetch_disk
 	formats
@@ -118,6 +122,7 @@ sc_kdump_uaf()      { kdump_small uaf; }
 sc_kdump_overflow() { kdump_small overflow; }
 sc_kdump_lockup()   { kdump_small lockup; }
 sc_kdump_oom()      { kdump_small oom; }
+sc_kdump_oomkill()  { kdump_small sysrq lab.oomkill=all; }
 sc_kdump_hung()     { kdump_small hung; }
 sc_kdump_bug()      { MEM=640M kdump_guest bug file "l31.kdump:-l+-d+31"; }
 sc_kdump_scale() {

@@ -214,3 +214,54 @@ fn dumps_of_one_crash_are_alike() {
     assert_eq!(compared["dumps"].as_array().unwrap().len(), 3);
     assert_eq!(compared["alike"]["facts"]["culprit"], "labcrash_level3+0x5");
 }
+
+/// The dumps of a scenario that only some machines have made.
+fn of_scenario(name: &str) -> Vec<PathBuf> {
+    let mut found = files("l31.kdump");
+    found.retain(|dump| dump.parent().is_some_and(|folder| folder.ends_with(name)));
+    if found.is_empty() {
+        not_here(&format!("no {name} (scripts/lab/make-vmcores {name})"));
+    }
+    found
+}
+
+fn triage(dump: &Path) -> Value {
+    serde_json::from_str(&output(corestub().args(["triage", "--json"]).arg(dump)).unwrap()).unwrap()
+}
+
+/// With `slub_debug=U` each object that was written over has the stacks of who allocated it and
+/// who freed it.
+#[test]
+fn owners_have_whole_stacks() {
+    for dump in of_scenario("kdump-overrun") {
+        let triage = triage(&dump);
+        let damage = triage["slab_damage"].as_array().unwrap();
+        let owners: Vec<&Value> =
+            damage.iter().flat_map(|d| d["object"]["owners"].as_array().unwrap()).collect();
+        assert!(owners.len() >= 3, "{}: {triage:#}", dump.display());
+        for owner in owners {
+            let stack: Vec<&str> =
+                owner["stack"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            let ends = ["entry_SYSCALL_64_after_hwframe+", "asm_common_interrupt+", "ret_from_fork"];
+            assert!(stack.last().is_some_and(|f| ends.iter().any(|end| f.starts_with(end))), "{owner:#}");
+            if owner["by"].as_str().unwrap().starts_with("labcrash_overrun") {
+                assert!(stack.iter().any(|frame| frame.starts_with("labcrash_write+")), "{owner:#}");
+            }
+        }
+        let said = output(corestub().arg("triage").arg(&dump)).unwrap();
+        assert!(said.contains("labcrash_overrun+0x1d [labcrash] < labcrash_write+"), "{said}");
+    }
+}
+
+/// The kernel killed for memory, and died of something else.
+#[test]
+fn who_was_killed_for_memory_is_told() {
+    for dump in of_scenario("kdump-oomkill") {
+        let triage = triage(&dump);
+        let shortage = &triage["out_of_memory"];
+        let killed = &shortage["killed"][0];
+        let told = (&killed["comm"], &killed["of_group"], &shortage["fatal"]);
+        assert_eq!(told, (&"tail".into(), &false.into(), &false.into()), "{}", dump.display());
+        assert!(killed["rss_kib"].as_u64().unwrap() > 150 << 10, "{killed}");
+    }
+}

@@ -12,6 +12,7 @@
  *   irqspin    spin with interrupts off (a dead CPU)
  *   smash      run over the end of a kmalloc object with UTF-16 text, then allocate:
  *              the free object behind it had its link there
+ *   smashoops  the same without the allocation; the machine dies as of oops
  *   listdel    remove a list entry twice
  *   uaf        call through an object that was freed and has other contents by now
  *   overflow   recurse until the kernel stack's guard page is hit
@@ -150,7 +151,7 @@ static noinline __attribute__((noipa)) void labcrash_name(u16 *to)
 		to[i] = labcrash_text[i % (sizeof(labcrash_text) - 1)];
 }
 
-static noinline __attribute__((noipa)) void labcrash_smash(void)
+static noinline __attribute__((noipa)) void labcrash_smash(bool allocate)
 {
 	static void *objects[SMASH_OBJECTS];
 	int i, j;
@@ -166,6 +167,8 @@ static noinline __attribute__((noipa)) void labcrash_smash(void)
 			/* one that stays on the list, and one that is taken off it: the head is smashed, too */
 			kfree(objects[j]);
 			labcrash_name(objects[i]);
+			if (!allocate)
+				labcrash_sink = labcrash_level1(1);
 			for (i = 0; i < 8; i++)
 				objects[i] = kmalloc(SMASH_SIZE, GFP_ATOMIC);
 			labcrash_sink = objects[7] != NULL;
@@ -300,7 +303,9 @@ static ssize_t labcrash_write(struct file *f, const char __user *ub, size_t n, l
 	else if (!strcmp(buf, "irqspin"))
 		labcrash_irqspin();
 	else if (!strcmp(buf, "smash"))
-		labcrash_smash();
+		labcrash_smash(true);
+	else if (!strcmp(buf, "smashoops"))
+		labcrash_smash(false);
 	else if (!strcmp(buf, "overrun"))
 		labcrash_overrun();
 	else if (!strcmp(buf, "listdel"))
