@@ -31,7 +31,7 @@ fn make(release: &str, path: &Path, dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let btf = Btf::parse(vmlinux::section(path, ".BTF").unwrap().bytes, "BTF").unwrap();
     let orc = vmlinux::orc(release, path);
     let begun = Instant::now();
-    let images = kernel(&KernelParts {
+    let parts = KernelParts {
         symbols: &symbols,
         build_id: Some(&[0xab; 20]),
         sections: &[],
@@ -40,7 +40,8 @@ fn make(release: &str, path: &Path, dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
         overrides: &[],
         code: Code::default(),
         real_dwarf: false,
-    });
+    };
+    let images = kernel(&parts);
     let debug = images.debug.clone().unwrap();
     eprintln!("{release}: {:?}, {} + {} bytes", begun.elapsed(), images.exec.bytes.len(), debug.bytes.len());
     let exec = dir.join(format!("{release}.exec"));
@@ -49,6 +50,7 @@ fn make(release: &str, path: &Path, dir: &Path) -> (PathBuf, PathBuf, PathBuf) {
     std::fs::write(&file, &debug.bytes).unwrap();
     let unwind = dir.join(format!("{release}.unwind"));
     std::fs::write(&unwind, &images.unwind.bytes).unwrap();
+    std::fs::write(dir.join(format!("{release}.whole")), &whole_kernel(&parts).bytes).unwrap();
     (exec, file, unwind)
 }
 
@@ -63,8 +65,10 @@ fn readelf_and_llvm_have_no_complaints() {
     }
     for (release, path) in vmlinux::all() {
         let (exec, debug, unwind) = make(&release, &path, dir);
+        let whole = dir.join(format!("{release}.whole"));
         for (file, args) in [
-            (&exec, &["-aW"][..]),
+            (&whole, &["-aW", "--debug-dump=frames"][..]),
+            (&exec, &["-aW"]),
             (&unwind, &["-aW", "--debug-dump=frames"]),
             (&debug, &["-aW", "--debug-dump=info"]),
         ] {
@@ -72,7 +76,7 @@ fn readelf_and_llvm_have_no_complaints() {
             assert_eq!(String::from_utf8_lossy(&out.stderr), "", "readelf {args:?} {}", file.display());
             assert!(out.stdout.len() > 1 << 16);
         }
-        for file in [&debug, &unwind].into_iter().filter(|_| verifier) {
+        for file in [&debug, &unwind, &whole].into_iter().filter(|_| verifier) {
             let out = Command::new("llvm-dwarfdump").arg("--verify").arg(file).output().unwrap();
             let text = String::from_utf8_lossy(&out.stdout);
             assert!(out.status.success() && text.contains("No errors."), "{text}");
