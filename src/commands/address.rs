@@ -39,7 +39,7 @@ pub(super) fn of_kernel(kernel: &Kernel, context: Context<'_>, word: &str) -> Re
 pub(super) fn of_process(process: &Process, context: Context<'_>, word: &str) -> Result<VirtAddr> {
     parse(word, |name| {
         let Some(named) = name.strip_prefix('$') else {
-            return Ok(process.images().iter().find_map(|image| image.address_of(process, name)));
+            return Ok(process.images().into_iter().find_map(|image| image.address_of(process, name)));
         };
         let thread = super::process::thread(process, context.thread)?;
         let value = register(named).and_then(|r| process.general_regs(thread)?.get(r));

@@ -112,7 +112,7 @@ impl ProcessInferior {
             let lost = |image: &&Image| image.file.as_ref().is_some_and(|f| f.served().is_none());
             let made =
                 |image: &Image| Some((image.name.clone(), Arc::new(skeleton::of(&self.process, image)?)));
-            self.process.images().iter().filter(lost).filter_map(made).collect()
+            self.process.images().into_iter().filter(lost).filter_map(made).collect()
         })
     }
 

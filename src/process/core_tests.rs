@@ -280,7 +280,8 @@ fn a_program_without_an_end_in_its_file_has_no_skeleton() {
         let raw = core(&notes, &[(0x40_0000, 0x1000, &page), (0x40_1000, 0x1000, &[])], 3);
         Process::new(parse(raw).unwrap(), &Options::default())
     };
-    let made = |process: Process| process.images().iter().find_map(|i| skeleton::of(&process, i)).is_some();
+    let made =
+        |process: Process| process.images().into_iter().find_map(|i| skeleton::of(&process, i)).is_some();
     assert!(made(image(0x1000, 0x1000)));
     assert!(!made(image(0xffff_ffff_ffff_f000, 0xff8)));
 }

@@ -137,18 +137,9 @@ impl Image {
     }
 }
 
-/// All images of the process.
-#[must_use]
-pub fn find(process: &Process) -> Vec<Image> {
-    let mut images: Vec<_> = process.files().iter().flat_map(|file| of_file(process, file)).collect();
-    images.extend(vdso(process));
-    images.sort_by_key(|i| i.start);
-    images
-}
-
 /// The images of a file: it may be mapped twice (`dlmopen`), and besides as a whole by one
 /// who reads it (backtraces do), which is no image.
-fn of_file(process: &Process, file: &Arc<MappedFile>) -> Vec<Image> {
+pub(super) fn of_file(process: &Process, file: &Arc<MappedFile>) -> Vec<Image> {
     let mut images = all_of_file(file).unwrap_or_default();
     let stored = process.memory().stored();
     let executable = |image: &Image| {
@@ -203,7 +194,8 @@ pub(super) fn start_of(phdrs: &[ProgramHeader]) -> Option<u64> {
     Some((first.vaddr & !(PAGE_SIZE - 1)).wrapping_sub(first.offset & !(PAGE_SIZE - 1)))
 }
 
-fn vdso(process: &Process) -> Option<Image> {
+/// The image that the kernel maps into each process.
+pub(super) fn vdso(process: &Process) -> Option<Image> {
     const AT_SYSINFO_EHDR: u64 = 33;
     let start = process.auxv_entry(AT_SYSINFO_EHDR)?;
     if process.file_at(start).is_some() {

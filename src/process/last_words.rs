@@ -21,8 +21,8 @@ const TEXT_MAX: usize = 4096;
 #[must_use]
 pub fn abort_message(process: &Process) -> Option<String> {
     let is_libc = |name: &str| name.rsplit('/').next().is_some_and(|base| base.starts_with("libc"));
-    let libc = process.images().iter().filter(|i| is_libc(&i.name)).chain(process.program());
-    let pointer = libc.into_iter().find_map(|i| i.variable(process, "__abort_msg"))?;
+    let mut libc = process.images_named(is_libc).chain(process.program());
+    let pointer = libc.find_map(|i| i.variable(process, "__abort_msg"))?;
     let at = process.memory().read_u64(VirtAddr(pointer)).ok().filter(|&at| at != 0)?;
     // `struct abort_msg_s { unsigned int size; char msg[]; }`
     let text = process.memory().read_cstr(VirtAddr(at.checked_add(4)?), TEXT_MAX).ok()?;

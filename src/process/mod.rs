@@ -95,7 +95,9 @@ pub struct Process {
     files: Vec<Arc<MappedFile>>,
     /// Start, and places in `files` and its ranges, in the order of the addresses.
     by_address: Vec<(u64, usize, usize)>,
-    images: OnceLock<Vec<Image>>,
+    /// Those of each file, read when they are asked for: a stack passes few of a process's libraries.
+    images: Vec<OnceLock<Vec<Image>>>,
+    vdso: OnceLock<Option<Image>>,
     link_map: OnceLock<Walked>,
     python: OnceLock<Option<Result<Python, String>>>,
     labels: OnceLock<Labels>,
@@ -153,8 +155,9 @@ impl Process {
             places,
             memory,
             private_memory,
+            images: files.iter().map(|_| OnceLock::new()).collect(),
             files,
-            images: OnceLock::new(),
+            vdso: OnceLock::new(),
             link_map: OnceLock::new(),
             python: OnceLock::new(),
             labels: OnceLock::new(),
@@ -211,10 +214,15 @@ impl Process {
     /// The file mapped at `addr`, and the mapping.
     #[must_use]
     pub fn file_at(&self, addr: u64) -> Option<(&Arc<MappedFile>, &FileNote)> {
-        let after = self.by_address.partition_point(|&(start, ..)| start <= addr);
-        let &(_, file, range) = self.by_address.get(after.checked_sub(1)?)?;
+        let (file, range) = self.mapping_from(addr)?;
         let file = self.files.get(file)?;
         file.ranges.get(range).filter(|r| addr < r.end).map(|r| (file, r))
+    }
+
+    /// The last file mapping that starts at or below `addr`: places in `files` and its ranges.
+    fn mapping_from(&self, addr: u64) -> Option<(usize, usize)> {
+        let after = self.by_address.partition_point(|&(start, ..)| start <= addr);
+        self.by_address.get(after.checked_sub(1)?).map(|&(_, file, range)| (file, range))
     }
 
     /// The first address above `addr` at which a file mapping starts.
@@ -261,19 +269,37 @@ impl Process {
         notes::auxv_entry(&self.core.auxv, key)
     }
 
-    /// Programs and libraries in memory.
+    /// Programs and libraries in memory, in the order of their addresses.
     #[must_use]
-    pub fn images(&self) -> &[Image] {
-        self.images.get_or_init(|| image::find(self))
+    pub fn images(&self) -> Vec<&Image> {
+        let mut all: Vec<_> = self.images_named(|_| true).chain(self.vdso()).collect();
+        all.sort_by_key(|image| image.start);
+        all
+    }
+
+    /// Those whose file has such a name.
+    pub fn images_named<'p>(&'p self, is: impl Fn(&str) -> bool + 'p) -> impl Iterator<Item = &'p Image> {
+        let named = move |&i: &usize| self.files.get(i).is_some_and(|file| is(&file.name));
+        (0..self.files.len()).filter(named).flat_map(|i| self.images_of(i))
+    }
+
+    fn images_of(&self, file: usize) -> &[Image] {
+        let (Some(file), Some(images)) = (self.files.get(file), self.images.get(file)) else { return &[] };
+        images.get_or_init(|| image::of_file(self, file))
+    }
+
+    fn vdso(&self) -> Option<&Image> {
+        self.vdso.get_or_init(|| image::vdso(self)).as_ref()
     }
 
     /// The program or library that covers `addr`.
     #[must_use]
     pub fn image_at(&self, addr: u64) -> Option<&Image> {
         let covers = |i: &&Image| i.start <= addr && addr < i.end;
-        let Some((file, _)) = self.file_at(addr) else { return self.images().iter().find(covers) };
-        let mut own = self.images().iter().filter(|i| i.file.as_ref().is_some_and(|f| Arc::ptr_eq(f, file)));
-        own.clone().find(covers).or_else(|| own.next())
+        // Variables without initial values lie behind an image's last mapping.
+        let own = self.mapping_from(addr).map_or(&[][..], |(file, _)| self.images_of(file));
+        let mapped = || own.first().filter(|_| self.file_at(addr).is_some());
+        own.iter().find(covers).or_else(mapped).or_else(|| self.vdso().filter(covers))
     }
 
     /// The main program: the one whose program headers the kernel named.

@@ -69,9 +69,8 @@ impl Python {
     /// Finds the interpreter; nothing where there is none, and a sentence where it is
     /// one whose frames cannot be read.
     pub(super) fn find(process: &Process) -> Option<Result<Self, String>> {
-        let named = |i: &&Image| i.name.rsplit('/').next().is_some_and(|base| base.contains("python"));
-        let own = process.images().iter().filter(named);
-        let own = own.filter_map(|i| Some((i, i.variable(process, RUNTIME)?)));
+        let named = |name: &str| name.rsplit('/').next().is_some_and(|base| base.contains("python"));
+        let mut own = process.images_named(named).filter_map(|i| Some((i, i.variable(process, RUNTIME)?)));
         // Any program may have Python within itself. One that is linked dynamically exports it for
         // the modules in C: of a large one the whole table of symbols is so not looked through.
         let within = || {
@@ -82,7 +81,7 @@ impl Python {
             };
             Some((program, found?))
         };
-        let (image, runtime) = own.into_iter().next().or_else(within)?;
+        let (image, runtime) = own.next().or_else(within)?;
         Some(Self::at(process, image, runtime))
     }
 
