@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_lex::{ParsedArg, RawArgs};
 
 use crate::commands::{self, COMMANDS};
@@ -54,6 +54,7 @@ kernels seen: x86-64, Debian 6.1 and 6.12 in every test; 5.10 and 7.3 once"
 
 /// The verbs that are no commands of the table.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Serve a dump to gdb (`target remote :1234`)
     Serve(Serve),
@@ -131,7 +132,8 @@ pub struct Input {
     pub unpack_limit: Option<u64>,
 }
 
-/// `corestub serve`
+// `corestub serve`
+#[allow(missing_docs, reason = "see `Input`")]
 #[derive(Debug, Args)]
 pub struct Serve {
     /// The dump; several files are the pieces of a split one
@@ -238,7 +240,8 @@ pub enum Dialect {
     All,
 }
 
-/// `corestub gdb`
+// `corestub gdb`
+#[allow(missing_docs, reason = "see `Input`")]
 #[derive(Debug, Args)]
 pub struct Gdb {
     /// The dump; several files are the pieces of a split one
@@ -255,7 +258,8 @@ pub struct Gdb {
     pub gdb_args: Vec<OsString>,
 }
 
-/// `corestub compare`
+// `corestub compare`
+#[allow(missing_docs, reason = "see `Input`")]
 #[derive(Debug, Args)]
 pub struct Compare {
     /// The dumps, each a whole one
@@ -269,7 +273,8 @@ pub struct Compare {
     pub input: Input,
 }
 
-/// `corestub report`
+// `corestub report`
+#[allow(missing_docs, reason = "see `Input`")]
 #[derive(Debug, Args)]
 #[command(after_help = REPORT)]
 pub struct Report {
@@ -290,7 +295,8 @@ pub struct Report {
     pub input: Input,
 }
 
-/// `corestub list`
+// `corestub list`
+#[allow(missing_docs, reason = "see `Input`")]
 #[derive(Debug, Args)]
 #[command(after_help = LIST)]
 pub struct List {
@@ -323,7 +329,7 @@ pub struct OnDump {
     /// The dump; files directly behind it that are dumps too are further pieces of it
     #[arg(value_name = "DUMP...")]
     pub dump: PathBuf,
-    /// A further piece: see [`mark_pieces`]
+    /// A further piece: see `mark_pieces`
     #[arg(long = PIECE, hide = true)]
     pub pieces: Vec<PathBuf>,
 }
@@ -331,28 +337,54 @@ pub struct OnDump {
 /// The option by which the pieces of a split dump reach the parser.
 const PIECE: &str = "piece";
 
-/// The whole command line, the commands of the table included.
+/// The whole command line, the commands of the table included. Each command's own part is
+/// declared when it is wanted: all forty take as long as a short command's work.
 #[must_use]
 pub fn program() -> clap::Command {
     // clap has a `help` of its own.
     let commands = COMMANDS.iter().filter(|c| c.name() != "help");
-    let on_dump = |c: &commands::Command| c.declare(OnDump::augment_args(clap::Command::new(c.name())));
-    Cli::command().subcommands(commands.map(on_dump).map(Input::augment_args))
+    let declared = |c: &commands::Command| match clap::Command::new(c.name()) {
+        // The program's own option is left out only where the command's is there first.
+        named if c.is_verbose() => on_dump(named),
+        named => named.defer(on_dump),
+    };
+    Cli::command().subcommands(commands.map(declared))
+}
+
+/// Declares a command of the table.
+fn on_dump(named: clap::Command) -> clap::Command {
+    match commands::find(named.get_name()) {
+        Some(command) => Input::augment_args(command.declare(OnDump::augment_args(named))),
+        None => named,
+    }
+}
+
+/// What was typed; an error is told with the whole program declared.
+pub fn parse(argv: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
+    let argv = mark_pieces(argv);
+    program().try_get_matches_from(&argv).or_else(|_| {
+        let mut whole = program();
+        whole.build();
+        whole.try_get_matches_from(argv)
+    })
 }
 
 /// Tells the pieces of a split dump from the arguments behind them, which no
 /// grammar can: `corestub rd part.1 part.2 jiffies`. A command's first word is its
 /// dump; if that is a piece of a split one, the files directly behind it that are
 /// pieces, too, are marked. Of no other dump there are more files than one.
-#[must_use]
-pub fn mark_pieces(program: &clap::Command, argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut argv: Vec<OsString> = argv.into_iter().collect();
+fn mark_pieces(mut argv: Vec<OsString>) -> Vec<OsString> {
+    // Most often there are no two files, and nothing need be declared or opened.
+    let files = |pair: &[OsString]| pair.iter().all(|word| Path::new(word).is_file());
+    if !argv.windows(2).any(files) {
+        return argv;
+    }
     let is_piece = |word: &&OsString| dump::is_piece(Path::new(word));
-    if let Some(dump) = first_word(program, &argv) {
-        // Most often nothing behind it is a file, and the dump itself need not be looked at.
+    if let Some(dump) = first_word(program(), &argv)
+        && argv.get(dump).as_ref().is_some_and(is_piece)
+    {
         let behind = argv.iter().skip(dump + 1).take_while(is_piece).count();
-        let pieces = if behind > 0 && argv.get(dump).as_ref().is_some_and(is_piece) { behind } else { 0 };
-        for at in (dump + 1..=dump + pieces).rev() {
+        for at in (dump + 1..=dump + behind).rev() {
             argv.insert(at, format!("--{PIECE}").into());
         }
     }
@@ -360,9 +392,9 @@ pub fn mark_pieces(program: &clap::Command, argv: impl IntoIterator<Item = OsStr
 }
 
 /// Where the first word of a command that takes pieces stands.
-fn first_word(program: &clap::Command, argv: &[OsString]) -> Option<usize> {
+fn first_word(mut command: clap::Command, argv: &[OsString]) -> Option<usize> {
     let raw = RawArgs::new(argv);
-    let (mut cursor, mut at, mut command) = (raw.cursor(), 0, program);
+    let (mut cursor, mut at) = (raw.cursor(), 0);
     raw.next(&mut cursor);
     loop {
         let word = raw.next(&mut cursor)?;
@@ -370,12 +402,13 @@ fn first_word(program: &clap::Command, argv: &[OsString]) -> Option<usize> {
         if word.is_escape() {
             return None;
         } else if word.is_long() || word.is_short() {
-            if takes_the_next(command, &word) {
+            if takes_the_next(&command, &word) {
                 raw.next(&mut cursor);
                 at += 1;
             }
-        } else if let Some(named) = command.find_subcommand(word.to_value_os()) {
-            command = named;
+        } else if let Some(named) = command.find_subcommand_mut(word.to_value_os()) {
+            named.build();
+            command = std::mem::take(named);
         } else {
             return command.get_arguments().any(|a| a.get_long() == Some(PIECE)).then_some(at);
         }
@@ -406,7 +439,9 @@ mod tests {
 
     #[test]
     fn the_declarations_are_sound() {
-        program().debug_assert();
+        let mut program = program();
+        program.build();
+        program.debug_assert();
     }
 
     #[test]
@@ -453,10 +488,9 @@ mod tests {
 
     #[test]
     fn the_dump_is_the_first_word_that_is_no_options_value() {
-        let program = program();
         let found = |line: &str| {
             let argv: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            first_word(&program, &argv).and_then(|at| argv.get(at).cloned())
+            first_word(program(), &argv).and_then(|at| argv.get(at).cloned())
         };
         let dump = Some("DUMP".into());
         assert_eq!(found("corestub ps DUMP 1"), dump);

@@ -34,11 +34,9 @@ use tracing_subscriber::registry::LookupSpan;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let mut program = cli::program();
-    program.build();
-    let argv = cli::mark_pieces(&program, std::env::args_os());
+    let argv: Vec<_> = std::env::args_os().collect();
     let stdio = argv.iter().any(|word| word == "--stdio");
-    let matches = program.clone().try_get_matches_from(argv).unwrap_or_else(|e| {
+    let matches = cli::parse(argv).unwrap_or_else(|e| {
         let _ = e.print();
         if let Some(dump) = file_for_command(&e) {
             eprintln!(
@@ -72,7 +70,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         cli::Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut program, "corestub", &mut io::stdout());
+            clap_complete::generate(shell, &mut cli::program(), "corestub", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
         }
         cli::Command::Man { dir } => manual(dir.as_deref()).map(|()| ExitCode::SUCCESS),

@@ -38,6 +38,7 @@ pub struct Command {
     hidden: bool,
     /// Whether it has something to say of a dump whose kernel is not recognised.
     partly: bool,
+    verbose: bool,
     arguments: fn(clap::Command) -> clap::Command,
     kernel: Option<Erased<Kernel>>,
     process: Option<Erased<Process>>,
@@ -58,6 +59,7 @@ impl Command {
             help,
             hidden: false,
             partly: false,
+            verbose: false,
             arguments: A::augment_args,
             kernel: Some(erased(kernel)),
             process: Some(erased(process)),
@@ -72,7 +74,8 @@ impl Command {
         run: Run<Kernel, A>,
     ) -> Self {
         let (kernel, arguments) = (Some(erased(run)), A::augment_args);
-        Self { name, summary, help, hidden: false, partly: false, arguments, kernel, process: None }
+        let (hidden, partly, verbose) = (false, false, false);
+        Self { name, summary, help, hidden, partly, verbose, arguments, kernel, process: None }
     }
 
     /// A command that has no meaning for a vmcore.
@@ -83,7 +86,8 @@ impl Command {
         run: Run<Process, A>,
     ) -> Self {
         let (process, arguments) = (Some(erased(run)), A::augment_args);
-        Self { name, summary, help, hidden: false, partly: false, arguments, kernel: None, process }
+        let (hidden, partly, verbose) = (false, false, false);
+        Self { name, summary, help, hidden, partly, verbose, arguments, kernel: None, process }
     }
 
     /// The command, which works on a vmcore whose kernel is not recognised, too.
@@ -94,6 +98,17 @@ impl Command {
     /// The command, which works but is in no list: for helpers, not for people.
     pub(super) fn hidden(self) -> Self {
         Self { hidden: true, ..self }
+    }
+
+    /// The command, whose own `-v` stands for the program's, too.
+    pub(super) fn verbose(self) -> Self {
+        Self { verbose: true, ..self }
+    }
+
+    /// Whether it has a `-v` of its own.
+    #[must_use]
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
     }
 
     /// What is typed.

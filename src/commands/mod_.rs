@@ -20,6 +20,7 @@ pub(super) fn command() -> Command {
         "OBJECT FILE is the file with debug info that was found by build-id; -v shows where it was looked for.",
         run,
     )
+    .verbose()
 }
 
 #[derive(Args)]
