@@ -122,25 +122,12 @@ pub fn read(
             tables.num_syms
         ));
     }
-    let tokens = Tokens::read(space, tables.token_index, tables.token_table)?;
-
-    let mut names = Names::decode(space, tables.names, count, &tokens, long_names);
-    if names.ambiguous || names.trouble.is_some() {
-        let other = Names::decode(space, tables.names, count, &tokens, !long_names);
-        if (other.len(), names.odd()) > (names.len(), other.odd()) {
-            names = other;
-        }
-    }
-    // Where a page is lost, names go on behind it.
-    if names.trouble.is_some() && names.len() < count as usize {
-        let holed = |long| holed::names(space, tables, count, &tokens, long);
-        let known = |names: &Names| names.iter().count();
-        let best = [long_names, !long_names].into_iter().filter_map(holed).max_by_key(known);
-        if let Some(mut best) = best.filter(|best| known(best) > known(&names)) {
-            best.trouble = best.trouble.or(names.trouble);
-            names = best;
-        }
-    }
+    let mut names = match Tokens::read(space, tables.token_index, tables.token_table) {
+        Ok(tokens) => Names::read(space, tables, count, &tokens, long_names),
+        // Where functions begin is known all the same, if it is known where the first does.
+        Err(why) if stext.is_some() => Names::lost(why),
+        Err(why) => return Err(why),
+    };
     if names.trouble.is_some() {
         // Symbols of lost names keep their places.
         let end = names.ends.last().copied().unwrap_or(0);
@@ -160,7 +147,8 @@ pub fn read(
             ));
         }
     };
-    let encoding = encoding.ok_or_else(|| {
+    let by_most = || raw.encoding_of_most(tables, names.len(), stext.filter(|_| raw.trouble.is_some())?);
+    let encoding = encoding.or_else(by_most).ok_or_else(|| {
         raw.trouble.clone().unwrap_or_else(|| {
             format!(
                 "no known encoding of kallsyms' addresses gives _stext{}",
@@ -303,6 +291,33 @@ struct Names {
 }
 
 impl Names {
+    /// Reads them in that of two forms which gives more.
+    fn read(space: &dyn AddressSpace, tables: &Tables, count: u32, tokens: &Tokens, long: bool) -> Self {
+        let mut names = Self::decode(space, tables.names, count, tokens, long);
+        if names.ambiguous || names.trouble.is_some() {
+            let other = Self::decode(space, tables.names, count, tokens, !long);
+            if (other.len(), names.odd()) > (names.len(), other.odd()) {
+                names = other;
+            }
+        }
+        // Where a page is lost, names go on behind it.
+        if names.trouble.is_some() && names.len() < count as usize {
+            let holed = |long| holed::names(space, tables, count, tokens, long);
+            let known = |names: &Self| names.iter().count();
+            let best = [long, !long].into_iter().filter_map(holed).max_by_key(known);
+            if let Some(mut best) = best.filter(|best| known(best) > known(&names)) {
+                best.trouble = best.trouble.or(names.trouble);
+                names = best;
+            }
+        }
+        names
+    }
+
+    /// None of them.
+    fn lost(trouble: String) -> Self {
+        Self { text: Vec::new(), ends: Vec::new(), trouble: Some(trouble), ambiguous: false }
+    }
+
     fn decode(space: &dyn AddressSpace, at: u64, count: u32, tokens: &Tokens, long: bool) -> Self {
         let mut names = Self { text: Vec::new(), ends: Vec::new(), trouble: None, ambiguous: false };
         // Room for what a real kernel has; a count from a hostile dump gets no more.
@@ -475,16 +490,22 @@ impl Raw {
         })
     }
 
-    /// The form under which one symbol is at `stext`, and most are in the kernel's image.
+    /// The form under which one symbol is at `stext`, be its address lost, and most lie in the kernel's
+    /// image, each behind the one before it.
     fn encoding_of_most(&self, tables: &Tables, count: usize, stext: u64) -> Option<Encoding> {
         use Encoding::{Absolute, AbsolutePercpu, BaseRelative, PlaceRelative};
         let addresses = |encoding| (0..count).filter_map(move |at| self.address(encoding, tables, at));
-        let inside = |encoding: &Encoding| addresses(*encoding).filter(|&at| is_in_image(at)).count();
+        let ascend = |encoding: &Encoding| {
+            let mut before = 0;
+            let behind = |at: &u64| is_in_image(*at) && std::mem::replace(&mut before, *at) <= *at;
+            addresses(*encoding).filter(behind).count()
+        };
+        let holed = self.trouble.is_some();
         [BaseRelative, AbsolutePercpu, PlaceRelative, Absolute]
             .into_iter()
-            .filter(|&encoding| addresses(encoding).any(|at| at == stext))
-            .max_by_key(inside)
-            .filter(|encoding| inside(encoding) * 2 > addresses(*encoding).count())
+            .filter(|&encoding| holed || addresses(encoding).any(|at| at == stext))
+            .max_by_key(ascend)
+            .filter(|encoding| ascend(encoding) * 2 > addresses(*encoding).count())
     }
 }
 

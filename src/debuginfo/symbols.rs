@@ -83,6 +83,19 @@ impl SymbolTable {
         &self.origin
     }
 
+    /// The table with these names, too, where it lacks them.
+    #[must_use]
+    pub fn and<'n>(self, more: impl IntoIterator<Item = (&'n str, u64)>) -> Self {
+        let lacking: Vec<_> = more.into_iter().filter(|(name, _)| self.by_name(name).is_none()).collect();
+        let mut builder = Builder { table: Self { index: OnceLock::new(), ..self } };
+        // Sizes are those of the gaps, anew.
+        builder.table.sizes.fill(0);
+        for (name, address) in lacking {
+            builder.push(address, 0, b'D', name.as_bytes());
+        }
+        builder.finish()
+    }
+
     /// Adds to the origin how the symbols were come by.
     pub fn note_origin(&mut self, note: &str) {
         self.origin = format!("{} ({note})", self.origin);
@@ -410,7 +423,8 @@ fn rank(kind: u8, name: &str) -> u32 {
         || matches!(name, "_text" | "_stext" | "_etext" | "_sinittext" | "_einittext" | "_end");
     let underscores = name.bytes().take_while(|&b| b == b'_').count().min(7);
     let underscores = u32::try_from(underscores).unwrap_or(7);
-    u32::from(weak) << 8
+    u32::from(name.is_empty()) << 9
+        | u32::from(weak) << 8
         | u32::from(prefix) << 7
         | u32::from(border) << 6
         | underscores << 2

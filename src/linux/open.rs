@@ -212,6 +212,7 @@ fn symbols(
     };
     let own = if place.known { own() } else { Err(UNKNOWN.to_owned()) };
     let why = match own {
+        Ok(table) if table.lacks_names() => return Ok(table.and(vmcoreinfo.symbols())),
         Ok(table) => return Ok(table),
         Err(why) => why,
     };

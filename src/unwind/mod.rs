@@ -18,6 +18,7 @@ use crate::linux::stacks;
 use crate::linux::{Kernel, Task};
 
 mod cfi;
+mod code;
 mod crash_path;
 mod entries;
 mod frame_pointers;
@@ -76,6 +77,8 @@ pub enum By {
     Entry,
     /// The compiler's unwind rules, in vmlinux or a module's file.
     Cfi,
+    /// What the function's own instructions did to the stack.
+    Code,
     /// A call of the function itself, in front of a return address above it.
     Call,
     /// The next return address on the stack: a guess, the rules being lost.
@@ -93,6 +96,7 @@ impl By {
             Self::FramePointer => "frame_pointer",
             Self::Entry => "entry",
             Self::Cfi => "cfi",
+            Self::Code => "code",
             Self::Call => "call_found",
             Self::Guess => "guess",
         }

@@ -5,7 +5,7 @@
 //! and the stack ends with the first frame of user mode, which is shown.
 
 use super::memory::StackMemory;
-use super::{By, End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace, cfi, scan};
+use super::{By, End, FRAMES_MAX, Frame, FrameKind, Progress, Start, Trace, cfi, code, scan};
 use crate::addr::VirtAddr;
 use crate::arch::Register::{self, Cs, R10, R13, Rax, Rbp, Rdi, Rdx, Rip, Rsp};
 use crate::arch::{Registers, pt_regs};
@@ -52,7 +52,7 @@ pub(super) fn walk(kernel: &Kernel, task: &Task, start: &Start, memory: &mut Sta
         if frames.len() >= FRAMES_MAX {
             break End::TooDeep;
         }
-        let stepped = step(kernel, &mut state, memory);
+        let stepped = step(kernel, task, &mut state, memory);
         guessed = guessed.or(state.lost.then_some(frames.len()));
         match stepped {
             Ok(Some(frame)) => {
@@ -109,7 +109,12 @@ fn leads_to_code(kernel: &Kernel, state: &State, rule: &OrcEntry, memory: &mut S
 }
 
 /// From the state of one frame to that of its caller: `None` at the outermost.
-fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Result<Option<Frame>, End> {
+fn step(
+    kernel: &Kernel,
+    task: &Task,
+    state: &mut State,
+    memory: &mut StackMemory<'_>,
+) -> Result<Option<Frame>, End> {
     let at = if state.exact { state.pc } else { state.pc.wrapping_sub(1) };
     let mut rule = kernel.orc().lookup(kernel, at);
     let mut by = By::Orc;
@@ -127,6 +132,11 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
             let reach = if ends { u64::from(state.exact) * 8 } else { scan::REACH };
             state.lost = !ends && kernel.orc().is_lost(kernel, at);
             let bp = state.regs.get(Rbp);
+            if state.lost
+                && let Some(entered) = entered_from_user(kernel, task, state)
+            {
+                return Ok(Some(entered));
+            }
             if !ends && let Some(caller) = by_cfi(kernel, at, state, memory) {
                 return Ok(Some(caller));
             }
@@ -134,6 +144,11 @@ fn step(kernel: &Kernel, state: &mut State, memory: &mut StackMemory<'_>) -> Res
                 kernel.orc().bridged(kernel, at).filter(|r| leads_to_code(kernel, state, r, memory))
             {
                 (rule, by) = (around, By::OrcAround);
+            } else if state.lost
+                && let Some((pc, sp, regs)) = code::leave(kernel, at, state.sp, &state.regs, memory)
+            {
+                *state = State { pc, sp, regs, exact: false, lost: true };
+                return Ok(Some(Frame::call(pc, sp, By::Code)));
             } else {
                 let found = scan::leave(kernel, at, state.sp, reach, bp, memory).map(|c| (c, By::Call));
                 let guess =

@@ -78,16 +78,40 @@ pub(super) fn guess(
 }
 
 /// Whether an indirect call stands in front of `pc`: through a thunk, or of its own.
-fn is_return(kernel: &Kernel, pc: u64) -> bool {
-    let thunk =
-        |to| kernel.symbols().by_address(to).is_some_and(|(s, _)| s.name.starts_with("__x86_indirect"));
+pub(super) fn is_return(kernel: &Kernel, pc: u64) -> bool {
     if let Some(to) = call_target(kernel, pc) {
-        return thunk(to);
+        let name = kernel.symbols().by_address(to).map(|(symbol, _)| symbol.name);
+        return name.map_or_else(|| is_thunk(kernel, to), |name| name.starts_with("__x86_indirect"));
     }
     let mut code = [0; 3];
     let read = pc.checked_sub(3).is_some_and(|at| kernel.space().read_exact(VirtAddr(at), &mut code).is_ok());
     // ff /2: of a register in two bytes, with REX or a displacement in three.
     read && (code[1] == 0xff && code[2] & 0x38 == 0x10 || code[0] == 0xff && code[1] & 0x38 == 0x10)
+}
+
+/// Whether the code at `at`, whose name is lost, is a thunk of an indirect call: it jumps to where a register
+/// leads, or as a retpoline calls what puts the register in place of the return address.
+fn is_thunk(kernel: &Kernel, at: u64) -> bool {
+    let mut code = [0; 32];
+    if kernel.space().read_exact(VirtAddr(at), &mut code).is_err() {
+        return false;
+    }
+    let code = code.get(prologue::marks(&code)..).unwrap_or_default();
+    match code {
+        // jmp *%reg
+        [0xff, 0xe0..=0xe7, ..] | [0x41, 0xff, 0xe0..=0xe7, ..] => true,
+        // call over what is never run; mov %reg,(%rsp)
+        [0xe8, over, 0, 0, 0, rest @ ..] => {
+            let store = rest.get(usize::from(*over)..).unwrap_or_default();
+            matches!(store, [0x48 | 0x4c, 0x89, mode, 0x24, ..] if mode & 0xc7 == 0x04)
+        }
+        _ => false,
+    }
+}
+
+/// Whether the code in front of `pc` is not in the dump.
+pub(super) fn is_code_lost(kernel: &Kernel, pc: u64) -> bool {
+    kernel.space().read_exact(VirtAddr(pc.wrapping_sub(1)), &mut [0]).is_err()
 }
 
 /// Where the call in front of return address `pc` leads, if it is a near one.
