@@ -105,19 +105,18 @@ impl Scan<'_> {
         (here, next)
     }
 
-    /// Whether rules begin at `at`: offsets are multiples of eight, and the stack pointer's comes from a
-    /// register (the low bits of the third half in each layout), but for a few. Zeros, as behind the
-    /// table of return sites, are none.
+    /// Whether rules begin at `at`: offsets are multiples of eight, but for a few, and most stack pointers
+    /// come from a register (the low bits of the third half in each layout). Zeros, as behind the table of
+    /// return sites, are none.
     fn are_rows(&self, at: VirtAddr) -> bool {
         let mut bytes = [0; LOOK * 6];
         let read = self.space.read(at, &mut bytes).unwrap_or(0);
         let rows = bytes.get(..read).unwrap_or_default().chunks_exact(6);
         let count = rows.len();
-        let offset = |row, at| u16_at(row, at).is_some_and(|n| n % 8 == 0);
-        let sound = rows.filter(|row| {
-            offset(row, 0) && offset(row, 2) && u16_at(row, 4).is_some_and(|flags| flags & 0xf != 0)
-        });
-        count >= LOOK / 8 && sound.count() * 20 >= count * 18
+        let half = |row, at| u16_at(row, at).unwrap_or(1);
+        let sound = rows.clone().filter(|row| half(row, 0) % 8 == 0 && half(row, 2) % 8 == 0);
+        let with_register = rows.filter(|row| half(row, 4) & 0xf != 0);
+        count >= LOOK / 8 && sound.count() * 20 >= count * 19 && with_register.count() * 2 >= count
     }
 }
 

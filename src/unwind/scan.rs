@@ -74,7 +74,9 @@ pub(super) fn guess(
         })
     };
     let called = |pc| call_target(kernel, pc).is_some_and(|to| kernel.symbols().start_of(to) == Some(to));
-    nearest(&|pc| is_return(kernel, pc)).or_else(|| nearest(&called))
+    // Not where a function begins: that is a pointer to it.
+    let lost = |pc| is_code_lost(kernel, pc) && kernel.symbols().start_of(pc) != Some(pc);
+    nearest(&|pc| is_return(kernel, pc) || lost(pc)).or_else(|| nearest(&called))
 }
 
 /// Whether an indirect call stands in front of `pc`: through a thunk, or of its own.

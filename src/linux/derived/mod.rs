@@ -20,6 +20,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::tasks::{PF_KTHREAD, PID_LIMIT};
 use crate::addr::VirtAddr;
+use crate::arch::map;
 use crate::bytes::{cstr, u32_at, u64_at};
 use crate::debuginfo::symbols::SymbolTable;
 use crate::debuginfo::{Field, Types};
@@ -110,7 +111,10 @@ pub(super) fn types(
     if let Some(at) = name.and_then(|bytes| memchr::memmem::find(&bytes, b"Linux\0")) {
         out.put("uts_namespace", "name", at as u64, 6 * 65);
     }
-    Finder { space, symbols, holed: None }.tasks(&mut out)?;
+    // A dump that lost names lost other pages, too.
+    let none = Derived::default();
+    let holed = symbols.lacks_names().then_some(&none as &dyn Types);
+    Finder { space, symbols, holed }.tasks(&mut out)?;
     Ok(out)
 }
 
@@ -185,7 +189,7 @@ impl Finder<'_> {
     }
 
     fn tasks(&self, out: &mut Derived) -> Result<(), String> {
-        let init = self.symbol("init_task")?;
+        let init = self.symbol("init_task").or_else(|why| self.init_task().ok_or(why))?;
         let first = self.sample(init).ok_or("init_task is not in the dump")?;
         let comm = memchr::memmem::find(&first.bytes, b"swapper").ok_or("init_task has no name")?;
         let (tasks, leaders) = self.circle(&first, comm).ok_or("no list of tasks goes through init_task")?;
@@ -266,11 +270,18 @@ impl Finder<'_> {
                 && first.word(o + 8) == Some(init)
                 && most(count(&|t| t.word(o).is_some_and(parent_of)))
         })?;
-        let init_signals = self.symbol("init_signals")?;
-        let signal = find("signal", &|o| {
-            let mut seen = HashSet::new();
-            first.word(o) == Some(init_signals)
-                && all.iter().all(|t| t.word(o).is_some_and(|s| kernel(s) && seen.insert(s)))
+        let init_signals = self.symbol("init_signals");
+        let own = |o: usize| {
+            let mut seen = HashSet::from([0]);
+            all.iter().all(|t| t.word(o).is_some_and(|s| kernel(s) && s != t.at && seen.insert(s)))
+        };
+        let signal = find("signal", &|o| match &init_signals {
+            Ok(signals) => first.word(o) == Some(*signals) && own(o),
+            // Each leader's own, as what is behind them, the handlers.
+            Err(_) => {
+                self.holed.is_some()
+                    && [o, o + 8].iter().all(|&o| first.word(o).is_some_and(is_in_image) && own(o))
+            }
         })?;
         let whole: &[(&'static str, usize, u64)] = &[
             ("comm", comm, 16),
@@ -295,7 +306,9 @@ impl Finder<'_> {
         if self.symbols.address("old_rsp").is_some() {
             out.put("task_struct", "thread.usersp", sp as u64 + 8, 8);
         }
-        out.put("mm_struct", "pgd", pgd as u64, 8);
+        if let Some(pgd) = pgd {
+            out.put("mm_struct", "pgd", pgd as u64, 8);
+        }
         if let Some(group) = self.thread_group(&all, pid + 4) {
             out.put("task_struct", "thread_group", group as u64, 16);
         }
@@ -308,6 +321,23 @@ impl Finder<'_> {
         let queues = self.run_queues(comm, stack, inside, out);
         // Of a dump with lost pages those of a CPU may be among them.
         if self.holed.is_some() { Ok(()) } else { queues }
+    }
+
+    /// The first task, its name lost, by its own in the kernel's image: where the symbol around that
+    /// begins, and what its parent is.
+    fn init_task(&self) -> Option<u64> {
+        const NAME: &[u8; 16] = b"swapper/0\0\0\0\0\0\0\0";
+        let mut page = vec![0; 4096];
+        let from = self.symbols.address("_stext").filter(|_| self.symbols.lacks_names())? & !0xfff;
+        let pages = (from..map::KERNEL_MAP.checked_add(map::KERNEL_IMAGE_SIZE)?).step_by(4096);
+        pages.into_iter().find_map(|at| {
+            self.space.read_exact(VirtAddr(at), &mut page).ok()?;
+            let named = memchr::memmem::find(&page, NAME)?;
+            let start = self.symbols.start_of(at + named as u64)?;
+            let task = self.sample(start)?;
+            let is_parent = |o: &usize| task.word(*o) == Some(start) && task.word(o + 8) == Some(start);
+            (0..TASK_MAX).step_by(8).any(|o| is_parent(&o)).then_some(start)
+        })
     }
 
     /// What lies at the bottom of `stack`, if that is the stack of `task`.
@@ -378,7 +408,7 @@ impl Finder<'_> {
         let leader = (pid..TASK_MAX).step_by(4).filter(|o| o % 8 == 0);
         let leader = leader.clone().find(|&o| leads(first, o) && all.iter().all(|t| leads(t, o)));
         let handlers = signal + 8;
-        let shared = self.symbols.address("init_sighand").is_some_and(|at| first.word(handlers) == Some(at));
+        let shared = self.symbols.address("init_sighand").is_none_or(|at| first.word(handlers) == Some(at));
         if let Some(leader) = leader.filter(|_| shared) {
             out.put("task_struct", "group_leader", leader as u64, 8);
             out.put("task_struct", "sighand", handlers as u64, 8);
@@ -386,12 +416,17 @@ impl Finder<'_> {
     }
 
     /// `mm`, and `pgd` in it: the top of page tables whose kernel half is the kernel's.
-    fn mm(&self, first: &Sample, all: &[Sample]) -> Result<(usize, usize), String> {
+    /// Where pages are lost, the member alone will do.
+    fn mm(&self, first: &Sample, all: &[Sample]) -> Result<(usize, Option<usize>), String> {
         let top = ["init_level4_pgt", "swapper_pg_dir", "init_top_pgt"]
             .iter()
             .find_map(|n| self.symbols.address(n));
         let half = |at: u64| self.space.read_vec(VirtAddr(at).checked_add(2048)?, 2048).ok();
-        let own = top.and_then(half).ok_or("the kernel's page tables are not in the dump")?;
+        let own = match top.and_then(half) {
+            Some(own) => own,
+            None if self.holed.is_some() => Vec::new(),
+            None => return Err("the kernel's page tables are not in the dump".to_owned()),
+        };
         let is_top = |at: u64| {
             at.is_multiple_of(4096)
                 && kernel(at)
@@ -413,7 +448,10 @@ impl Finder<'_> {
             .step_by(8)
             .filter(|&o| first.word(o) == Some(0) && users(o).next().is_some())
             .filter(|&o| users(o).all(|(t, mm)| kernel(mm) && t.word(o + 8) == Some(mm)))
-            .find_map(|o| Some((o, users(o).find_map(|(_, mm)| pgd(mm))?)))
+            .find_map(|o| {
+                let pgd = users(o).find_map(|(_, mm)| pgd(mm));
+                (pgd.is_some() || self.holed.is_some() && users(o).nth(1).is_some()).then_some((o, pgd))
+            })
             .ok_or_else(|| "no member mm is told by content".to_owned())
     }
 
@@ -524,6 +562,11 @@ impl Finder<'_> {
             out.put("task_struct", "on_cpu", at as u64 - 4, 4);
         }
     }
+}
+
+/// Whether `at` is in the kernel's image.
+fn is_in_image(at: u64) -> bool {
+    at.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE && at.is_multiple_of(8)
 }
 
 /// Whether `at` is an address of the kernel's half.
