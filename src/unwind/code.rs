@@ -55,3 +55,58 @@ fn may_return_to(kernel: &Kernel, pc: u64, start: u64) -> bool {
         None => scan::is_return(kernel, pc) || scan::is_code_lost(kernel, pc),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::tests::machine::Machine;
+
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    const FUNCTION: u64 = TEXT + 0x1000;
+    const CALLER: u64 = TEXT + 0x2000;
+    const THUNK: u64 = TEXT + 0x3000;
+    const STACK: u64 = 0xffff_c900_0000_0000;
+
+    /// push %rbx; sub $16,%rsp; nop: called where `front` ends, of what was on the stack before.
+    fn left(front: &[u8], damage: &dyn Fn(&mut Machine)) -> Option<(u64, u64)> {
+        let mut m = Machine::new();
+        m.symbol("_text", TEXT);
+        m.symbol("_etext", TEXT + 0x10_0000);
+        m.function("callee", FUNCTION, &[0x53, 0x48, 0x83, 0xec, 0x10, 0x90, 0x90, 0x90]);
+        m.function("caller", CALLER - 0x10, &[0x90; 0x40]);
+        m.function("another", THUNK, &[0xff, 0xe3, 0xcc]);
+        m.write(CALLER - front.len() as u64, front);
+        for slot in 0..8 {
+            // Return addresses of others.
+            m.word(STACK + slot * 8, CALLER + 8);
+        }
+        m.word(STACK + 0x18, CALLER);
+        damage(&mut m);
+        let kernel = m.kernel();
+        let mut memory = StackMemory::new(&kernel);
+        leave(&kernel, FUNCTION + 5, STACK, &Registers::default(), &mut memory).map(|(pc, sp, _)| (pc, sp))
+    }
+
+    fn call(to: u64) -> Vec<u8> {
+        let rel = i32::try_from(to.wrapping_sub(CALLER).cast_signed()).unwrap();
+        [&[0xe8], &rel.to_le_bytes()[..]].concat()
+    }
+
+    #[test]
+    fn the_return_address_is_where_the_instructions_put_it() {
+        let caller = Some((CALLER, STACK + 0x20));
+        let lose_names = |m: &mut Machine| m.lose_names();
+        assert_eq!(left(&call(FUNCTION), &|_| ()), caller);
+        assert_eq!(left(&call(THUNK), &lose_names), caller);
+        // call *%rbx
+        assert_eq!(left(&[0xff, 0xd3], &|_| ()), caller);
+        // The caller's code is lost.
+        assert_eq!(left(&[], &|m| m.forget(CALLER - 0x10, 0x40)), caller);
+        // Nothing is called in front of it, or what is no function's beginning.
+        assert_eq!(left(&[0x90, 0x90], &|_| ()), None);
+        assert_eq!(left(&call(FUNCTION + 2), &|_| ()), None);
+        // The function's own code is lost.
+        assert_eq!(left(&call(FUNCTION), &|m| m.forget(FUNCTION, 8)), None);
+        assert_eq!(left(&call(FUNCTION), &|m| m.forget(STACK + 0x18, 8)), None);
+    }
+}

@@ -253,6 +253,25 @@ fn tables_tell_what_the_lost_page_of_another_held() {
     assert_eq!(listed(&read(&holey, &tables, Some(STEXT), true).unwrap()), all);
 }
 
+/// Without tokens there are no names, and functions begin where they do.
+#[test]
+fn without_tokens_there_are_addresses() {
+    for encoding in [Encoding::BaseRelative, Encoding::AbsolutePercpu, Encoding::PlaceRelative] {
+        let all = symbols(encoding == Encoding::AbsolutePercpu);
+        let (space, tables) = image(&all, encoding, true);
+        let holey = Holey { space: &space, lost: vec![tables.token_table..tables.token_table + 64] };
+        let table = read(&holey, &tables, Some(STEXT), true).unwrap();
+        assert!(table.lacks_names() && table.iter().next().is_none(), "{encoding}");
+        for &(address, ..) in all.iter().filter(|s| s.0 >= STEXT) {
+            assert_eq!(table.start_of(address), Some(address), "{encoding}");
+        }
+        // What VMCOREINFO names has its name again.
+        let table = table.and([("_stext", STEXT)]);
+        assert_eq!(table.by_address(STEXT).map(|(s, _)| s.name), Some("_stext"), "{encoding}");
+        assert!(read(&holey, &tables, None, true).unwrap_err().contains("token_table cannot be read"));
+    }
+}
+
 #[test]
 fn a_count_from_a_hostile_dump_is_refused() {
     let (mut space, tables) = image(&symbols(false), Encoding::BaseRelative, true);

@@ -326,3 +326,25 @@ fn what_types_with_holes_lack_is_derived_from_what_is_there() {
     }
     assert_eq!(found.field("rq", "curr"), None);
 }
+
+/// The first task is known by its own name, signals and their handlers by being each leader's own.
+#[test]
+fn what_lacks_names_is_derived_by_content() {
+    let mut m = machine();
+    for name in ["init_task", "init_signals", "init_level4_pgt"] {
+        m.lose_name(name);
+    }
+    m.symbol("_stext", 0xffff_ffff_8100_0000);
+    for at in (1..5).map(place).chain([INIT]) {
+        m.write(at + 0x300, &[0; 0xd00]);
+    }
+    m.word(INIT + SIGNAL + 8, TABLES + 0x2800);
+    (1..5).for_each(|n| m.word(place(n) + SIGNAL + 8, place(n) + 0x2800));
+    let view = m.view();
+    let found = derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(b"")).unwrap();
+    for (path, offset) in FOUND.into_iter().filter(|(path, _)| *path != "stack") {
+        assert_eq!(found.field("task_struct", path).map(|f| f.offset), Some(offset), "{path}");
+    }
+    // The page tables that an address space is told by are not known.
+    assert_eq!(found.field("mm_struct", "pgd"), None);
+}

@@ -152,6 +152,12 @@ impl Machine {
         self.symbols.push((at, 8, b'D', name));
     }
 
+    /// Another name stands for one that is lost.
+    pub(crate) fn lose_name(&mut self, name: &str) {
+        self.symbols.iter_mut().filter(|s| s.3 == name).for_each(|s| s.3 = "another");
+        self.lacks_names = true;
+    }
+
     /// Says that there were more symbols.
     pub(crate) fn lose_names(&mut self) {
         self.lacks_names = true;
