@@ -82,7 +82,8 @@ struct Row<'a> {
     comm: Option<&'a str>,
     state: Option<char>,
     cpu: Option<u32>,
-    on_cpu: bool,
+    /// `None` where no CPU is known to run it.
+    on_cpu: Option<bool>,
     kthread: Option<bool>,
     /// `None`: not known.
     vsz_kib: Option<u64>,
@@ -182,7 +183,7 @@ fn row(t: &Task, used: Option<usage::Usage>) -> Row<'_> {
         comm: t.known_comm(),
         state: t.known_state(),
         cpu: t.cpu,
-        on_cpu: t.on_cpu,
+        on_cpu: (t.on_cpu || t.cpu.is_some()).then_some(t.on_cpu),
         kthread: t.known_kthread(),
         vsz_kib: used.map(|u| u.vsz),
         rss_kib: used.map(|u| u.rss),

@@ -3,7 +3,8 @@
 //! ORC tells for each instruction where the caller's stack pointer, rbp and
 //! return address are, also across the switches between task, IRQ and exception
 //! stacks ([`orc`] has the rules). A few functions have no ORC; `__crash_kexec`,
-//! which stands on the stack of every panic, is one of them ([`scan`]). A kernel
+//! which stands on the stack of every panic, is one of them ([`scan`]). Where rules are
+//! lost with a page of the dump, the function's own instructions tell ([`code`]). A kernel
 //! built without ORC (before 4.14, or by choice) keeps frame pointers instead
 //! ([`frame_pointers`]).
 //!
