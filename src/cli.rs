@@ -49,7 +49,7 @@ vmcores:      kdump-compressed (zlib, lzo, snappy, zstd; flattened, split), ELF,
               streams, virsh save), LiME, AVML, VMware, raw
 cores:        of x86-64 processes
 compressed:   any of them in gzip, xz, bzip2, zstd or lz4
-kernels seen: x86-64, Debian 6.1 and 6.12 in every test; 5.10 and 7.3 once"
+kernels seen: x86-64, Debian 5.10, 6.1, 6.12 and 7.3 in every test; 3.10, 4.18 and 4.19 once"
 );
 
 /// The verbs that are no commands of the table.
