@@ -24,6 +24,12 @@ pub const LAST_PAGE: u64 = 0xffff_ffff_ffff_f000;
 /// The direct map of kernels before 4.20 (d52888aa2753 moved it for the LDT's sake).
 pub const DIRECT_MAP_BEFORE_4_20: u64 = 0xffff_8800_0000_0000;
 
+/// Whether `address` has its place in the kernel's image.
+#[must_use]
+pub const fn is_in_image(address: u64) -> bool {
+    address.wrapping_sub(KERNEL_MAP) < KERNEL_IMAGE_SIZE
+}
+
 /// How deep page tables are, and with that how large the address space is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Levels {

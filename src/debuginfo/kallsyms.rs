@@ -497,7 +497,7 @@ impl Raw {
         let addresses = |encoding| (0..count).filter_map(move |at| self.address(encoding, tables, at));
         let ascend = |encoding: &Encoding| {
             let mut before = 0;
-            let behind = |at: &u64| is_in_image(*at) && std::mem::replace(&mut before, *at) <= *at;
+            let behind = |at: &u64| map::is_in_image(*at) && std::mem::replace(&mut before, *at) <= *at;
             addresses(*encoding).filter(behind).count()
         };
         let holed = self.trouble.is_some();
@@ -509,14 +509,9 @@ impl Raw {
     }
 }
 
-/// Whether the kernel's image can hold it.
-fn is_in_image(address: u64) -> bool {
-    address.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE
-}
-
 /// Where the x86-64 kernel can start: the image area, page-aligned.
 pub(super) fn is_text_start(address: u64) -> bool {
-    is_in_image(address) && address & 0xfff == 0
+    map::is_in_image(address) && address & 0xfff == 0
 }
 
 #[cfg(test)]

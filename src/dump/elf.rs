@@ -144,7 +144,7 @@ impl ElfDump {
         let stored = stored.map(|s| Extent { start: s.paddr, len: s.filesz, offset: s.offset }).collect();
         let path = source.path().to_owned();
         let extents = Extents::new(source, stored, loads().map(|s| (s.paddr, s.memsz)).collect());
-        let image = loads().find(|s| s.vaddr.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE);
+        let image = loads().find(|s| map::is_in_image(s.vaddr));
         let phys_base = image.map(|s| s.paddr.wrapping_sub(s.vaddr - map::KERNEL_MAP).cast_signed());
         let direct_map = direct_map(loads());
         Ok(Self { path, extents, notes, flags: headers.flags, phys_base, direct_map, mended: headers.mended })

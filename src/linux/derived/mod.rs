@@ -280,7 +280,9 @@ impl Finder<'_> {
             // Each leader's own, as what is behind them, the handlers.
             Err(_) => {
                 self.holed.is_some()
-                    && [o, o + 8].iter().all(|&o| first.word(o).is_some_and(is_in_image) && own(o))
+                    && [o, o + 8].iter().all(|&o| {
+                        first.word(o).is_some_and(|s| map::is_in_image(s) && s.is_multiple_of(8)) && own(o)
+                    })
             }
         })?;
         let whole: &[(&'static str, usize, u64)] = &[
@@ -329,14 +331,14 @@ impl Finder<'_> {
         const NAME: &[u8; 16] = b"swapper/0\0\0\0\0\0\0\0";
         let mut page = vec![0; 4096];
         let from = self.symbols.address("_stext").filter(|_| self.symbols.lacks_names())? & !0xfff;
-        let pages = (from..map::KERNEL_MAP.checked_add(map::KERNEL_IMAGE_SIZE)?).step_by(4096);
-        pages.into_iter().find_map(|at| {
+        let mut pages = (from..map::KERNEL_MAP.checked_add(map::KERNEL_IMAGE_SIZE)?).step_by(4096);
+        pages.find_map(|at| {
             self.space.read_exact(VirtAddr(at), &mut page).ok()?;
             let named = memchr::memmem::find(&page, NAME)?;
             let start = self.symbols.start_of(at + named as u64)?;
             let task = self.sample(start)?;
-            let is_parent = |o: &usize| task.word(*o) == Some(start) && task.word(o + 8) == Some(start);
-            (0..TASK_MAX).step_by(8).any(|o| is_parent(&o)).then_some(start)
+            let parents = |o: usize| [o, o + 8].iter().all(|&o| task.word(o) == Some(start));
+            (0..TASK_MAX).step_by(8).any(parents).then_some(start)
         })
     }
 
@@ -562,11 +564,6 @@ impl Finder<'_> {
             out.put("task_struct", "on_cpu", at as u64 - 4, 4);
         }
     }
-}
-
-/// Whether `at` is in the kernel's image.
-fn is_in_image(at: u64) -> bool {
-    at.wrapping_sub(map::KERNEL_MAP) < map::KERNEL_IMAGE_SIZE && at.is_multiple_of(8)
 }
 
 /// Whether `at` is an address of the kernel's half.
