@@ -95,12 +95,26 @@ fn is_misunderstood(kernel: &Kernel, at: u64) -> bool {
         && kernel.symbolise(VirtAddr(at)).is_some_and(|(symbol, ..)| symbol.name.contains(".cold"))
 }
 
-/// The caller, if the compiler's rules tell it: then `state` is its.
-fn by_cfi(kernel: &Kernel, at: u64, state: &mut State, memory: &mut StackMemory<'_>) -> Option<Frame> {
-    let (pc, sp, regs) = cfi::leave(kernel, at, state.sp, &state.regs, memory)?;
-    *state = State { pc, sp, regs, exact: false, lost: false };
-    Some(Frame::call(pc, sp, By::Cfi))
+/// What tells of the caller of the function around an address, whose stack pointer and registers
+/// are these: its pc, its stack pointer, its registers.
+type Leave = fn(&Kernel, u64, u64, &Registers, &mut StackMemory<'_>) -> Option<(u64, u64, Registers)>;
+
+/// The caller, if `leave` tells it: then `state` is its.
+fn caller(
+    (leave, by): (Leave, By),
+    kernel: &Kernel,
+    at: u64,
+    state: &mut State,
+    memory: &mut StackMemory<'_>,
+) -> Option<Frame> {
+    let (pc, sp, regs) = leave(kernel, at, state.sp, &state.regs, memory)?;
+    // The compiler's rules are as good as ORC's.
+    *state = State { pc, sp, regs, exact: false, lost: state.lost && by != By::Cfi };
+    Some(Frame::call(pc, sp, by))
 }
+
+const BY_CFI: (Leave, By) = (cfi::leave, By::Cfi);
+const BY_CODE: (Leave, By) = (code::leave, By::Code);
 
 /// Whether an ordinary rule by the stack pointer leads into code.
 fn leads_to_code(kernel: &Kernel, state: &State, rule: &OrcEntry, memory: &mut StackMemory<'_>) -> bool {
@@ -120,7 +134,7 @@ fn step(
     let mut by = By::Orc;
     match rule.kind {
         Kind::Call if is_misunderstood(kernel, at) => {
-            if let Some(caller) = by_cfi(kernel, at, state, memory) {
+            if let Some(caller) = caller(BY_CFI, kernel, at, state, memory) {
                 return Ok(Some(caller));
             }
             state.lost = false;
@@ -137,7 +151,7 @@ fn step(
             {
                 return Ok(Some(entered));
             }
-            if !ends && let Some(caller) = by_cfi(kernel, at, state, memory) {
+            if !ends && let Some(caller) = caller(BY_CFI, kernel, at, state, memory) {
                 return Ok(Some(caller));
             }
             if let Some(around) =
@@ -145,10 +159,9 @@ fn step(
             {
                 (rule, by) = (around, By::OrcAround);
             } else if state.lost
-                && let Some((pc, sp, regs)) = code::leave(kernel, at, state.sp, &state.regs, memory)
+                && let Some(caller) = caller(BY_CODE, kernel, at, state, memory)
             {
-                *state = State { pc, sp, regs, exact: false, lost: true };
-                return Ok(Some(Frame::call(pc, sp, By::Code)));
+                return Ok(Some(caller));
             } else {
                 let found = scan::leave(kernel, at, state.sp, reach, bp, memory).map(|c| (c, By::Call));
                 let guess =
