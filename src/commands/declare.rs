@@ -53,17 +53,8 @@ impl Command {
         kernel: Run<Kernel, A>,
         process: Run<Process, A>,
     ) -> Self {
-        Self {
-            name,
-            summary,
-            help,
-            hidden: false,
-            partly: false,
-            verbose: false,
-            arguments: A::augment_args,
-            kernel: Some(erased(kernel)),
-            process: Some(erased(process)),
-        }
+        let (kernel, process) = (Some(erased(kernel)), Some(erased(process)));
+        Self { kernel, process, ..Self::new::<A>(name, summary, help) }
     }
 
     /// A command that has no meaning for a process.
@@ -73,9 +64,7 @@ impl Command {
         help: &'static str,
         run: Run<Kernel, A>,
     ) -> Self {
-        let (kernel, arguments) = (Some(erased(run)), A::augment_args);
-        let (hidden, partly, verbose) = (false, false, false);
-        Self { name, summary, help, hidden, partly, verbose, arguments, kernel, process: None }
+        Self { kernel: Some(erased(run)), ..Self::new::<A>(name, summary, help) }
     }
 
     /// A command that has no meaning for a vmcore.
@@ -85,9 +74,22 @@ impl Command {
         help: &'static str,
         run: Run<Process, A>,
     ) -> Self {
-        let (process, arguments) = (Some(erased(run)), A::augment_args);
-        let (hidden, partly, verbose) = (false, false, false);
-        Self { name, summary, help, hidden, partly, verbose, arguments, kernel: None, process }
+        Self { process: Some(erased(run)), ..Self::new::<A>(name, summary, help) }
+    }
+
+    /// A command that does nothing yet.
+    fn new<A: Args>(name: &'static str, summary: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            summary,
+            help,
+            hidden: false,
+            partly: false,
+            verbose: false,
+            arguments: A::augment_args,
+            kernel: None,
+            process: None,
+        }
     }
 
     /// The command, which works on a vmcore whose kernel is not recognised, too.
