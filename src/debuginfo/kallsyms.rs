@@ -128,12 +128,14 @@ pub fn read(
         Err(why) if stext.is_some() => Names::lost(why),
         Err(why) => return Err(why),
     };
-    if names.trouble.is_some() {
-        // Symbols of lost names keep their places.
+    let holed = names.trouble.is_some();
+    let mut raw = Raw::read(space, tables, if holed { count as usize } else { names.len() });
+    if holed {
+        // Symbols of lost names keep their places, as far as there are addresses: what a count
+        // from a hostile dump promises beyond them takes no time.
         let end = names.ends.last().copied().unwrap_or(0);
-        names.ends.resize(count as usize, end);
+        names.ends.resize(raw.reach().max(names.len()).min(count as usize), end);
     }
-    let mut raw = Raw::read(space, tables, names.len());
     let wanted = stext.filter(|_| names.find(b"_stext").is_some());
     let encoding = match (names.find(b"_stext").or_else(|| names.find(b"_text")), stext) {
         (Some(at), _) => raw.encoding(tables, at, wanted),
@@ -445,6 +447,11 @@ impl Raw {
         let offsets = table("kallsyms_offsets", tables.offsets, count * 4);
         let addresses = table("kallsyms_addresses", tables.addresses, count * 8);
         Self { offsets, addresses, base, trouble }
+    }
+
+    /// Behind the last symbol whose address is there.
+    fn reach(&self) -> usize {
+        self.offsets.reach().div_ceil(4).max(self.addresses.reach().div_ceil(8))
     }
 
     fn address(&self, encoding: Encoding, tables: &Tables, at: usize) -> Option<u64> {

@@ -109,6 +109,15 @@ impl Holed {
         self.bytes.get(at..end).filter(|_| whole)
     }
 
+    /// Behind the last byte that is there.
+    #[must_use]
+    pub fn reach(&self) -> usize {
+        self.holes
+            .last()
+            .filter(|h| h.range.end == self.bytes.len())
+            .map_or(self.bytes.len(), |h| h.range.start)
+    }
+
     /// What is lost, in words; `None` if nothing is.
     #[must_use]
     pub fn sentence(&self) -> Option<String> {
