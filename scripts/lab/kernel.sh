@@ -129,6 +129,8 @@ fetch_debug() { # of 4 GB of debug info, that of vmlinux and of the modules that
 	local f want=("./usr/lib/debug/boot/vmlinux-$KVER")
 	download "its debug info (280 to 320 MB)" "$PKG-dbg=$(cat "$K/.version")"
 	say "unpacking vmlinux (300 to 600 MB)"
+	# since 7.0 vmlinux lies with the modules, and boot/ has a link to it
+	[ ! -L "$K/lib/modules" ] || want+=("./usr/lib/debug/lib/modules/$KVER/vmlinux")
 	for f in $(module_files "${DISK_MODULES[@]}" "${LAB_MODULES[@]}"); do want+=("./usr/lib/debug${f#"$K"}"); done
 	# tar stops at the last of them, and dpkg-deb complains of a broken pipe
 	{ dpkg-deb --fsys-tarfile "$DEBS"/*.deb 2> /dev/null || true; } | tar x -C "$K" --occurrence=1 "${want[@]}" || die "$PKG-dbg lacks ${want[*]}, or the disk is full"
