@@ -1,4 +1,4 @@
-//! Files that were compressed as a whole: gzip, xz, bzip2, zstd, lz4.
+//! Files that were compressed as a whole: gzip, xz, bzip2, zstd, lz4, and zlib by LiME itself.
 //!
 //! A dump is read by offset, a compressed file from front to back. Where its format has an
 //! index of parts that were compressed alone, the parts that are asked for are unpacked
@@ -33,6 +33,8 @@ const WINDOW_LOG: u32 = 27;
 const XZ_MEMORY_KIB: u32 = 192 << 10;
 /// Wrappers in wrappers.
 const DEPTH: usize = 3;
+/// Bytes by which a wrapper is known; zlib's first block may begin with its codes.
+const HEAD: usize = 1024;
 
 /// How much may be unpacked, and where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub enum Packing {
     Zstd,
     /// lz4's frames.
     Lz4,
+    /// A zlib stream: `insmod lime.ko ... compress=1`.
+    Zlib,
     /// snappy's frames: never a whole file, but AVML's ranges.
     Snappy,
 }
@@ -79,7 +83,9 @@ impl Packing {
             (b"\x02\x21\x4c\x18", Packing::Lz4),
             (b"BZh", Packing::Bzip2),
         ];
-        let found = SIGNATURES.iter().find(|(magic, _)| head.starts_with(magic))?.1;
+        let Some(&(_, found)) = SIGNATURES.iter().find(|(magic, _)| head.starts_with(magic)) else {
+            return zlib_of_lime(head).then_some(Self::Zlib);
+        };
         // Three letters are little: its block size and its first block's mark follow.
         let bzip2 = || matches!(head.get(3..10), Some([b'1'..=b'9', mark @ ..]) if *mark == *b"\x31\x41\x59\x26\x53\x59");
         (found != Self::Bzip2 || bzip2()).then_some(found)
@@ -94,6 +100,7 @@ impl Packing {
             Self::Bzip2 => "bzip2",
             Self::Zstd => "zstd",
             Self::Lz4 => "lz4",
+            Self::Zlib => "zlib",
             Self::Snappy => "snappy",
         }
     }
@@ -110,9 +117,19 @@ impl Packing {
                 Box::new(decoder)
             }
             Self::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(buffered(from))),
+            Self::Zlib => Box::new(flate2::read::ZlibDecoder::new(from)),
             Self::Snappy => Box::new(snap::read::FrameDecoder::new(from)),
         })
     }
+}
+
+/// Two bytes are no signature: what they unpack to must begin as LiME's files do.
+fn zlib_of_lime(head: &[u8]) -> bool {
+    let check = head.first_chunk().map(|word| u16::from_be_bytes(*word));
+    let mut first = [0; 4];
+    check.is_some_and(|word| word & 0x8f20 == 0x0800 && word % 31 == 0)
+        && flate2::read::ZlibDecoder::new(head).read_exact(&mut first).is_ok()
+        && &first == b"EMiL"
 }
 
 /// For decoders that read a few bytes at once.
@@ -142,7 +159,7 @@ pub fn open(path: &Path, how: &Unpack) -> Result<Arc<dyn Source>> {
 /// As [`open`].
 pub fn unwrap(mut source: Arc<dyn Source>, how: &Unpack) -> Result<Arc<dyn Source>> {
     for _ in 0..DEPTH {
-        let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", source.path(), e))?;
+        let head = source.bytes_up_to(0, HEAD).map_err(|e| Error::io("read", source.path(), e))?;
         let Some(packing) = Packing::of(&head) else { break };
         drop(head);
         source = unpack(&source, packing, how)?;
@@ -155,7 +172,7 @@ pub fn unwrap(mut source: Arc<dyn Source>, how: &Unpack) -> Result<Arc<dyn Sourc
 #[must_use]
 pub fn head(path: &Path, len: usize) -> Option<Vec<u8>> {
     let source = served::open_dump(path).ok()?;
-    let head = source.bytes_up_to(0, 16).ok()?;
+    let head = source.bytes_up_to(0, HEAD).ok()?;
     let mut out = Vec::new();
     match Packing::of(&head) {
         None => out.extend_from_slice(&source.bytes_up_to(0, len).ok()?),
@@ -173,7 +190,7 @@ fn unpack(source: &Arc<dyn Source>, packing: Packing, how: &Unpack) -> Result<Ar
         Packing::Gzip => bgzf::index(&**source),
         Packing::Xz => xz_index::index(&**source),
         Packing::Zstd => seekable_zstd::index(&**source),
-        Packing::Bzip2 | Packing::Lz4 | Packing::Snappy => None,
+        Packing::Bzip2 | Packing::Lz4 | Packing::Zlib | Packing::Snappy => None,
     };
     let cannot = |e| Error::io("unpack", source.path(), e);
     if let Some(index) = index.filter(|index| index.parts.len() > 1)
@@ -188,7 +205,7 @@ fn unpack(source: &Arc<dyn Source>, packing: Packing, how: &Unpack) -> Result<Ar
 fn from_pipe(path: &Path, mut pipe: impl Read, how: &Unpack) -> Result<Arc<dyn Source>> {
     let cannot = |e| Error::io("read", path, e);
     let mut head = Vec::new();
-    pipe.by_ref().take(16).read_to_end(&mut head).map_err(cannot)?;
+    pipe.by_ref().take(HEAD as u64).read_to_end(&mut head).map_err(cannot)?;
     if head.is_empty() {
         let (what, hint) = ("an empty stream".to_owned(), "nothing came through the pipe");
         return Err(Error::Unsupported { path: path.to_owned(), what, hint });

@@ -37,6 +37,11 @@ fn pack(packing: Packing, bytes: &[u8]) -> Vec<u8> {
             to.write_all(bytes).unwrap();
             to.finish().unwrap()
         }
+        Packing::Zlib => {
+            let mut to = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+            to.write_all(bytes).unwrap();
+            to.finish().unwrap()
+        }
         Packing::Snappy => unreachable!(),
     }
 }
@@ -131,6 +136,20 @@ fn same(source: &dyn Source, content: &[u8]) {
         assert_eq!(buf, content[at..at + 5]);
     }
     assert_eq!(source.read_at(content.len() as u64, &mut [0; 4]).unwrap(), 0);
+}
+
+#[test]
+fn a_zlib_stream_is_taken_for_limes_alone() {
+    let bench = Bench::new();
+    let other = pack(Packing::Zlib, &CONTENT);
+    assert_eq!(Packing::of(&other), None);
+    same(&*bench.open(&other).unwrap(), &other);
+    let content = [&b"EMiL"[..], &CONTENT[..]].concat();
+    let mut lime = pack(Packing::Zlib, &content);
+    // LiME has a window of 2 KiB.
+    lime[..2].copy_from_slice(b"\x38\x8d");
+    assert_eq!(Packing::of(&lime), Some(Packing::Zlib));
+    same(&*bench.open(&lime).unwrap(), &content);
 }
 
 #[test]
