@@ -37,48 +37,67 @@ fn plain(comm: &str) -> &str {
 #[test]
 fn tasks_and_stacks_are_those_that_the_guest_had() {
     for dump in dumps() {
-        let folder = dump.parent().unwrap();
-        let mut symbols: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for symbol in guest::kallsyms(folder).unwrap() {
-            symbols.entry(symbol.name).or_default().push(symbol.address);
-        }
-        let recorded = guest::tasks(folder).unwrap();
-        assert!(recorded.len() > 60, "{} tasks recorded", recorded.len());
-        let stacks = stacks(&dump);
-        let mut wrong = Vec::new();
-        let mut slept = 0;
-        for task in &recorded {
-            let Some(stack) = stacks.iter().find(|s| s["pid"] == task.tid) else {
-                // The guest's disk is unmounted after the record, which ends the threads of ext4.
-                if !["jbd2/vda", "ext4", "kworker/R"].contains(&plain(&task.comm)) {
-                    wrong.push(format!("{} {} is not there", task.tid, task.comm));
-                }
-                continue;
-            };
-            if plain(&task.comm) != plain(stack["comm"].as_str().unwrap()) {
-                wrong.push(format!("{} {} is called {}", task.tid, task.comm, stack["comm"]));
-            }
-            // RCU's threads go on.
-            let rests = "SDIT".contains(task.state) && !task.comm.starts_with("rcu_");
-            if !rests || stack["state"] != task.state.to_string() {
-                continue;
-            }
-            slept += 1;
-            let pcs: Vec<u64> = pcs(stack).into_iter().filter(|pc| pc >> 63 == 1).collect();
-            // Functions may have several names, and names stand for several functions.
-            let tail = pcs.len().checked_sub(task.stack.len()).map_or(&[][..], |at| &pcs[at..]);
-            let same = tail.len() == task.stack.len()
-                && tail.iter().zip(&task.stack).all(|(pc, (name, offset))| {
-                    symbols.get(name).is_some_and(|all| all.iter().any(|a| a + offset == *pc))
-                });
-            if !same {
-                wrong.push(format!("{} {}: {:?}, not {pcs:x?}", task.tid, task.comm, task.stack));
-            }
-        }
-        eprintln!("{}: {} tasks, {slept} of which slept", dump.display(), recorded.len());
-        assert!(wrong.is_empty(), "{}:\n{}", dump.display(), wrong.join("\n"));
-        assert!(slept > 50, "{}: {slept} tasks that slept", dump.display());
+        are_the_guests(&stacks(&dump), &dump);
     }
+}
+
+/// The guest read its own memory, too, while it ran (`CORESTUB`).
+#[test]
+fn a_running_kernel_is_read_by_its_kcore() {
+    let found = files("kcore.json");
+    if found.is_empty() {
+        skip("no guest read its /proc/kcore (scripts/test makes one that does)");
+    }
+    for file in found {
+        let stacks: Vec<Value> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        are_the_guests(&stacks, file.parent().unwrap());
+        // Types from BTF: those that are derived do not tell it.
+        assert!(stacks.iter().any(|stack| stack["cpu"].is_u64()), "{}", file.display());
+    }
+}
+
+/// Holds them against what the guest recorded, in the folder of `dump`.
+fn are_the_guests(stacks: &[Value], dump: &Path) {
+    let folder = dump.parent().unwrap();
+    let mut symbols: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for symbol in guest::kallsyms(folder).unwrap() {
+        symbols.entry(symbol.name).or_default().push(symbol.address);
+    }
+    let recorded = guest::tasks(folder).unwrap();
+    assert!(recorded.len() > 60, "{} tasks recorded", recorded.len());
+    let mut wrong = Vec::new();
+    let mut slept = 0;
+    for task in &recorded {
+        let Some(stack) = stacks.iter().find(|s| s["pid"] == task.tid) else {
+            // The guest's disk is unmounted after the record, which ends the threads of ext4.
+            if !["jbd2/vda", "ext4", "kworker/R"].contains(&plain(&task.comm)) {
+                wrong.push(format!("{} {} is not there", task.tid, task.comm));
+            }
+            continue;
+        };
+        if plain(&task.comm) != plain(stack["comm"].as_str().unwrap()) {
+            wrong.push(format!("{} {} is called {}", task.tid, task.comm, stack["comm"]));
+        }
+        // RCU's threads go on.
+        let rests = "SDIT".contains(task.state) && !task.comm.starts_with("rcu_");
+        if !rests || stack["state"] != task.state.to_string() {
+            continue;
+        }
+        slept += 1;
+        let pcs: Vec<u64> = pcs(stack).into_iter().filter(|pc| pc >> 63 == 1).collect();
+        // Functions may have several names, and names stand for several functions.
+        let tail = pcs.len().checked_sub(task.stack.len()).map_or(&[][..], |at| &pcs[at..]);
+        let same = tail.len() == task.stack.len()
+            && tail.iter().zip(&task.stack).all(|(pc, (name, offset))| {
+                symbols.get(name).is_some_and(|all| all.iter().any(|a| a + offset == *pc))
+            });
+        if !same {
+            wrong.push(format!("{} {}: {:?}, not {pcs:x?}", task.tid, task.comm, task.stack));
+        }
+    }
+    eprintln!("{}: {} tasks, {slept} of which slept", dump.display(), recorded.len());
+    assert!(wrong.is_empty(), "{}:\n{}", dump.display(), wrong.join("\n"));
+    assert!(slept > 50, "{}: {slept} tasks that slept", dump.display());
 }
 
 #[test]

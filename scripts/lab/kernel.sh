@@ -199,7 +199,12 @@ crash_initrd() { # the crash kernel's: with a corestub that reports there, where
 	if [ -n "${CORESTUB:-}" ]; then echo report; else echo kdump; fi
 }
 
-build_initrd() { # build_initrd full|ci|kdump|report
+guest_corestub() { # guest_corestub ROOT
+	strip -o "$B/corestub" "$CORESTUB"
+	copy_bin "$1" "$B/corestub"
+}
+
+build_initrd() { # build_initrd full|ci|ci-live|kdump|report: -live has a corestub that reads /proc/kcore
 	local r=$B/root-$1 image=$B/initrd-$1.img from
 	for from in "$HERE"/guest/* "$HOOK" ${CORESTUB:+"$CORESTUB"}; do
 		[ "$image" -nt "$from" ] || break
@@ -219,17 +224,15 @@ build_initrd() { # build_initrd full|ci|kdump|report
 		gcc -O1 -Wall -o "$B/vmcopy" "$HERE/guest/vmcopy.c"
 		copy_bin "$r" "$B/vmcopy"
 		if [ "$1" = report ]; then
-			strip -o "$B/corestub" "$CORESTUB"
-			copy_bin "$r" "$B/corestub"
+			guest_corestub "$r"
 			cp "$HOOK" "$r/usr/bin/"
 		fi
 		;;
 	*)
-		if [ "$1" = ci ]; then
-			module_list "$r" "$r/etc/modules.lab" "${CI_MODULES[@]}"
-		else
-			module_list "$r" "$r/etc/modules.lab" "${LAB_MODULES[@]}"
-		fi
+		case $1 in
+		full) module_list "$r" "$r/etc/modules.lab" "${LAB_MODULES[@]}" ;;
+		*) module_list "$r" "$r/etc/modules.lab" "${CI_MODULES[@]}" ;;
+		esac
 		cp "$B/labcrash.ko" "$r/modules/"
 		echo modules/labcrash.ko >> "$r/etc/modules.lab"
 		copy_bin "$r" "$(guest_tool kexec)"
@@ -237,6 +240,7 @@ build_initrd() { # build_initrd full|ci|kdump|report
 		copy_bin "$r" "$B/mtprog"
 		gcc -O1 -Wall -o "$B/labipc" "$HERE/guest/labipc.c"
 		copy_bin "$r" "$B/labipc"
+		[ "$1" != ci-live ] || guest_corestub "$r"
 		;;
 	esac
 	(cd "$r" && find . | cpio -o -H newc --quiet | zstd -q -10 -T0 > "$B/.initrd")

@@ -3,6 +3,7 @@
 
 VMCI=(-device vmcoreinfo)
 LAST_MADE=oracle/labipc.txt # by ci and kernel: a cache of an older version lacks it
+LAST_MADE_BY_CORESTUB=oracle/kcore.json # likewise
 
 live_guest() { # live_guest "KERNEL PARAMETERS" "DUMPS" QEMU-OPTIONS...: a running guest, dumped by QEMU; SETTLE: seconds before
 	local append=$1 dumps=$2
@@ -37,8 +38,8 @@ oops_guest() { # oops_guest DISK-MB DUMPS [TRIGGER [PARAMETERS]]: a small guest 
 		boot "crashkernel=160M lab.kdump=1 lab.trigger=$trigger $more lab.dumps=$dumps lab.sleeps=10 lab.spin=1" "$disk" -m 448M "${VMCI[@]}" || return
 		step "$S: crash, kdump kernel, dump" wait_for "$D/console.log" 'KDUMP-DONE' $((${CORESTUB:+200} + 100))
 	}
-	local INITRD=ci SMP=2
-	build_initrd ci; build_initrd "$(crash_initrd)"
+	local INITRD=ci${CORESTUB:+-live} SMP=2 BOOT_LIMIT=${BOOT_LIMIT:-$((${CORESTUB:+200} + 100))}
+	build_initrd "$INITRD"; build_initrd "$(crash_initrd)"
 	tries oops_try
 	end_guest; fetch_disk
 	[ -s "$D/${dumps%%:*}" ] || die "the kdump kernel wrote no dump; its console is $D/console.log"

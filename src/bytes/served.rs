@@ -49,6 +49,9 @@ struct Served {
     named: bool,
     file: File,
     opened: Identity,
+    /// /proc/kcore, of which one thread reads at a time: before 6.4 its readers share a page
+    /// through which their bytes go, and get each other's.
+    live: Option<Mutex<()>>,
     blocks: Vec<Mutex<Block>>,
     /// Reads that failed, and where the first of them was.
     failed: AtomicU64,
@@ -86,13 +89,20 @@ impl Served {
     fn new(path: PathBuf, file: File, meta: &Metadata) -> Self {
         let blocks = (0..SLOTS).map(|_| Mutex::default()).collect();
         let (failed, first) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { path, named: true, file, opened: Identity::of(meta), blocks, failed, first }
+        let live = is_kcore(&path, &file).then(Mutex::default);
+        Self { path, named: true, file, opened: Identity::of(meta), live, blocks, failed, first }
+    }
+
+    /// Reads from the file itself, once.
+    fn read_once(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let _alone = self.live.as_ref().map(|live| live.lock().unwrap_or_else(PoisonError::into_inner));
+        self.file.read_at(buf, offset)
     }
 
     /// Reads from the file itself.
     fn pread(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.file.read_at(buf, offset) {
+            match self.read_once(offset, buf) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -114,7 +124,7 @@ impl Served {
             block.number = 0;
             block.bytes.resize(BLOCK, 0);
             // A bad sector of the block is not one of these bytes.
-            let got = self.file.read_at(&mut block.bytes, number * BLOCK as u64).ok()?;
+            let got = self.read_once(number * BLOCK as u64, &mut block.bytes).ok()?;
             block.bytes.truncate(got);
             block.number = number + 1;
         }
@@ -122,6 +132,14 @@ impl Served {
         buf.copy_from_slice(block.bytes.get(at..at.checked_add(buf.len())?)?);
         Some(())
     }
+}
+
+/// Whether `file` is the memory of the machine that runs.
+fn is_kcore(path: &Path, file: &File) -> bool {
+    /// `PROC_SUPER_MAGIC` (`linux/magic.h`).
+    const PROC: rustix::fs::FsWord = 0x9fa0;
+    path.file_name().is_some_and(|name| name == "kcore")
+        && rustix::fs::fstatfs(file).is_ok_and(|fs| fs.f_type == PROC)
 }
 
 impl Source for Served {
@@ -162,6 +180,9 @@ impl Source for Served {
         let mut all = Vec::new();
         let path = self.path.display();
         match self.file.metadata().map(|meta| Identity::of(&meta)) {
+            _ if self.live.is_some() => {
+                all.push(format!("the machine runs on while {path} is read: not all is of one moment"));
+            }
             Ok(now) if now.len != self.opened.len => {
                 all.push(format!(
                     "{path} had {} bytes when it was opened, and now has {}",
