@@ -20,13 +20,11 @@ use super::notes::Notes;
 use super::{Form, Memory, elf_mend};
 use crate::arch::{Levels, map};
 use crate::bytes::source::Source;
-use crate::elf::{Header, PT_LOAD, PT_NOTE, ProgramHeader, notes};
+use crate::elf::{Header, Note, NoteWalk, PT_LOAD, PT_NOTE, ProgramHeader};
 use crate::error::{Error, Result};
 
 /// makedumpfile's mark in `e_flags` of a dump it could not finish (`DUMP_ELF_INCOMPLETE`).
 const INCOMPLETE: u32 = 1;
-/// Notes larger than this are no notes (8,192 CPUs make 7 MB).
-const NOTES_MAX: u64 = 256 << 20;
 
 /// The ELF header and the program headers of a core file.
 pub(super) struct CoreHeaders {
@@ -59,15 +57,12 @@ impl CoreHeaders {
         Ok(Self { segments, flags: header.flags(), mended })
     }
 
-    /// The bytes of each `PT_NOTE` segment, as far as the file has them.
-    fn note_segments(&self, source: &dyn Source, mut each: impl FnMut(&[u8])) {
-        let mut budget = NOTES_MAX;
+    /// Each note, as far as the file has them.
+    fn each_note(&self, source: &dyn Source, mut each: impl FnMut(Note<'_>)) {
+        let mut walk = NoteWalk::new(source);
         for s in self.segments.iter().filter(|s| s.kind == PT_NOTE) {
-            let len = s.filesz.min(budget);
-            budget -= len;
-            if let Ok(data) = source.bytes_up_to(s.offset, usize::try_from(len).unwrap_or(0)) {
-                each(&data);
-            }
+            // What cannot be read tells nothing.
+            let _ = walk.each(s.offset..s.offset.saturating_add(s.filesz), |note, _| each(note));
         }
     }
 
@@ -81,14 +76,10 @@ impl CoreHeaders {
         const NT_AUXV: u32 = 6;
         const NT_FILE: u32 = 0x4649_4c45;
         let (mut machine, mut process) = (false, false);
-        self.note_segments(source, |data| {
-            for note in notes(data, 4) {
-                match (note.name, note.kind) {
-                    (b"VMCOREINFO" | b"QEMU", 0) => machine = true,
-                    (b"CORE", NT_PRPSINFO | NT_AUXV | NT_FILE) => process = true,
-                    _ => {}
-                }
-            }
+        self.each_note(source, |note| match (note.name, note.kind) {
+            (b"VMCOREINFO" | b"QEMU", 0) => machine = true,
+            (b"CORE", NT_PRPSINFO | NT_AUXV | NT_FILE) => process = true,
+            _ => {}
         });
         let mut loads = self.segments.iter().filter(|s| s.kind == PT_LOAD);
         machine || !process && loads.any(|s| s.paddr != 0 || s.vaddr == 0 && s.memsz > 0)
@@ -129,7 +120,7 @@ impl ElfDump {
     pub(super) fn open(source: Arc<dyn Source>) -> Result<Self> {
         let headers = CoreHeaders::read(&*source)?;
         let mut notes = Notes::default();
-        headers.note_segments(&*source, |data| notes.add(data));
+        headers.each_note(&*source, |note| notes.add(&note));
         let loads = || {
             // Not memory of the machine (QEMU), or nonsense beyond the address space.
             headers.segments.iter().filter(|s| {

@@ -21,13 +21,11 @@ use super::notes::Notes;
 use crate::addr::PAGE_SIZE;
 use crate::bytes::source::Source;
 use crate::bytes::{array_at, cstr, u32_at, u64_at};
+use crate::elf::NoteWalk;
 use crate::error::{Error, Result};
 
 /// Bytes of a page descriptor: offset, size, flags, page flags.
 pub(super) const DESCRIPTOR_BYTES: u64 = 24;
-
-/// Notes larger than this are no notes (8,192 CPUs make 7 MB).
-const NOTES_MAX: u64 = 256 << 20;
 
 const VERSION: usize = 8;
 const UTSNAME: usize = 12;
@@ -228,7 +226,7 @@ impl Header {
     /// The notes that the file has, whole or cut.
     pub(super) fn notes(&self, source: &dyn Source) -> Notes {
         let area = |range: &Range<u64>| {
-            let len = usize::try_from((range.end - range.start).min(NOTES_MAX)).unwrap_or(0);
+            let len = usize::try_from(range.end - range.start).unwrap_or(0).min(Notes::TEXT_MAX);
             if range.start == 0 { Ok(Default::default()) } else { source.bytes_up_to(range.start, len) }
         };
         let mut notes = Notes::default();
@@ -236,8 +234,9 @@ impl Header {
         if let Ok(text) = area(&self.vmcoreinfo) {
             notes.add_vmcoreinfo(&text);
         }
-        if let Ok(data) = area(&self.notes) {
-            notes.add(&data);
+        if self.notes.start != 0 {
+            // What cannot be read tells nothing.
+            let _ = NoteWalk::new(source).each(self.notes.clone(), |note, _| notes.add(&note));
         }
         if let Ok(text) = area(&self.eraseinfo) {
             notes.add_eraseinfo(&text);

@@ -151,6 +151,8 @@ pub struct Notes {
 impl Notes {
     /// Texts longer than this are not VMCOREINFO (the kernel's buffer is one page).
     pub const TEXT_MAX: usize = 1 << 20;
+    /// `CONFIG_NR_CPUS` is at most 8,192.
+    const CPUS_MAX: usize = 1 << 15;
     /// More VMCOREINFOs than this are noise.
     const OTHERS_MAX: usize = 8;
 
@@ -158,20 +160,22 @@ impl Notes {
     #[must_use]
     pub fn parse(data: &[u8]) -> Self {
         let mut notes = Self::default();
-        notes.add(data);
+        elf::notes(data, 4).for_each(|note| notes.add(&note));
         notes
     }
 
-    /// Adds the notes of a further segment.
-    pub fn add(&mut self, data: &[u8]) {
-        for note in elf::notes(data, 4) {
-            match (note.name, note.kind) {
-                (b"CORE", NT_PRSTATUS) => self.prstatus.extend(PrStatus::parse(note.desc)),
-                (b"QEMU", 0) => self.qemu_cpus.extend(QemuCpu::parse(note.desc)),
-                (b"VMCOREINFO", 0) => self.add_vmcoreinfo(note.desc),
-                (b"ERASEINFO", 0) => self.add_eraseinfo(note.desc),
-                _ => {}
+    /// Sorts in one more.
+    pub fn add(&mut self, note: &elf::Note<'_>) {
+        match (note.name, note.kind) {
+            (b"CORE", NT_PRSTATUS) if self.prstatus.len() < Self::CPUS_MAX => {
+                self.prstatus.extend(PrStatus::parse(note.desc));
             }
+            (b"QEMU", 0) if self.qemu_cpus.len() < Self::CPUS_MAX => {
+                self.qemu_cpus.extend(QemuCpu::parse(note.desc));
+            }
+            (b"VMCOREINFO", 0) => self.add_vmcoreinfo(note.desc),
+            (b"ERASEINFO", 0) => self.add_eraseinfo(note.desc),
+            _ => {}
         }
     }
 
@@ -193,7 +197,8 @@ impl Notes {
     /// Takes makedumpfile's text of erased symbols.
     pub fn add_eraseinfo(&mut self, text: &[u8]) {
         let text = bytes::cstr(text.get(..text.len().min(Self::TEXT_MAX)).unwrap_or_default());
-        if !text.is_empty() {
+        let room = Self::TEXT_MAX.saturating_sub(self.eraseinfo.as_ref().map_or(0, String::len));
+        if !text.is_empty() && text.len() <= room {
             self.eraseinfo.get_or_insert_default().push_str(&text);
         }
     }

@@ -42,7 +42,7 @@ mod symbols;
 
 pub use build_id::BuildId;
 pub use file::{File, Section};
-pub use notes::{Note, notes};
+pub use notes::{Note, Walk as NoteWalk, notes};
 pub use object::elf::{PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, PT_PHDR, PT_TLS};
 pub use relocations::relocated_places;
 pub use symbols::{Symbol, Symbols};

@@ -19,6 +19,10 @@ use crate::memory::segments::Segment;
 /// Where the descriptor of a note stands in the core.
 pub type Place = Range<u64>;
 
+/// More threads than a system has room for in most of its settings (`kernel.pid_max` is at most four
+/// times that).
+const THREADS_MAX: usize = 1 << 20;
+
 /// What the notes tell of one thread.
 #[derive(Debug, Clone, Default)]
 pub struct ThreadNotes {
@@ -97,12 +101,13 @@ impl CoreFile {
             complaints,
             lost: 0,
         };
+        let mut walk = elf::NoteWalk::new(&*source);
         for ProgramHeader { kind, flags, offset, vaddr, filesz, memsz, .. } in headers.list {
             let present = source.len().saturating_sub(offset).min(filesz);
             match kind {
                 PT_NOTE => {
                     core.lost = core.lost.saturating_add(filesz - present);
-                    core.read_notes(offset, filesz)?;
+                    core.read_notes(&mut walk, offset, filesz)?;
                 }
                 PT_LOAD => {
                     let end = vaddr.saturating_add(memsz.max(filesz));
@@ -134,41 +139,46 @@ impl CoreFile {
         Ok(core)
     }
 
-    fn read_notes(&mut self, offset: u64, filesz: u64) -> Result<()> {
-        let source = Arc::clone(&self.source);
-        let len = usize::try_from(filesz.min(source.len())).unwrap_or(usize::MAX);
-        let data =
-            source.bytes_up_to(offset, len).map_err(|e| Error::io("read the notes of", &self.path, e))?;
-        let base = data.as_ptr().addr();
-        let mut end = 0;
-        for note in elf::notes(&data, 4) {
-            let start = note.desc.as_ptr().addr().saturating_sub(base);
-            end = start + note.desc.len();
-            let place = offset + start as u64..offset + end as u64;
-            self.take_note(note.name, note.kind, note.desc, place);
-        }
-        if data.len().saturating_sub(end) >= 16 {
-            self.complaints.push(format!(
-                "the notes are malformed from offset {:#x} on: {} bytes are not read",
-                offset.saturating_add(end as u64),
-                data.len() - end
+    fn read_notes(&mut self, walk: &mut elf::NoteWalk<'_>, offset: u64, filesz: u64) -> Result<()> {
+        let end = offset.saturating_add(filesz);
+        let read = walk
+            .each(offset..end, |note, place| self.take_note(note.name, note.kind, note.desc, place))
+            .map_err(|e| Error::io("read the notes of", &self.path, e))?;
+        let left = end.min(self.source.len()).saturating_sub(read);
+        if left >= 16 {
+            self.complain(format!(
+                "the notes are malformed from offset {read:#x} on: {left} bytes are not read"
             ));
         }
         Ok(())
     }
 
+    /// Takes note of what is wrong: a hostile core has no end of it.
+    fn complain(&mut self, sentence: String) {
+        const COMPLAINTS_MAX: usize = 100;
+        match self.complaints.len() {
+            ..COMPLAINTS_MAX => self.complaints.push(sentence),
+            COMPLAINTS_MAX => self.complaints.push("more is wrong with the notes, and not listed".to_owned()),
+            _ => {}
+        }
+    }
+
     fn take_note(&mut self, name: &[u8], kind: u32, desc: &[u8], place: Place) {
+        let full = self.threads.len() >= THREADS_MAX;
         let of_thread = self.threads.last_mut();
         match (name, kind) {
+            (b"CORE", NT_PRSTATUS) if full => {
+                self.complain(format!("of more than {THREADS_MAX} threads the first are taken"));
+            }
             (b"CORE", NT_PRSTATUS) => match PrStatus::parse(desc) {
                 Some(status) if status.pid != 0 && status.pid <= 0x7fff_ffff => {
                     let (tid, signal) = (status.pid, status.signal);
                     self.threads.push(ThreadNotes { tid, signal, prstatus: place, ..Default::default() });
                 }
-                Some(status) => self
-                    .complaints
-                    .push(format!("a thread with the impossible id {} is left out", status.pid)),
-                None => self.complaints.push(format!(
+                Some(status) => {
+                    self.complain(format!("a thread with the impossible id {} is left out", status.pid));
+                }
+                None => self.complain(format!(
                     "an NT_PRSTATUS of {} bytes, not {}, is left out",
                     desc.len(),
                     PrStatus::SIZE
@@ -195,7 +205,7 @@ impl CoreFile {
             }
             (b"CORE", notes::NT_FILE) if self.files.is_empty() => match notes::parse_files(desc) {
                 Ok(files) => self.files = files,
-                Err(complaint) => self.complaints.push(complaint),
+                Err(complaint) => self.complain(complaint),
             },
             (b"LINUX", notes::NT_X86_XSAVE_LAYOUT) => {
                 self.xsave_layout.get_or_insert(place);

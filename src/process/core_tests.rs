@@ -285,3 +285,15 @@ fn a_program_without_an_end_in_its_file_has_no_skeleton() {
     assert!(made(image(0x1000, 0x1000)));
     assert!(!made(image(0xffff_ffff_ffff_f000, 0xff8)));
 }
+
+/// A million faults in the notes are told by a hundred sentences.
+#[test]
+fn complaints_have_an_end() {
+    let mut notes = prstatus(7, 11);
+    notes.extend(note("CORE", 1, &[1, 2, 3, 4]).repeat(5_000));
+    let core =
+        CoreFile::parse(Path::new("core"), Arc::new(InMemory::new("core", core(&notes, &[], 1)))).unwrap();
+    assert_eq!(core.threads.len(), 1);
+    assert_eq!(core.complaints.len(), 101);
+    assert_eq!(core.complaints[100], "more is wrong with the notes, and not listed");
+}
