@@ -16,8 +16,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::extents::{Extent, Extents};
+use super::mend::segments;
 use super::notes::Notes;
-use super::{Form, Memory, elf_mend};
+use super::{Form, Memory, foreign};
 use crate::arch::{Levels, map};
 use crate::bytes::source::Source;
 use crate::elf::{Header, Note, NoteWalk, PT_LOAD, PT_NOTE, ProgramHeader};
@@ -41,9 +42,17 @@ impl CoreHeaders {
         let header = Header::read(source)?;
         header.expect_core(path)?;
         let mut segments = header.all_program_headers(source)?;
-        let mended = elf_mend::mend(&mut segments, source.len());
+        let mended = segments::mend(&mut segments, source.len());
         for segment in &mut segments {
             segment.memsz = segment.memsz.max(segment.filesz);
+        }
+        let names = if segments.is_empty() { header.section_names(source) } else { None };
+        if names.is_some_and(|names| memchr::memmem::find(&names, b"\0.xen_pages\0").is_some()) {
+            return Err(Error::Unsupported {
+                path: path.to_owned(),
+                what: "a dump of a Xen domain (xl dump-core)".to_owned(),
+                hint: foreign::OTHER_DUMP,
+            });
         }
         if segments.is_empty() {
             return Err(Error::Malformed {

@@ -4,7 +4,7 @@
 const LINUX_ONLY: &str = "corestub reads dumps of Linux";
 const UNPACK: &str = "unpack it, and give the dump in it";
 const FROM_DISK: &str = "it is a disk, not memory: start the guest, then virsh dump --memory-only";
-const OTHER_DUMP: &str = "dump with kdump in the guest, or by the hypervisor as ELF";
+pub(super) const OTHER_DUMP: &str = "dump with kdump in the guest, or by the hypervisor as ELF";
 
 const LKCD: &str = "crash reads it; LKCD ended with Linux 2.6";
 const RESTORE_XEN: &str = "restore it; then xl dump-core, or kdump in the guest";
@@ -13,7 +13,7 @@ const SADUMP: (&str, &str) =
     ("a SADUMP file (Fujitsu)", "makedumpfile -l -d 0 -x VMLINUX FILE NEW makes a kdump file of it");
 
 /// First bytes, what begins so, and what to do.
-const FOREIGN: [(&[u8], &str, &str); 33] = [
+const FOREIGN: [(&[u8], &str, &str); 34] = [
     (b"PAGEDU64", "a Windows crash dump", LINUX_ONLY),
     (b"PAGEDUMP", "a 32-bit Windows crash dump", LINUX_ONLY),
     (b"MDMP", "a minidump of a Windows process", "corestub reads Linux vmcores and ELF cores"),
@@ -28,6 +28,7 @@ const FOREIGN: [(&[u8], &str, &str); 33] = [
     (b"sadump\0\0", SADUMP.0, SADUMP.1),
     (b"\xed\x23\x8f\x61\x73\x01\x19\xa8", "an LKCD dump", LKCD),
     (b"\xcd\x23\x8f\x61\x73\x01\x19\xa8", "a live LKCD dump", LKCD),
+    (b"\xa8\x19\x01\x73\x61\x8f\x23\xed", "a big-endian LKCD dump", LKCD),
     (b"\xfd\x23\x8f\x61\x73\x01\x19\xa8", "an s390 dump", "corestub serves x86-64 dumps only"),
     (b"mclx", "a Mission Critical Linux dump", "crash reads it"),
     (b"\xed\xeb\x0f\xf0", "a dump of a Xen domain (xm dump-core, old form)", OTHER_DUMP),

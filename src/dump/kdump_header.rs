@@ -18,6 +18,7 @@
 use std::ops::Range;
 
 use super::notes::Notes;
+use super::vmcoreinfo::VmcoreInfo;
 use crate::addr::PAGE_SIZE;
 use crate::bytes::source::Source;
 use crate::bytes::{array_at, cstr, u32_at, u64_at};
@@ -27,18 +28,38 @@ use crate::error::{Error, Result};
 /// Bytes of a page descriptor: offset, size, flags, page flags.
 pub(super) const DESCRIPTOR_BYTES: u64 = 24;
 
-const VERSION: usize = 8;
+pub(super) const SIGNATURE: &[u8; 8] = b"KDUMP   ";
+pub(super) const VERSION: usize = 8;
 const UTSNAME: usize = 12;
 const UTSNAME_FIELD: usize = 65;
+pub(super) const MACHINE: usize = UTSNAME + 4 * UTSNAME_FIELD;
 const SECONDS: usize = 408;
 const STATUS: usize = 424;
-const BLOCK_SIZE: usize = 428;
+pub(super) const BLOCK_SIZE: usize = 428;
 /// Where 32-bit machines have `block_size`.
 const BLOCK_SIZE_32BIT: usize = 416;
-const SUB_HDR_SIZE: usize = 432;
-const BITMAP_BLOCKS: usize = 436;
-const MAX_MAPNR: usize = 440;
+pub(super) const SUB_HDR_SIZE: usize = 432;
+pub(super) const BITMAP_BLOCKS: usize = 436;
+pub(super) const MAX_MAPNR: usize = 440;
 const HEADER_BYTES: usize = 464;
+
+/// Members of the sub-header, and its sizes.
+pub(super) mod sub {
+    pub(in crate::dump) const DUMP_LEVEL: usize = 8;
+    pub(in crate::dump) const SPLIT: usize = 12;
+    pub(in crate::dump) const START_PFN: usize = 16;
+    pub(in crate::dump) const END_PFN: usize = 24;
+    pub(in crate::dump) const VMCOREINFO: usize = 32;
+    pub(in crate::dump) const NOTES: usize = 48;
+    pub(in crate::dump) const ERASEINFO: usize = 64;
+    pub(in crate::dump) const START_PFN_64: usize = 80;
+    pub(in crate::dump) const END_PFN_64: usize = 88;
+    pub(in crate::dump) const MAX_MAPNR_64: usize = 96;
+    pub(in crate::dump) const END_V3: usize = 48;
+    pub(in crate::dump) const END_V4: usize = 64;
+    pub(in crate::dump) const END_V5: usize = 80;
+    pub(in crate::dump) const END_V6: usize = 104;
+}
 
 /// What both headers say.
 #[derive(Debug, Clone)]
@@ -93,7 +114,7 @@ impl Header {
 
     /// Whether `head` begins like a kdump file.
     pub(super) fn is_kdump(head: &[u8]) -> bool {
-        head.starts_with(b"KDUMP   ") || head.starts_with(b"DISKDUMP")
+        head.starts_with(SIGNATURE) || head.starts_with(b"DISKDUMP")
     }
 
     /// Reads and checks the headers.
@@ -155,26 +176,33 @@ impl Header {
             return Err(bad(BITMAP_BLOCKS, "bitmap_blocks of at least 1", bitmap_blocks.to_string()));
         }
         let diskdump = head.starts_with(b"DISKDUMP");
-        let sub = source.bytes_up_to(PAGE_SIZE, block).map_err(io)?;
-        if sub.len() < block {
-            let end = PAGE_SIZE + sub.len() as u64;
+        let sub_header = source.bytes_up_to(PAGE_SIZE, block).map_err(io)?;
+        if sub_header.len() < block {
+            let end = PAGE_SIZE + sub_header.len() as u64;
             return Err(bad(block, "a sub-header of 4096 bytes", format!("the end of the file at {end:#x}")));
         }
         // diskdump's own sub-header is a task's registers: nothing for us there.
         let since = |v: u32, at: usize| {
-            (version >= v && !diskdump && sub_blocks > 0).then(|| u64_at(&sub, at)).flatten().unwrap_or(0)
+            (version >= v && !diskdump && sub_blocks > 0)
+                .then(|| u64_at(&sub_header, at))
+                .flatten()
+                .unwrap_or(0)
         };
         let range = |v, at: usize| {
             let (start, size) = (since(v, at), since(v, at + 8));
             start..start.saturating_add(size)
         };
-        let max_mapnr = match since(6, 96) {
+        let max_mapnr = match since(6, sub::MAX_MAPNR_64) {
             0 => u64::from(word(MAX_MAPNR)),
             n => n,
         };
         if max_mapnr > PFNS_MAX {
             let found = format!("{max_mapnr:#x} page frames");
-            return Err(bad(block + 96, "at most 64 TiB of memory, which Linux on x86-64 can have", found));
+            return Err(bad(
+                block + sub::MAX_MAPNR_64,
+                "at most 64 TiB of memory, which Linux on x86-64 can have",
+                found,
+            ));
         }
         // crash's rule: both bitmaps are there if the blocks suffice for both.
         let needed = max_mapnr.div_ceil(8).div_ceil(PAGE_SIZE);
@@ -188,14 +216,18 @@ impl Header {
                 format!("{bitmap_blocks} blocks for {max_mapnr:#x} frames"),
             ));
         }
-        let is_split = since(2, 8) >> 32 == 1;
-        let pfns = match range(6, 80) {
-            Range { start: 0, end: 0 } => since(2, 16)..since(2, 24),
-            _ => since(6, 80)..since(6, 88),
+        let is_split = since(2, sub::DUMP_LEVEL) >> 32 == 1;
+        let pfns = match since(6, sub::START_PFN_64)..since(6, sub::END_PFN_64) {
+            Range { start: 0, end: 0 } => since(2, sub::START_PFN)..since(2, sub::END_PFN),
+            pfns => pfns,
         };
         if is_split && (pfns.start > pfns.end || pfns.end > max_mapnr) {
             let found = format!("{:#x}..{:#x} of {max_mapnr:#x}", pfns.start, pfns.end);
-            return Err(bad(block + 80, "the page frames of this piece of a split dump", found));
+            return Err(bad(
+                block + sub::START_PFN_64,
+                "the page frames of this piece of a split dump",
+                found,
+            ));
         }
         Ok(Self {
             diskdump,
@@ -209,12 +241,14 @@ impl Header {
             two_bitmaps,
             descriptors_at: bitmaps_at + bitmap_blocks * PAGE_SIZE,
             phys_base: (!diskdump && sub_blocks > 0).then(|| since(0, 0).cast_signed()),
-            dump_level: (version >= 1 && !diskdump && sub_blocks > 0).then(|| u32_at(&sub, 8)).flatten(),
+            dump_level: (version >= 1 && !diskdump && sub_blocks > 0)
+                .then(|| u32_at(&sub_header, sub::DUMP_LEVEL))
+                .flatten(),
             split: is_split,
             pfns,
-            vmcoreinfo: range(3, 32),
-            notes: range(4, 48),
-            eraseinfo: range(5, 64),
+            vmcoreinfo: range(3, sub::VMCOREINFO),
+            notes: range(4, sub::NOTES),
+            eraseinfo: range(5, sub::ERASEINFO),
         })
     }
 
@@ -230,13 +264,20 @@ impl Header {
             if range.start == 0 { Ok(Default::default()) } else { source.bytes_up_to(range.start, len) }
         };
         let mut notes = Notes::default();
-        // The text's own place first: since v4 it stands among the notes as well.
-        if let Ok(text) = area(&self.vmcoreinfo) {
-            notes.add_vmcoreinfo(&text);
-        }
         if self.notes.start != 0 {
             // What cannot be read tells nothing.
             let _ = NoteWalk::new(source).each(self.notes.clone(), |note, _| notes.add(&note));
+        }
+        // Since v4 the text stands among the notes as well, which tells of damage to where its
+        // own place is said to be.
+        let text = area(&self.vmcoreinfo).unwrap_or_default();
+        let same = |other: &Vec<u8>| text.starts_with(other) || other.starts_with(&text);
+        if !notes.vmcoreinfo.as_ref().is_some_and(same) {
+            let other = notes.vmcoreinfo.take_if(|_| text.starts_with(VmcoreInfo::FIRST));
+            if VmcoreInfo::is_in(&text) {
+                notes.add_vmcoreinfo(&text);
+            }
+            other.into_iter().for_each(|other| notes.add_vmcoreinfo(&other));
         }
         if let Ok(text) = area(&self.eraseinfo) {
             notes.add_eraseinfo(&text);

@@ -14,7 +14,7 @@ use super::lime::Lime;
 use super::migration::{self, Migration};
 use super::raw::Raw;
 use super::vmware::{self, Vmware};
-use super::{Form, Vmcore, foreign};
+use super::{Form, Vmcore, foreign, mend};
 use crate::bytes::packed::{self, Unpack};
 use crate::bytes::source::{InMemory, Source};
 use crate::error::{Error, Result};
@@ -111,9 +111,9 @@ fn source(path: &Path, options: &Options) -> Result<Arc<dyn Source>> {
     let source = packed::open(path, &options.unpack)?;
     let head = source.bytes_up_to(0, 16).map_err(|e| Error::io("read", path, e))?.into_owned();
     if head.starts_with(flattened::SIGNATURE) {
-        return Ok(Arc::new(Flattened::open(source)?));
+        return Ok(mend::mend(Arc::new(Flattened::open(source)?)));
     }
-    Ok(source)
+    Ok(mend::mend(source))
 }
 
 /// The machine in `sources`.

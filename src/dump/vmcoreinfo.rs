@@ -30,6 +30,14 @@ pub struct VmcoreInfo {
 }
 
 impl VmcoreInfo {
+    /// What it begins with.
+    pub(super) const FIRST: &[u8] = b"OSRELEASE=";
+
+    /// Whether some of it is in `data`.
+    pub(super) fn is_in(data: &[u8]) -> bool {
+        [Self::FIRST, b"\nSYMBOL("].iter().any(|mark| memchr::memmem::find(data, mark).is_some())
+    }
+
     /// Parses the text of a note. The first of two equal keys counts; lines
     /// without `=` are skipped.
     #[must_use]

@@ -246,9 +246,24 @@ impl Header {
 
     /// Section header 0, which holds what is too large for the file header.
     fn first_section(&self, source: &dyn Source) -> Option<SectionHeader64<LE>> {
+        self.section_header(source, 0)
+    }
+
+    fn section_header(&self, source: &dyn Source, index: u16) -> Option<SectionHeader64<LE>> {
+        let size = size_of::<SectionHeader64<LE>>();
         let at = Some(self.0.e_shoff.get(LE)).filter(|&at| at != 0)?;
-        let raw = source.bytes(at, size_of::<SectionHeader64<LE>>()).ok()?;
-        from_bytes::<SectionHeader64<LE>>(&raw).ok().map(|(first, _)| *first)
+        let raw = source.bytes(at.checked_add(u64::from(index) * size as u64)?, size).ok()?;
+        from_bytes::<SectionHeader64<LE>>(&raw).ok().map(|(header, _)| *header)
+    }
+
+    /// The names of the sections, each behind a zero, as far as they are of use to tell
+    /// what a file is.
+    #[must_use]
+    pub fn section_names(&self, source: &dyn Source) -> Option<Vec<u8>> {
+        const NAMES_MAX: u64 = 64 << 10;
+        let names = self.section_header(source, self.0.e_shstrndx.get(LE).0)?;
+        let size = usize::try_from(names.sh_size.get(LE).min(NAMES_MAX)).ok()?;
+        Some(source.bytes_up_to(names.sh_offset.get(LE), size).ok()?.into_owned())
     }
 }
 

@@ -146,7 +146,7 @@ impl Rules {
 }
 
 /// Mends the headers of a dump of `end` bytes. What was done, in words.
-pub(super) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<String> {
+pub(in crate::dump) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<String> {
     let mut said = Vec::new();
     if !headers.iter().any(|h| h.kind == PT_NOTE)
         && let Some(first) = headers.first_mut().filter(|h| (h.kind.0 ^ PT_NOTE.0).is_power_of_two())
