@@ -85,7 +85,7 @@ pub(super) fn mend(source: &dyn Source) -> Option<Header> {
             header.put(BLOCK + sub::MAX_MAPNR_64, max.to_le_bytes());
         }
     }
-    mend_split(&mut header, version);
+    mend_split(&mut header, version, found.unwrap_or(told).max);
     header.changed()
 }
 
@@ -176,15 +176,17 @@ impl Layout {
 }
 
 /// A dump that is said to be a piece, and is none; or the other way round.
-fn mend_split(header: &mut Header, version: u32) {
+fn mend_split(header: &mut Header, version: u32, max: u64) {
     let at = |at| u64_at(&header.front, BLOCK + at).unwrap_or(0);
     let (first, last) = match version {
         6.. => (at(sub::START_PFN_64), at(sub::END_PFN_64)),
         _ => (at(sub::START_PFN), at(sub::END_PFN)),
     };
     let split = u32_at(&header.front, BLOCK + sub::SPLIT).unwrap_or(0);
-    let is = u32::from(first < last);
-    if version >= 2 && (split ^ is).count_ones() == 1 {
+    // One bit of a range makes no piece.
+    let range = first < last && last <= max && first.count_ones() + last.count_ones() > 1;
+    let is = u32::from(range);
+    if version >= 2 && (range || first == last) && (split ^ is).count_ones() == 1 {
         header.put(BLOCK + sub::SPLIT, is.to_le_bytes());
         header.said.push(format!("split was {split}, and the page frames say {is}"));
     }
@@ -250,6 +252,24 @@ mod tests {
                     assert!(more || said.is_some(), "bit {bit} of {at} of version {version}");
                     assert_eq!(front, sound[..4200], "bit {bit} of {at} of version {version}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_is_told_by_its_page_frames() {
+        let (sound, mut piece) = (dump(6), dump(6));
+        for (at, pfn) in [(80, 0u64), (88, 0x1_2345)] {
+            piece[4096 + at..4104 + at].copy_from_slice(&pfn.to_le_bytes());
+        }
+        assert!(front(&piece).1.unwrap().contains("split was 0"));
+        piece[4096 + 12] = 1;
+        assert_eq!(front(&piece).1, None);
+        for at in 4096 + 80..4096 + 96 {
+            for bit in 0..8 {
+                let mut damaged = sound.clone();
+                damaged[at] ^= 1 << bit;
+                assert_eq!(front(&damaged).1, None, "bit {bit} of {at}");
             }
         }
     }
