@@ -121,6 +121,10 @@ fn boot(kernel: &Kernel) -> Result<i64> {
 pub(super) fn write_record(record: &Record, form: Form, screen: &mut Screen<'_>) -> io::Result<()> {
     let mut head = String::new();
     if !form.text {
+        // Only rings of old kernels have texts without a time, and nothing else of them.
+        if record.time.is_none() && (record.seq.is_some() || record.caller.is_some()) {
+            head.push_str("(time lost) ");
+        }
         if let Some(time) = record.time {
             let seconds = time / 1_000_000_000;
             match form.boot {
@@ -146,4 +150,24 @@ pub(super) fn write_record(record: &Record, form: Form, screen: &mut Screen<'_>)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_is_lost_is_no_line_without_one() {
+        let line = |seq, time, caller: Option<&str>| {
+            let caller = caller.map(str::to_owned);
+            let record = Record { seq, time, level: None, facility: None, caller, text: "Yama".to_owned() };
+            let mut out = Vec::new();
+            write_record(&record, Form::default(), &mut Screen::new(&mut out)).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(line(Some(7), Some(1_500_000_000), Some("T1")), "[    1.500000] Yama\n");
+        assert_eq!(line(None, None, Some("T1")), "(time lost) Yama\n");
+        assert_eq!(line(Some(7), None, None), "(time lost) Yama\n");
+        assert_eq!(line(None, None, None), "Yama\n");
+    }
 }
