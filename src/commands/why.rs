@@ -49,6 +49,9 @@ struct Reason {
     /// The address is readable, though a page table is lost.
     #[serde(skip)]
     computed: bool,
+    /// The address is readable, but what stood there was written over.
+    #[serde(skip)]
+    erased: bool,
 }
 
 /// How a system register is known.
@@ -106,6 +109,7 @@ fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<
         }
         None => address::last_fault(context).map(|(addr, fault)| (addr, Some(fault)))?,
     };
+    let erased = fault.is_none().then(|| erased(kernel, addr)).flatten();
     let computed = fault.is_none().then(|| computed(kernel, addr)).flatten();
     let why = match (fault, &computed) {
         (Some(fault), _) => match kernel.dump().trouble() {
@@ -113,13 +117,21 @@ fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<
             None => fault.to_string(),
         },
         (None, Some(how)) => format!("it is in the dump; {how}"),
-        (None, None) => "it is in the dump".to_owned(),
+        (None, None) => erased.clone().unwrap_or_else(|| "it is in the dump".to_owned()),
     };
     let task = select::current(kernel, context).ok();
     let mut is = what(kernel, task, addr);
     // The reason is told already.
     is.retain(|what| !matches!(what, What::Nowhere { .. }));
-    Ok(Reason { addr, readable: fault.is_none(), why, is, computed: computed.is_some() }.into())
+    Ok(Reason {
+        addr,
+        readable: fault.is_none(),
+        why,
+        is,
+        computed: computed.is_some(),
+        erased: erased.is_some(),
+    }
+    .into())
 }
 
 /// How a readable address of the kernel is known whose page table is lost.
@@ -127,6 +139,39 @@ fn computed(kernel: &Kernel, addr: VirtAddr) -> Option<String> {
     let lost = kernel.tables().walk(addr, &mut |_| ()).err().filter(|_| addr.0 >= kernel.user_limit())?;
     let (phys, basis) = kernel.tables().computed(addr)?;
     Some(format!("{lost}, and its physical address {phys} is computed, by {basis}"))
+}
+
+/// What makedumpfile's `--config` wrote over at an address: its text names symbols, sizes and
+/// no places, but it wrote as many times `X`, and nothing else beside them.
+fn erased(kernel: &Kernel, addr: VirtAddr) -> Option<String> {
+    let text = kernel.dump().notes().eraseinfo.as_deref()?;
+    let is_x = |at: Option<VirtAddr>| {
+        let mut byte = [0];
+        at.is_some_and(|at| kernel.space().read_run(at, &mut byte).is_ok()) && byte == *b"X"
+    };
+    let back = |n: &u64| is_x(addr.0.checked_sub(*n).map(VirtAddr));
+    let ahead = |n: &u64| is_x(addr.checked_add(*n));
+    if !ahead(&0) {
+        return None;
+    }
+    let before = (1..ERASED_MAX).take_while(back).count();
+    let run = before + (0..ERASED_MAX).take_while(ahead).count();
+    let lines = erased_by(text, run);
+    (!lines.is_empty())
+        .then(|| format!("it is in the dump, but makedumpfile wrote X over {run} bytes here ({lines})"))
+}
+
+/// More bytes than this are not counted.
+const ERASED_MAX: u64 = 1 << 16;
+
+/// The lines of makedumpfile's text by which so many bytes were erased.
+fn erased_by(text: &str, bytes: usize) -> String {
+    let of_size = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("erase")
+            && words.skip_while(|&word| word != "size").skip(1).any(|size| size.parse() == Ok(bytes))
+    };
+    text.lines().filter(of_size).map(str::trim).collect::<Vec<_>>().join(" or ")
 }
 
 fn of_process<'d>(process: &'d Process, args: Why, context: Context<'d>) -> Result<Answer<'d>> {
@@ -142,7 +187,7 @@ fn read(kernel: &Kernel, context: Context<'_>, addr: VirtAddr) -> Result<(), Rea
 
 impl Text for Reason {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        if self.computed {
+        if self.computed || self.erased {
             return Ok(row!(screen, "{} is readable: {}", self.addr, self.why)?);
         }
         match (self.readable, self.is.first()) {
@@ -152,5 +197,20 @@ impl Text for Reason {
             (false, None) => row!(screen, "{}: {}", self.addr, self.why)?,
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_erased_is_told_by_its_size() {
+        // As makedumpfile 1.7.2 wrote it.
+        let text = "erase init_task.comm size 16\nerase saved_command_line size 130\nnullify x size 8\n";
+        assert_eq!(erased_by(text, 16), "erase init_task.comm size 16");
+        assert_eq!(erased_by(text, 130), "erase saved_command_line size 130");
+        assert_eq!((erased_by(text, 8), erased_by(text, 17)), (String::new(), String::new()));
+        assert_eq!(erased_by("erase a size 16\nerase b size 16", 16), "erase a size 16 or erase b size 16");
     }
 }
