@@ -53,7 +53,8 @@ def percpu_ranges():
     size = symbol("__per_cpu_end") - symbol("__per_cpu_start")
     out = []
     for cpu in for_each_online_cpu(prog):
-        base = int(prog["__per_cpu_offset"][cpu]) + symbol("__per_cpu_start")
+        # since 6.15 per-CPU symbols do not begin at zero, and the sum goes round
+        base = (int(prog["__per_cpu_offset"][cpu]) + symbol("__per_cpu_start")) % (1 << 64)
         out.append((base, base + size))
     return out
 

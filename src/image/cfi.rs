@@ -34,38 +34,57 @@ mod tests;
 /// are functions that ORC leaves out, and end the stack.
 const MAX_PADDING: u64 = 64;
 
-/// The call rule to be used in place of ORC, for functions that it leaves out
-/// (`__crash_kexec` in every panic): the caller's stack pointer is rsp + `cfa`.
+/// The rule to be used in place of ORC, for code that it leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallOverride {
-    /// The function.
+pub struct Override {
+    /// The code.
     pub range: Range<u64>,
-    /// Bytes from rsp to the caller's stack pointer.
-    pub cfa: u32,
+    /// Where its caller is.
+    pub from: CalledFrom,
+}
+
+/// Who came to code of which ORC says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CalledFrom {
+    /// Its caller (`__crash_kexec` has one in every panic), whose stack pointer is rsp + this.
+    Call(u32),
+    /// User mode, whose registers lie at rsp as a `struct pt_regs`.
+    User,
 }
 
 /// Converts a whole table. `symbols` decides which rows are system-call entry
 /// and which leave the IRQ stack; `overrides` come in place of ORC's rows.
 #[must_use]
-pub fn frames(orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride], fdes: Fdes) -> Frames {
+pub fn frames(orc: &OrcTable, symbols: &SymbolTable, overrides: &[Override], fdes: Fdes) -> Frames {
     let mut writer = Writer::new(symbols, fdes);
     add(&mut writer, orc, symbols, overrides);
     writer.finish()
 }
 
-fn add(writer: &mut Writer, orc: &OrcTable, symbols: &SymbolTable, overrides: &[CallOverride]) {
+fn add(writer: &mut Writer, orc: &OrcTable, symbols: &SymbolTable, overrides: &[Override]) {
     let mut rules = Rules { symbols, known: HashMap::new(), last: None };
     for row in orc.rows() {
         let entry = match row.entry.kind {
             Kind::Undefined => orc.bridged(row.range.start, symbols).unwrap_or(row.entry),
             _ => row.entry,
         };
+        let padding = entry.kind == Kind::Undefined && row.range.end - row.range.start <= MAX_PADDING;
         for part in outside(&row.range, overrides) {
-            rules.apply(writer, &Row { range: part, entry });
+            if padding {
+                writer.padding(&part);
+            } else {
+                rules.apply(writer, &Row { range: part, entry });
+            }
         }
     }
     for o in overrides {
-        writer.row(&o.range, &call_rule(u64::from(o.cfa)));
+        let rule = match o.from {
+            CalledFrom::Call(cfa) => call_rule(u64::from(cfa)),
+            CalledFrom::User => {
+                Rule { class: Class::Entry, cfa: Cfa::Register(RSP, 0), registers: pt_regs(), alone: false }
+            }
+        };
+        writer.row(&o.range, &rule);
     }
 }
 
@@ -75,7 +94,7 @@ fn add(writer: &mut Writer, orc: &OrcTable, symbols: &SymbolTable, overrides: &[
 pub fn world(
     orc: Option<&OrcTable>,
     symbols: &SymbolTable,
-    overrides: &[CallOverride],
+    overrides: &[Override],
     code: Code<'_>,
     kernel: &Range<u64>,
     fdes: Fdes,
@@ -161,8 +180,18 @@ pub fn frame_by_caller(
     None
 }
 
+/// The first call in the `code` of an entry, which is at `at`, that hands over the user's
+/// registers (`mov rdi, rsp` stands in front of `call rel32`), with the byte behind it.
+#[must_use]
+pub fn call_with_registers(code: &[u8], at: u64) -> Option<Range<u64>> {
+    const MOV_AND_CALL: [u8; 4] = [0x48, 0x89, 0xe7, 0xe8];
+    let mov = code.windows(8).position(|w| w.starts_with(&MOV_AND_CALL))?;
+    let call = at.checked_add(mov as u64)?.checked_add(3)?;
+    Some(call..call.checked_add(6)?)
+}
+
 /// The parts of `range` that no override covers.
-fn outside(range: &Range<u64>, overrides: &[CallOverride]) -> Vec<Range<u64>> {
+fn outside(range: &Range<u64>, overrides: &[Override]) -> Vec<Range<u64>> {
     let mut parts = vec![range.clone()];
     for o in overrides {
         parts = parts
@@ -187,10 +216,6 @@ struct Rules<'a> {
 impl Rules<'_> {
     fn apply(&mut self, writer: &mut Writer, row: &Row) {
         let entry = row.entry;
-        if entry.kind == Kind::Undefined && row.range.end - row.range.start <= MAX_PADDING {
-            writer.padding(&row.range);
-            return;
-        }
         if let Some((last, rule)) = &self.last
             && *last == entry
         {

@@ -51,7 +51,7 @@ pub mod skeleton;
 #[path = "tests/kernel.rs"]
 pub(crate) mod tests;
 
-use cfi::CallOverride;
+use cfi::Override;
 pub use debug_frame::Fdes;
 use debug_frame::Frames;
 use dwarf_types::Dwarf;
@@ -82,7 +82,7 @@ pub struct KernelParts<'a> {
     /// The types.
     pub btf: Option<&'a Btf>,
     /// Functions that ORC leaves out (see [`cfi::frame_by_caller`]).
-    pub overrides: &'a [CallOverride],
+    pub overrides: &'a [Override],
     /// The code of a kernel that keeps frame pointers.
     pub code: Code<'a>,
     /// Whether gdb will find real DWARF by the build-id.

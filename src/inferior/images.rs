@@ -13,7 +13,7 @@ use crate::debuginfo::btf::Btf;
 use crate::debuginfo::elf::Vmlinux;
 use crate::debuginfo::orc::Kind;
 use crate::elf::BuildId;
-use crate::image::cfi::{self, CallOverride};
+use crate::image::cfi::{self, CalledFrom, Override};
 use crate::image::files::VirtualFile;
 use crate::image::skeleton::{self, Section, SectionKind};
 use crate::image::{self, Code, Image, KernelParts, ModuleParts};
@@ -37,6 +37,10 @@ const WHOLE_KERNEL: &str = "/whole/vmlinux";
 const TAINT_OOT_MODULE: u64 = 1 << 12;
 /// How far up the stack the caller of a function without ORC is looked for.
 const STACK_SCAN: usize = 4096;
+/// The entries of 32-bit programs: 4.18 and 4.19 have no ORC of them.
+const ENTRIES: [&str; 3] = ["entry_SYSENTER_compat", "entry_SYSCALL_compat", "entry_INT80_compat"];
+/// Bytes of an entry in which its first call stands: some 200 in 4.19.
+const ENTRY_REACH: usize = 512;
 /// Bytes of all modules' images (6.12: 5 MB). Modules behind that get symbols only.
 const MODULES_MAX: usize = 256 << 20;
 /// Largest BTF of a module that is believed.
@@ -312,12 +316,23 @@ fn module_btf(kernel: &Kernel, module: &Module, at: VirtAddr, size: u64) -> Opti
     result.inspect_err(|why| tracing::warn!("no BTF of module {}: {why}", module.name)).ok()
 }
 
+/// The rule of an entry whose code calls on with the user's registers.
+fn entry(kernel: &Kernel, name: &str) -> Option<Override> {
+    let mut code = [0; ENTRY_REACH];
+    let at = kernel.symbol(name)?;
+    let got = kernel.space().read(at, &mut code).ok()?;
+    Some(Override { range: cfi::call_with_registers(code.get(..got)?, at.0)?, from: CalledFrom::User })
+}
+
 /// Functions without ORC in which a CPU stands: `__crash_kexec` after every
 /// panic. Their frame is found by the call that led there. So is that of a function
-/// which is outermost by ORC, but was called this moment (a retpoline thunk).
-fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
-    let mut out: Vec<CallOverride> = Vec::new();
-    let Some(orc) = kernel.orc().of_kernel() else { return out };
+/// which is outermost by ORC, but was called this moment (a retpoline thunk). And entries
+/// without ORC, which have called what does the system call.
+fn overrides(kernel: &Kernel) -> Vec<Override> {
+    let Some(orc) = kernel.orc().of_kernel() else { return Vec::new() };
+    let mut out: Vec<Override> = ENTRIES.iter().filter_map(|name| entry(kernel, name)).collect();
+    out.dedup();
+    out.retain(|o| orc.lookup(o.range.start).kind == Kind::Undefined);
     for &cpu in kernel.percpu().present() {
         let Some(mut task) = tasks::current(kernel, cpu).and_then(|at| tasks::read(kernel, at)) else {
             continue;
@@ -344,7 +359,7 @@ fn overrides(kernel: &Kernel) -> Vec<CallOverride> {
             && !out.iter().any(|o| o.range.contains(&pc))
         {
             let range = function.address..function.address.saturating_add(function.size);
-            out.push(CallOverride { range, cfa });
+            out.push(Override { range, from: CalledFrom::Call(cfa) });
         }
     }
     out

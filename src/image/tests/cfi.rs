@@ -247,7 +247,7 @@ fn an_override_comes_in_place_of_the_rows_it_covers() {
     let rows = [(0x1000_u64, 0x205_u16, 16_i16), (0x1100, 0, 0), (0x1400, 0x205, 8)];
     let orc = table(&rows, 0x1500);
     let symbols = Builder::new("t").finish();
-    let over = CallOverride { range: 0x1100..0x1400, cfa: 184 };
+    let over = Override { range: 0x1100..0x1400, from: CalledFrom::Call(184) };
     let frames = frames(&orc, &symbols, &[over], Fdes::Long);
     let mut stepper = Stepper::new(&frames.bytes);
     let sp = registers()[&7];
@@ -255,6 +255,33 @@ fn an_override_comes_in_place_of_the_rows_it_covers() {
     assert_eq!(stepper.step(0x1100).unwrap().0.sp, sp + 184);
     assert_eq!(stepper.step(0x13ff).unwrap().0.pc, Some(memory(sp + 176)));
     assert_eq!(stepper.step(0x1400).unwrap().0.sp, sp + 8);
+}
+
+#[test]
+fn an_entry_without_orc_leads_to_user_mode() {
+    // cld; mov rdi, rsp; call; jmp: entry_INT80_compat of 4.19
+    let code = [0xfc, 0x48, 0x89, 0xe7, 0xe8, 1, 2, 3, 4, 0xe9, 0, 0, 0, 0];
+    let call = call_with_registers(&code, 0x1100).unwrap();
+    assert_eq!(call, 0x1104..0x110a);
+    assert_eq!(call_with_registers(code.get(..8).unwrap(), 0x1100), None);
+    assert_eq!(call_with_registers(&code, u64::MAX - 5), None);
+    let rows = [(0x1000_u64, 0x205_u16, 16_i16), (0x1100, 0, 0), (0x1400, 0x205, 8)];
+    let orc = table(&rows, 0x1500);
+    let mut builder = Builder::new("t");
+    builder.push(0x1100, 0, b'T', b"entry_INT80_compat");
+    let over = Override { range: call, from: CalledFrom::User };
+    let frames = frames(&orc, &builder.finish(), &[over], Fdes::Long);
+    let mut stepper = Stepper::new(&frames.bytes);
+    let sp = registers()[&7];
+    let word = |n: u64| memory(sp + n * 8);
+    // include/uapi/asm/ptrace.h: r15 r14 r13 r12 bp bx ... ip cs flags sp ss
+    let user = Caller { pc: Some(word(16)), sp: word(19), bp: Some(word(4)), bx: Some(word(5)) };
+    for pc in [0x1104, 0x1109] {
+        let (caller, signal) = stepper.step(pc).unwrap();
+        assert_eq!((&caller, signal), (&user, false), "{pc:#x}");
+    }
+    assert_ne!(stepper.step(0x1103).unwrap().0.pc, Some(word(16)));
+    assert!(frames.signal_ranges.is_empty());
 }
 
 #[test]

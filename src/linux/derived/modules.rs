@@ -106,13 +106,17 @@ fn since_4_5(module: &Sample<'_>, out: &mut Derived) -> Option<()> {
     let orc = (at..MODULE_MAX).step_by(8).find(|&o| {
         let (Some(count), Some(ips), Some(rows)) = (half(o), word(o + 8), word(o + 16)) else { return false };
         let fits = |at: u64, each: u64| inside(at) && at - base + count * each <= size;
-        let first =
-            module.space.read_u32(VirtAddr(ips)).map(|rel| ips.wrapping_add_signed(rel.cast_signed().into()));
+        // Sorted by address, those of code that was freed with the module's start come first or last.
+        let in_text = |row: u64| {
+            let ip = ips.wrapping_add(row * 4);
+            let rel = module.space.read_u32(VirtAddr(ip));
+            rel.is_ok_and(|rel| ip.wrapping_add_signed(rel.cast_signed().into()).wrapping_sub(base) < text)
+        };
         count > 0
             && fits(ips, 4)
             && fits(rows, 6)
             && (ips.abs_diff(rows) >= count * if ips < rows { 4 } else { 6 })
-            && first.is_ok_and(|pc| pc.wrapping_sub(base) < text)
+            && (in_text(0) || in_text(count - 1))
     });
     if let Some(o) = orc {
         for (path, offset, size) in

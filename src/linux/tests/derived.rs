@@ -258,6 +258,22 @@ fn a_kernel_with_thread_info_in_the_task_is_derived_too() {
     assert_eq!((at("thread_info", "cpu"), at("module", "module_core")), (None, None));
 }
 
+/// What a module starts with can lie below the rest of it, and is freed.
+#[test]
+fn tables_of_orc_may_begin_with_code_that_was_freed() {
+    let base = MODULE & !0xfff;
+    let orcs = |rows: [i32; 2]| {
+        let found = derived(|m| {
+            newer(m);
+            m.write(base + 0x1800, &rows.map(i32::to_le_bytes).concat());
+        });
+        found.unwrap().field("module", "arch.num_orcs").map(|f| f.offset)
+    };
+    assert_eq!(orcs([-0x9000, -0x1400]), Some(0x1a0));
+    assert_eq!(orcs([-0x1400, 0x9000]), Some(0x1a0));
+    assert_eq!(orcs([-0x9000, 0x9000]), None);
+}
+
 /// 5.1 to 5.7 save the flags as well, below the registers.
 #[test]
 fn the_switch_frame_is_told_by_its_return_addresses() {
