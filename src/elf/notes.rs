@@ -44,8 +44,8 @@ pub fn notes(data: &[u8], align: u64) -> impl Iterator<Item = Note<'_>> {
 /// Walks the notes of a dump, which may be many and large, in a window of its file.
 pub struct Walk<'a> {
     source: &'a dyn Source,
-    /// Bytes that may still be walked over: of all segments together, which may be the same one a
-    /// million times.
+    /// Bytes that may still be read and walked over: of all segments together, of which there may be
+    /// a million, the same one or each elsewhere.
     budget: u64,
     window: Vec<u8>,
     /// The offset of the window.
@@ -53,8 +53,8 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// All threads of the largest processes: a thread with AMX has 11 KiB of notes.
-    const BUDGET: u64 = 1 << 30;
+    /// All threads of the largest processes, read and walked over: a thread with AMX has 11 KiB of notes.
+    const BUDGET: u64 = 2 << 30;
     /// Longer names are none, and a descriptor's first bytes do: `NT_FILE` has at most 16 MiB
     /// (`fs.core_file_note_size_limit`), a dump of a device's memory (`LINUX`, 0x700) any size.
     const NAME_MAX: u64 = 256;
@@ -106,7 +106,7 @@ impl<'a> Walk<'a> {
             }
             at = next.next_multiple_of(4).min(end);
         }
-        self.budget -= at;
+        self.budget = self.budget.saturating_sub(at);
         Ok(segment.start.saturating_add(at))
     }
 
@@ -120,7 +120,9 @@ impl<'a> Walk<'a> {
     /// Bytes of the file, from the window, which moves if it must; fewer at the file's end.
     fn bytes(&mut self, at: u64, len: u64) -> io::Result<&[u8]> {
         if at < self.at || at + len > self.at + self.window.len() as u64 {
-            let size = usize::try_from(len.max(Self::WINDOW)).unwrap_or(usize::MAX);
+            let size = len.max(Self::WINDOW);
+            self.budget = self.budget.saturating_sub(size);
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
             self.window = self.source.bytes_up_to(at, size)?.into_owned();
             self.at = at;
         }
@@ -188,8 +190,20 @@ mod tests {
     #[test]
     fn the_same_segment_a_million_times_is_walked_as_far_as_is_sensible() {
         let source = InMemory::new("notes", vec![0; 300_000]);
-        let mut walk = Walk { budget: 1 << 20, ..Walk::new(&source) };
+        let mut walk = Walk { budget: 2 << 20, ..Walk::new(&source) };
         let walks = (0..1_000_000).filter(|_| walk.each(0..source.len(), |_, _| panic!()).unwrap() > 0);
         assert_eq!(walks.count(), 4);
+    }
+
+    #[test]
+    fn many_segments_are_read_as_far_as_is_sensible() {
+        let source = InMemory::new("notes", vec![0xff; 10 << 20]);
+        let mut walk = Walk { budget: 2 << 20, ..Walk::new(&source) };
+        let segments = (0..100).map(|i| i * 100_000..(i + 1) * 100_000);
+        let read = segments.filter(|segment| {
+            assert_eq!(walk.each(segment.clone(), |_, _| panic!()).unwrap(), segment.start);
+            walk.at == segment.start
+        });
+        assert_eq!(read.count(), 32);
     }
 }
