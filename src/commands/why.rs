@@ -46,12 +46,10 @@ struct Reason {
     why: String,
     /// What lies there, from the nearest to the widest.
     is: Vec<What>,
-    /// The address is readable, though a page table is lost.
+    /// The address is readable, and there is more to say: a page table is lost, or what stood there
+    /// was written over.
     #[serde(skip)]
-    computed: bool,
-    /// The address is readable, but what stood there was written over.
-    #[serde(skip)]
-    erased: bool,
+    more: bool,
 }
 
 /// How a system register is known.
@@ -109,36 +107,28 @@ fn of_kernel<'d>(kernel: &'d Kernel, args: Why, context: Context<'d>) -> Result<
         }
         None => address::last_fault(context).map(|(addr, fault)| (addr, Some(fault)))?,
     };
-    let erased = fault.is_none().then(|| erased(kernel, addr)).flatten();
-    let computed = fault.is_none().then(|| computed(kernel, addr)).flatten();
-    let why = match (fault, &computed) {
+    let more = || computed(kernel, addr).or_else(|| erased(kernel, addr));
+    let more = fault.is_none().then(more).flatten();
+    let why = match (fault, &more) {
         (Some(fault), _) => match kernel.dump().trouble() {
             Some(trouble) => format!("{fault} ({trouble})"),
             None => fault.to_string(),
         },
-        (None, Some(how)) => format!("it is in the dump; {how}"),
-        (None, None) => erased.clone().unwrap_or_else(|| "it is in the dump".to_owned()),
+        (None, Some(more)) => more.clone(),
+        (None, None) => "it is in the dump".to_owned(),
     };
     let task = select::current(kernel, context).ok();
     let mut is = what(kernel, task, addr);
     // The reason is told already.
     is.retain(|what| !matches!(what, What::Nowhere { .. }));
-    Ok(Reason {
-        addr,
-        readable: fault.is_none(),
-        why,
-        is,
-        computed: computed.is_some(),
-        erased: erased.is_some(),
-    }
-    .into())
+    Ok(Reason { addr, readable: fault.is_none(), why, is, more: more.is_some() }.into())
 }
 
 /// How a readable address of the kernel is known whose page table is lost.
 fn computed(kernel: &Kernel, addr: VirtAddr) -> Option<String> {
     let lost = kernel.tables().walk(addr, &mut |_| ()).err().filter(|_| addr.0 >= kernel.user_limit())?;
     let (phys, basis) = kernel.tables().computed(addr)?;
-    Some(format!("{lost}, and its physical address {phys} is computed, by {basis}"))
+    Some(format!("it is in the dump; {lost}, and its physical address {phys} is computed, by {basis}"))
 }
 
 /// What makedumpfile's `--config` wrote over at an address: its text names symbols, sizes and
@@ -187,7 +177,7 @@ fn read(kernel: &Kernel, context: Context<'_>, addr: VirtAddr) -> Result<(), Rea
 
 impl Text for Reason {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        if self.computed || self.erased {
+        if self.more {
             return Ok(row!(screen, "{} is readable: {}", self.addr, self.why)?);
         }
         match (self.readable, self.is.first()) {

@@ -140,7 +140,7 @@ pub fn read(
     let encoding = match (names.find(b"_stext").or_else(|| names.find(b"_text")), stext) {
         (Some(at), _) => raw.encoding(tables, at, wanted),
         // The name of `_stext` is lost, and not its address.
-        (None, Some(stext)) if names.trouble.is_some() => raw.encoding_of_most(tables, names.len(), stext),
+        (None, Some(stext)) if holed => raw.encoding_of_most(tables, names.len(), stext),
         (None, _) => {
             return Err(format!(
                 "kallsyms_names at {:#x}: {}",
