@@ -8,6 +8,8 @@
 //! (QEMU with paging) few equations hold, and nothing is touched; neither is a segment whose
 //! header is lost altogether.
 
+use std::collections::BTreeMap;
+
 use object::elf::ProgramType;
 
 use crate::elf::{PT_LOAD, PT_NOTE, ProgramHeader};
@@ -41,12 +43,20 @@ struct Rules {
     distance: bool,
 }
 
+/// What [`Rules::turns`] said of headers, until one changes that they were held against.
+type Known = BTreeMap<usize, Vec<Turn>>;
+
 /// A bit turned back: how many more equations hold then, and hints besides.
+#[derive(Clone)]
 struct Turn {
     at: usize,
     gain: (i64, i64),
     header: ProgramHeader,
     member: &'static str,
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 fn loads(headers: &[ProgramHeader]) -> impl Iterator<Item = (usize, &ProgramHeader)> + Clone {
@@ -80,11 +90,15 @@ impl Rules {
         order(headers).filter(move |_| self.order).chain(distance(headers).filter(move |_| self.distance))
     }
 
-    /// How many equations hold; and what is so of most tables, and decides between two proofs:
-    /// ranges of memory adjoin, no segment has more bytes than memory, notes come first, and
-    /// the last segment ends where the file does.
-    fn held(self, headers: &[ProgramHeader], end: u64) -> (i64, i64) {
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    /// How many equations hold.
+    fn held(self, headers: &[ProgramHeader]) -> i64 {
+        count(self.pairs(headers).filter(|pair| pair.2).count())
+    }
+
+    /// What is so of most tables, and decides between two proofs: ranges of memory adjoin, no
+    /// segment has more bytes than memory, notes come first, and the last segment ends where
+    /// the file does.
+    fn hints(headers: &[ProgramHeader], end: u64) -> i64 {
         let pairs = loads(headers).zip(loads(headers).skip(1));
         let adjoin = pairs.filter(|((_, a), (_, b))| a.paddr.wrapping_add(a.memsz) == b.paddr).count();
         let fit = loads(headers).filter(|(_, h)| h.filesz <= h.memsz).count();
@@ -93,15 +107,14 @@ impl Rules {
         let behind = notes.zip(first).is_some_and(|(n, (_, h))| n.offset.wrapping_add(n.filesz) == h.offset);
         let last = loads(headers).filter(|(_, h)| h.filesz > 0).last();
         let at_end = last.is_some_and(|(_, h)| h.offset.wrapping_add(h.filesz) == end);
-        let held = self.pairs(headers).filter(|pair| pair.2).count();
-        (count(held), count(adjoin + fit + usize::from(behind) + usize::from(at_end)))
+        count(adjoin + fit + usize::from(behind) + usize::from(at_end))
     }
 
     /// The bits of header `at` whose turning makes more equations hold.
     fn turns(self, headers: &[ProgramHeader], at: usize, end: u64) -> Option<Vec<Turn>> {
         let first = at.saturating_sub(REACH);
         let mut near = headers.get(first..headers.len().min(at + REACH + 1))?.to_vec();
-        let (now, was) = (self.held(&near, end), *headers.get(at)?);
+        let (held, hints, was) = (self.held(&near), Self::hints(&near, end), *headers.get(at)?);
         let members = MEMBERS.iter().flat_map(|&(name, member)| {
             (0..64).map(move |bit| {
                 let mut turned = was;
@@ -116,9 +129,9 @@ impl Rules {
         let within = |h: &ProgramHeader| h.filesz <= h.memsz && h.offset.saturating_add(h.filesz) <= end;
         for (member, header) in members.chain(as_load).filter(|(_, h)| within(h)) {
             *near.get_mut(at - first)? = header;
-            let held = self.held(&near, end);
-            let gain = (held.0 - now.0, held.1 - now.1);
-            if gain.0 > 0 {
+            let more = self.held(&near) - held;
+            if more > 0 {
+                let gain = (more, Self::hints(&near, end) - hints);
                 turns.push(Turn { at, gain, header, member });
             }
         }
@@ -127,7 +140,7 @@ impl Rules {
 
     /// The bits that can be turned in the headers that are part of a contradiction: those that
     /// gain most, several if nothing tells which of them it was.
-    fn best(self, headers: &[ProgramHeader], end: u64) -> Vec<Turn> {
+    fn best(self, headers: &[ProgramHeader], end: u64, known: &mut Known) -> Vec<Turn> {
         let broken: Vec<Pair> = self.pairs(headers).filter(|pair| !pair.2).collect();
         let of_pairs = broken.iter().flat_map(|&(a, b, _)| [a, b]);
         let unknown =
@@ -135,7 +148,10 @@ impl Rules {
         let mut suspects: Vec<usize> = of_pairs.chain(unknown.map(|(at, _)| at)).take(4 * MAX).collect();
         suspects.sort_unstable();
         suspects.dedup();
-        let turns = |at| self.turns(headers, at, end).unwrap_or_default();
+        let turns = |at| {
+            let turns = known.entry(at).or_insert_with(|| self.turns(headers, at, end).unwrap_or_default());
+            turns.clone()
+        };
         let mut turns: Vec<Turn> = suspects.into_iter().flat_map(turns).collect();
         let Some((most, at)) = turns.iter().map(|turn| (turn.gain, turn.at)).max() else { return turns };
         // One of the other header of a contradiction would do as well.
@@ -157,9 +173,9 @@ pub(in crate::dump) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<Stri
         ));
         first.kind = PT_NOTE;
     }
-    let rules = Rules::of(headers);
+    let (rules, mut known) = (Rules::of(headers), Known::new());
     for _ in 0..MAX {
-        let turns = rules.best(headers, end);
+        let turns = rules.best(headers, end, &mut known);
         match &turns[..] {
             [] => break,
             [turn] => {
@@ -177,6 +193,9 @@ pub(in crate::dump) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<Stri
                     header.kind = LEFT_OUT;
                 }
             }
+        }
+        for turn in turns {
+            known.retain(|&at, _| at.abs_diff(turn.at) > REACH);
         }
     }
     said
@@ -261,6 +280,26 @@ mod tests {
             assert_eq!(mend(&mut damaged, END).len(), 3, "{at} {kind}");
             assert_eq!(damaged, sound);
         }
+    }
+
+    /// What was found of one header serves until a neighbour of it changes.
+    #[test]
+    fn many_headers_of_a_long_table_are_mended() {
+        let sound: Vec<_> = (0..800u64)
+            .map(|i| {
+                let at = i << 12;
+                let part = table()[1];
+                let (vaddr, paddr) = (DIRECT + at, at);
+                ProgramHeader { offset: 0x1844 + at, vaddr, paddr, filesz: 0x1000, memsz: 0x1000, ..part }
+            })
+            .collect();
+        let mut damaged = sound.clone();
+        // Some of them within reach of each other.
+        for at in (5..300).step_by(5) {
+            damaged[at].offset ^= 1 << 13;
+        }
+        assert_eq!(mend(&mut damaged, END).len(), 59);
+        assert_eq!(damaged, sound);
     }
 
     /// The lost page of a segment, and the tables of other writers, are as they are.

@@ -24,8 +24,11 @@ pub fn read(path: &Path) {
     }
 }
 
-/// Headers, notes and bitmaps; the pages are cut off.
+/// Small kdump files of three versions, and the headers and notes of real ELF dumps: the smaller
+/// an input, the more of them are tried.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let names = ["k6.1-zstd.kdump", "k6.12-zlib.kdump", "k6.1-makedumpfile.elf", "k6.12-qemu.elf"];
-    names.map(|name| super::fixture(name)[..256 << 10].to_vec()).into()
+    let kdumps = ["kdump", "kdump-3", "kdump-erased"].map(super::seed);
+    let elfs =
+        ["k6.1-makedumpfile.elf", "k6.12-qemu.elf"].map(|name| super::fixture(name)[..24 << 10].to_vec());
+    kdumps.into_iter().chain(elfs).collect()
 }
