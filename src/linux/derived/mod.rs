@@ -330,7 +330,8 @@ impl Finder<'_> {
     fn init_task(&self) -> Option<u64> {
         const NAME: &[u8; 16] = b"swapper/0\0\0\0\0\0\0\0";
         let mut page = vec![0; 4096];
-        let from = self.symbols.address("_stext").filter(|_| self.symbols.lacks_names())? & !0xfff;
+        let stext = self.symbols.address("_stext").filter(|&at| map::is_in_image(at));
+        let from = stext.filter(|_| self.symbols.lacks_names())? & !0xfff;
         let mut pages = (from..map::KERNEL_MAP.checked_add(map::KERNEL_IMAGE_SIZE)?).step_by(4096);
         pages.find_map(|at| {
             self.space.read_exact(VirtAddr(at), &mut page).ok()?;
