@@ -95,6 +95,15 @@ printf '#!/bin/sh\n' > "$dir/cache/corestub/frontends/venv/bin/python"
 chmod 755 "$dir/cache/corestub/frontends/venv/bin/python"
 ends '^error: frontends: while installing cdt-gdb-adapter, .*npm' scripts/lab/frontends
 
+machine 'corestub=echo no memory >&2; exit 1'
+dump=tests/fixtures/k6.1-zstd.kdump
+ends '^error: damage: /nonexistent cannot be read: ' scripts/lab/damage -p "$dir/bin/corestub" /nonexistent
+ends '^error: damage: README.md is no kdump-compressed or ELF vmcore' scripts/lab/damage -p "$dir/bin/corestub" README.md
+ends '^error: damage: the program cannot be started: ' scripts/lab/damage -p "$dir/bin/absent" $dump
+ends "^error: damage: .sys. of $dump fails: no memory" scripts/lab/damage -p "$dir/bin/corestub" $dump
+printf '#!/bin/sh\necho %s\n' "'{\"incomplete\": \"it was cut short\"}'" > "$dir/bin/corestub"
+ends "^error: damage: $dump is not sound: it was cut short" scripts/lab/damage -p "$dir/bin/corestub" $dump
+
 machine
 ends '^error: ' scripts/bench /nonexistent
 printf '%d provoked failures, each ended with a sentence\n' $passed
