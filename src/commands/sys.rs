@@ -78,6 +78,7 @@ fn shown(kernel: &Kernel) -> Option<&Task> {
 fn remarks(kernel: &Kernel) -> Vec<String> {
     let tasks = kernel.tasks();
     let mut out: Vec<String> = kernel.dump().trouble().into_iter().collect();
+    out.extend(kernel.vmcoreinfo_mended().map(str::to_owned));
     if let Some(lack) = kernel.lack() {
         out.push(format!("only memory, symbols and the log can be shown: {}", lack.what()));
         return out;

@@ -29,7 +29,7 @@ pub struct DebugFiles {
 impl DebugFiles {
     pub(super) fn find(kernel: &Kernel) -> Self {
         let locator = Locator::new(kernel.options().debug_dirs.clone(), kernel.dump().path());
-        let release = kernel.vmcoreinfo().release().unwrap_or_default();
+        let release = kernel.layout().version.release();
         let build_id = build_id(kernel);
         let given = kernel.vmlinux().filter(|v| v.has_dwarf()).cloned();
         let wanted = build_id.as_ref().filter(|_| given.is_none());

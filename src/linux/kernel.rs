@@ -104,6 +104,12 @@ impl Kernel {
         &self.opened.vmcoreinfo
     }
 
+    /// What is said of VMCOREINFO where the dump's copy of it was damaged.
+    #[must_use]
+    pub fn vmcoreinfo_mended(&self) -> Option<&str> {
+        self.opened.mended.as_deref()
+    }
+
     /// How far KASLR moved the kernel from its link addresses.
     #[must_use]
     pub fn kaslr_offset(&self) -> u64 {

@@ -30,6 +30,7 @@ mod old_switch;
 mod open;
 pub(crate) mod open_files;
 pub(crate) mod orc;
+mod own_vmcoreinfo;
 pub(crate) mod paths;
 pub(crate) mod percpu;
 mod pid_hash;

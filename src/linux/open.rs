@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::layout::{KernelVersion, Layout};
 use super::place::Place;
-use super::{View, derived, kaslr, vmalloc};
+use super::{View, derived, kaslr, own_vmcoreinfo, utsname, vmalloc};
 use crate::addr::VirtAddr;
 use crate::arch::map;
 use crate::debuginfo::btf::{Btf, holed};
@@ -58,6 +58,8 @@ pub(super) struct Opened {
     pub(super) view: View,
     /// What more than memory, log and symbols lacks.
     pub(super) lack: Option<Error>,
+    /// What is said of a VMCOREINFO of which bits were turned back.
+    pub(super) mended: Option<String>,
 }
 
 #[cfg(test)]
@@ -85,6 +87,7 @@ impl Opened {
             btf: None,
             view,
             lack: None,
+            mended: None,
         }
     }
 }
@@ -93,12 +96,13 @@ impl Opened {
 /// files that cannot be read; what the dump lacks is in [`Opened::lack`].
 pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     let dump = Arc::new(dump);
-    let (place, mut lack) = match or_missing(kaslr::locate(&dump, &options))? {
+    let (mut place, mut lack) = match or_missing(kaslr::locate(&dump, &options))? {
         Ok(place) => (place, None),
         Err(why) => (Place::unknown(&dump), Some(why)),
     };
     tracing::debug!(kaslr_offset = format_args!("{:#x}", place.kaslr_offset), "page tables found");
-    let version = KernelVersion::parse(place.vmcoreinfo.release().unwrap_or_default());
+    let version =
+        KernelVersion::parse(&utsname::release(&place.tables, &place.vmcoreinfo, dump.utsname_hint()));
     let vmlinux = options.vmlinux.as_deref().map(Vmlinux::open).transpose()?.map(Arc::new);
     if let Some(vmlinux) = &vmlinux {
         check_build_id(vmlinux, version.build_id(&place.vmcoreinfo))?;
@@ -111,6 +115,12 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
     let mut tables = place.tables;
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
+    let own = own_vmcoreinfo::mended(&place.vmcoreinfo, &tables, &symbols);
+    let mended = own.filter(|_| options.vmcoreinfo.is_none()).map(|(own, said)| {
+        place.kaslr_offset = options.kaslr_offset.or_else(|| own.kaslr_offset()).unwrap_or(0);
+        place.vmcoreinfo = Arc::new(own);
+        said
+    });
     let found = types(&dump, &tables, &place.vmcoreinfo, &symbols, vmlinux.as_ref(), &version, place.known);
     let (types, btf) = match or_missing(found)? {
         Ok((types, btf)) => (Ok(types), btf),
@@ -157,6 +167,7 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
         btf,
         view,
         lack,
+        mended,
     })
 }
 

@@ -29,6 +29,12 @@ impl KernelVersion {
         Self { release: release.to_owned(), major, minor, patch }
     }
 
+    /// As `uname -r` says it; empty where nothing does.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
     pub(super) fn before(&self, major: u32, minor: u32) -> bool {
         (self.major, self.minor) < (major, minor)
     }
