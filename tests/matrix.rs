@@ -335,6 +335,31 @@ fn a_page_of_orc_is_lost() {
     assert!(text.contains("from frame 1 on it is a guess, as rules of ORC are lost"));
 }
 
+/// Its first page, with the rules of the code that kernel threads begin in: their stacks end there all the
+/// same, and nothing is said to be a guess.
+#[test]
+fn the_first_page_of_orc_is_lost() {
+    let sound = fixture("k6.1-zstd.kdump");
+    let dump = changed(&sound, "lost-orc-first", |kdump| {
+        lose(kdump, &sound, symbol(&sound, "__start_orc_unwind_ip"));
+    });
+    let stacks = |dump: &Path| {
+        let rows = json(&output(corestub().args(["bt", "--all", "--json"]).arg(dump)).unwrap());
+        let places = |row: &Value| -> Vec<_> {
+            row["frames"].as_array().unwrap().iter().map(|f| (f["pc"].clone(), f["symbol"].clone())).collect()
+        };
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|row| (row["task"].clone(), places(row), row["incomplete"].clone())).collect::<Vec<_>>()
+    };
+    let (lost, whole) = (stacks(&dump), stacks(&sound));
+    let begins = lost.iter().filter(|(_, frames, _)| frames.last().is_some_and(|f| f.1 == "ret_from_fork"));
+    assert!(begins.count() > 20);
+    for (lost, whole) in lost.iter().zip(&whole) {
+        assert_eq!(lost, whole);
+    }
+    assert_eq!(lost.len(), whole.len());
+}
+
 /// What waited there is not known; that is not the same as nothing.
 #[test]
 fn a_run_queue_is_lost() {

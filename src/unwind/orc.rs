@@ -88,6 +88,12 @@ fn entered_from_user(kernel: &Kernel, task: &Task, state: &State) -> Option<Fram
     Some(Frame { kind: FrameKind::User, pt_regs: Some(at), ..Frame::call(pc, sp, By::Entry) })
 }
 
+/// Whether a task that never was in user mode began here, a kernel thread or what a CPU idles in:
+/// nothing but room for the user's registers lies above.
+fn is_outermost(kernel: &Kernel, task: &Task, state: &State) -> bool {
+    task.mm.is_none() && registers::user_pt_regs(kernel, task).is_some_and(|at| at.0 == state.sp)
+}
+
 /// Whether the rules of ORC around `at` may well be wrong: objtool took the cold part of a
 /// function for one of its own.
 fn is_misunderstood(kernel: &Kernel, at: u64) -> bool {
@@ -146,10 +152,11 @@ fn step(
             let reach = if ends { u64::from(state.exact) * 8 } else { scan::REACH };
             state.lost = !ends && kernel.orc().is_lost(kernel, at);
             let bp = state.regs.get(Rbp);
-            if state.lost
-                && let Some(entered) = entered_from_user(kernel, task, state)
-            {
-                return Ok(Some(entered));
+            // Both are no guess: the place is that of the registers, to the byte.
+            let entered = state.lost.then(|| entered_from_user(kernel, task, state)).flatten();
+            if entered.is_some() || state.lost && is_outermost(kernel, task, state) {
+                state.lost = false;
+                return Ok(entered);
             }
             if !ends && let Some(caller) = caller(BY_CFI, kernel, at, state, memory) {
                 return Ok(Some(caller));
