@@ -113,6 +113,12 @@ fn top(info: &VmcoreInfo) -> Option<u64> {
     ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"].iter().find_map(|name| info.symbol(name))
 }
 
+/// The first function, if that is in the kernel's image: with a bit of the address turned over all of the
+/// kernel's half would be that.
+pub(super) fn stext(info: &VmcoreInfo) -> Option<u64> {
+    info.symbol("_stext").filter(|&at| map::is_in_image(at))
+}
+
 /// Where the image lies: as VMCOREINFO says it, as the dump's headers do, or, in
 /// kernels before 4.10 (401721ecd1dc) that say it nowhere, at the first place where
 /// its page tables prove themselves.
@@ -237,7 +243,7 @@ fn tables(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64, phys_base: i64) -> Pa
     let in_image = |addr: u64| PhysAddr(addr.wrapping_sub(map::KERNEL_MAP).wrapping_add_signed(phys_base));
     let mut tables = PageTables::new(dump.clone(), in_image(top), paging);
     // From the first byte of the kernel on: below it phys_base may be negative.
-    let start = info.symbol("_stext").map_or(map::KERNEL_MAP, |stext| stext & !(PAGE_SIZE - 1));
+    let start = stext(info).map_or(map::KERNEL_MAP, |stext| stext & !(PAGE_SIZE - 1));
     let room = info.number("KERNEL_IMAGE_SIZE").map_or(map::KERNEL_IMAGE_SIZE, i64::cast_unsigned);
     let len = map::KERNEL_MAP.saturating_add(room).saturating_sub(start);
     tables.know(Linear { basis: Basis::Image, start: VirtAddr(start), len, phys: in_image(start) });

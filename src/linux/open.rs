@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::layout::{KernelVersion, Layout};
 use super::place::Place;
-use super::{View, derived, kaslr, own_vmcoreinfo, utsname, vmalloc};
-use crate::addr::VirtAddr;
+use super::{View, derived, kaslr, own_vmcoreinfo, task_scan, utsname, vmalloc};
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::arch::map;
 use crate::debuginfo::btf::{Btf, holed};
 use crate::debuginfo::dwarf::DwarfTypes;
@@ -208,11 +208,14 @@ fn symbols(
 ) -> Result<SymbolTable> {
     let (vmcoreinfo, tables) = (&place.vmcoreinfo, &place.tables);
     let long_names = version.marks_long_names();
-    let stext = vmcoreinfo.symbol("_stext");
+    let stext = kaslr::stext(vmcoreinfo);
     let own = || {
-        kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
-            .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned())
-            .and_then(|t| kallsyms::read(tables, &t, stext, long_names))
+        let named = kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
+            .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned());
+        let read = |stext| kallsyms::read(tables, named.as_ref().map_err(Clone::clone)?, stext, long_names);
+        read(stext)
+            // A bit of `_stext` itself may have turned over.
+            .or_else(|why| read(None).ok().filter(|table| agrees(vmcoreinfo, table)).ok_or(why))
             .or_else(|why| {
                 // Found by what they look like, and proven by `_stext`.
                 tracing::info!("{why}; looking for kallsyms in the kernel image");
@@ -241,12 +244,19 @@ fn symbols(
     })
 }
 
+/// Whether nearly all symbols that VMCOREINFO names are where `table` has them.
+fn agrees(info: &VmcoreInfo, table: &SymbolTable) -> bool {
+    let told = |(name, at): (&str, u64)| Some(table.address(name)? == at);
+    let (right, wrong): (Vec<_>, Vec<_>) = info.symbols().filter_map(told).partition(|&same| same);
+    right.len() > 3 && right.len() > 2 * wrong.len()
+}
+
 /// The types, and the BTF if they are that.
 type Found = (Arc<dyn Types>, Option<Arc<Btf>>);
 
 fn types(
     dump: &Vmcore,
-    space: &dyn AddressSpace,
+    space: &PageTables,
     info: &VmcoreInfo,
     symbols: &SymbolTable,
     vmlinux: Option<&Arc<Vmlinux>>,
@@ -257,11 +267,18 @@ fn types(
         let btf = Arc::new(btf);
         (btf.clone() as Arc<dyn Types>, Some(btf))
     };
+    let pages: derived::Pages<'_> = &|visit| {
+        let Some(direct) = space.direct_map() else { return Vec::new() };
+        let visit = |phys: PhysAddr, page: &[u8; 4096], found: &mut Vec<_>| {
+            visit(direct.0.wrapping_add(phys.0), page, found);
+        };
+        task_scan::over_memory(dump, "the layout of tasks", visit).0
+    };
     let own = if known { btf_of_dump(space, symbols) } else { Err(UNKNOWN.to_owned()) };
     let why = match own {
         Ok((found, false)) if vmlinux.is_none() && Layout::resolve(&found, version.clone()).is_err() => {
             let own = Arc::new(found);
-            let over = derived::over(own.clone(), space, symbols);
+            let over = derived::over(own.clone(), space, symbols, pages);
             let over = over.inspect_err(|why| tracing::warn!("the layout of tasks is lost: {why}"));
             return Ok((over.unwrap_or_else(|_| own.clone()), Some(own)));
         }
@@ -279,7 +296,7 @@ fn types(
         if !known {
             return Err(unknown(why));
         }
-        let derived = derived::types(space, symbols, info);
+        let derived = derived::types(space, symbols, info, pages);
         let derived = derived.map_err(|more| unknown(format!("{why}; {more}")))?;
         return Ok((Arc::new(derived), None));
     };
@@ -298,7 +315,10 @@ fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<(Btf, 
     let (start, len) = match (at("__start_BTF"), at("__stop_BTF")) {
         (Some(start), Some(stop)) => (start, stop.wrapping_sub(start)),
         _ if symbols.lacks_names() => {
-            let image = symbols.address("_stext").ok_or("no symbol __start_BTF")?;
+            let image = symbols
+                .address("_stext")
+                .filter(|&at| map::is_in_image(at))
+                .ok_or("no symbol __start_BTF")?;
             let found = holed::find(space, VirtAddr(image), map::KERNEL_IMAGE_SIZE);
             found.ok_or("the name __start_BTF is lost, and no BTF was found in the kernel's image")?
         }

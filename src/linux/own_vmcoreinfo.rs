@@ -34,8 +34,11 @@ pub(super) fn mended(
     let turned = own.text().chars().zip(note.text().chars()).filter(|(own, note)| own != note).count();
     let same = own.text().chars().count() == note.text().chars().count();
     (same && (1..=TURNED_MAX).contains(&turned)).then(|| {
-        let s = if turned == 1 { "" } else { "s" };
-        (own, format!("{turned} character{s} of VMCOREINFO in the dump's notes are damaged; the kernel's own copy is used"))
+        let of = if turned == 1 { "a character".to_owned() } else { format!("{turned} characters") };
+        (
+            own,
+            format!("of VMCOREINFO in the dump's notes {of} had turned over; the kernel's own copy is used"),
+        )
     })
 }
 
@@ -67,7 +70,7 @@ mod tests {
             for damaged in [TEXT.replace("EASE", "DASE"), TEXT.replace("14400000", "1440\u{fffd}000")] {
                 let (own, said) = told(pointer, &damaged, &whole).unwrap();
                 assert_eq!(own.text(), TEXT);
-                assert!(said.starts_with("1 character of VMCOREINFO"), "{said}");
+                assert!(said.contains("notes a character had turned"), "{said}");
             }
             assert!(told(pointer, TEXT, &whole).is_none());
             // Another kernel's, and one that is not there as a whole.

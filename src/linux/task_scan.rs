@@ -19,8 +19,8 @@ use crate::dump::{PhysicalMemory, Vmcore};
 use crate::par;
 
 /// Slabs of `task_struct` are aligned to cache lines at least.
-const STEP: usize = 64;
-const PAGE: usize = 4096;
+pub(super) const STEP: usize = 64;
+pub(super) const PAGE: usize = 4096;
 /// Pages that are read at most: 16 GiB.
 const MAX_PAGES: u64 = 4 << 20;
 /// Pages that are asked for at most: headers can claim any amount of memory.
@@ -98,6 +98,21 @@ fn is_task(view: &View, signature: &Signature, at: VirtAddr) -> bool {
 pub(super) fn scan(view: &View, dump: &Vmcore, direct: VirtAddr) -> Scanned {
     let Some(signature) = Signature::of(view) else { return Scanned::default() };
     tracing::warn!("the kernel's lists of tasks are broken: all memory is searched for tasks");
+    let (mut tasks, whole) = over_memory(dump, "tasks", |phys, page, found| {
+        search(view, dump, direct, &signature, (phys, page), found);
+    });
+    tasks.sort_unstable();
+    let remark = (!whole).then(|| "memory is too large to be searched for tasks as a whole".to_owned());
+    Scanned { tasks, remark }
+}
+
+/// What `visit` finds in the pages that `dump` has, each once, and whether those were all. `what`
+/// is sought, in words.
+pub(super) fn over_memory<T: Send>(
+    dump: &Vmcore,
+    what: &str,
+    visit: impl Fn(PhysAddr, &[u8; PAGE], &mut Vec<T>) + Sync,
+) -> (Vec<T>, bool) {
     let mut parts = Vec::new();
     let mut asked = 0;
     for (start, len) in dump.stored_ranges() {
@@ -113,12 +128,18 @@ pub(super) fn scan(view: &View, dump: &Vmcore, direct: VirtAddr) -> Scanned {
     let found = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for thread in 0..par::threads() {
-            let (signature, parts, next, pages, found) = (&signature, &parts, &next, &pages, &found);
+            let (parts, next, pages, found, visit) = (&parts, &next, &pages, &found, &visit);
             scope.spawn(move || {
                 let mut told = Instant::now();
+                let mut page = [0; PAGE];
                 while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let mut here = Vec::new();
-                    let read = search(view, dump, direct, signature, part.clone(), &mut here);
+                    let (mut here, mut read) = (Vec::new(), 0);
+                    for phys in part.clone().map_while(|pfn| Pfn(pfn).address()) {
+                        if dump.read_phys(phys, &mut page) == Ok(PAGE) {
+                            read += 1;
+                            visit(phys, &page, &mut here);
+                        }
+                    }
                     let all = pages.fetch_add(read, Ordering::Relaxed);
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
                     found.extend(here);
@@ -128,50 +149,40 @@ pub(super) fn scan(view: &View, dump: &Vmcore, direct: VirtAddr) -> Scanned {
                     if thread == 0 && told.elapsed() > PROGRESS {
                         told = Instant::now();
                         let percent = next.load(Ordering::Relaxed) * 100 / parts.len().max(1);
-                        tracing::warn!("looking for tasks: {percent}% of memory searched");
+                        tracing::warn!("looking for {what}: {percent}% of memory searched");
                     }
                 }
             });
         }
     });
-    let mut tasks = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tasks.sort_unstable();
     let whole = pages.load(Ordering::Relaxed) <= MAX_PAGES && asked < MAX_ASKED;
-    let remark = (!whole).then(|| "memory is too large to be searched for tasks as a whole".to_owned());
-    Scanned { tasks, remark }
+    (found.into_inner().unwrap_or_else(PoisonError::into_inner), whole)
 }
 
-/// Searches the page frames of `part`; how many of them are in the dump.
+/// Searches a page.
 fn search(
     view: &View,
     dump: &Vmcore,
     direct: VirtAddr,
     signature: &Signature,
-    part: std::ops::Range<u64>,
+    (phys, page): (PhysAddr, &[u8; PAGE]),
     found: &mut Vec<VirtAddr>,
-) -> u64 {
+) {
     let (span, limit) = (signature.span(), view.user_limit());
-    let mut pages = 0;
-    for phys in part.map_while(|pfn| Pfn(pfn).address()) {
-        // A page, and the beginning of the next for members across the border.
-        let mut window = [0; 2 * PAGE];
-        let (page, next) = window.split_at_mut(PAGE);
-        if dump.read_phys(phys, page) != Ok(PAGE) {
-            continue;
-        }
-        pages += 1;
-        let behind = phys.0.checked_add(PAGE_SIZE);
-        let more = behind.and_then(|at| dump.read_phys(PhysAddr(at), next).ok()).unwrap_or(0);
-        let bytes = window.get(..PAGE + more).unwrap_or_default();
-        for at in (span.start % STEP as u64..PAGE_SIZE).step_by(STEP) {
-            let base = direct.0.wrapping_add(phys.0).wrapping_add(at).wrapping_sub(span.start);
-            let members = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
-            if signature.can_be(base, members, limit) && is_task(view, signature, VirtAddr(base)) {
-                found.push(VirtAddr(base));
-            }
+    // And the beginning of the next for members across the border.
+    let mut window = [0; 2 * PAGE];
+    let (own, next) = window.split_at_mut(PAGE);
+    own.copy_from_slice(page);
+    let behind = phys.0.checked_add(PAGE_SIZE);
+    let more = behind.and_then(|at| dump.read_phys(PhysAddr(at), next).ok()).unwrap_or(0);
+    let bytes = window.get(..PAGE + more).unwrap_or_default();
+    for at in (span.start % STEP as u64..PAGE_SIZE).step_by(STEP) {
+        let base = direct.0.wrapping_add(phys.0).wrapping_add(at).wrapping_sub(span.start);
+        let members = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+        if signature.can_be(base, members, limit) && is_task(view, signature, VirtAddr(base)) {
+            found.push(VirtAddr(base));
         }
     }
-    pages
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::task_scan::PAGE;
 use super::tasks::{PF_KTHREAD, PID_LIMIT};
 use crate::addr::VirtAddr;
 use crate::arch::map;
@@ -27,6 +28,7 @@ use crate::debuginfo::{Field, Types};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::memory::AddressSpace;
 
+mod circle;
 mod modules;
 mod over;
 mod switch;
@@ -95,6 +97,7 @@ pub(super) fn types(
     space: &dyn AddressSpace,
     symbols: &SymbolTable,
     info: &VmcoreInfo,
+    pages: Pages<'_>,
 ) -> Result<Derived, String> {
     let mut out = Derived::default();
     log_records(info, &mut out);
@@ -114,7 +117,7 @@ pub(super) fn types(
     // A dump that lost names lost other pages, too.
     let none = Derived::default();
     let holed = symbols.lacks_names().then_some(&none as &dyn Types);
-    Finder { space, symbols, holed }.tasks(&mut out)?;
+    Finder { space, symbols, holed, pages }.tasks(&mut out)?;
     Ok(out)
 }
 
@@ -165,9 +168,15 @@ enum Bottom {
     Mark,
 }
 
+/// Visits each page that the dump has, by its address in the map of all memory, and gathers what
+/// is found.
+pub(super) type Pages<'a> = &'a (dyn Fn(&Visit<'_>) -> Vec<(usize, u64)> + Sync);
+type Visit<'a> = dyn Fn(u64, &[u8; PAGE], &mut Vec<(usize, u64)>) + Sync + 'a;
+
 struct Finder<'a> {
     space: &'a dyn AddressSpace,
     symbols: &'a SymbolTable,
+    pages: Pages<'a>,
     /// The types that lack those of tasks, of a dump with lost pages.
     holed: Option<&'a dyn Types>,
 }
@@ -359,49 +368,6 @@ impl Finder<'_> {
         self.space.read_exact(VirtAddr(task.wrapping_add(comm as u64)), &mut name).ok()?;
         let name = cstr(&name).into_owned();
         Some(!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() || b == b' '))
-    }
-
-    /// The circle of leaders through the first task: its offset, and they.
-    fn circle(&self, first: &Sample, comm: usize) -> Option<(usize, Vec<u64>)> {
-        let walk = |offset: usize| {
-            let (mut found, whole) = self.along(first, offset, comm, [0, 8])?;
-            if !whole {
-                self.holed?;
-                found.extend(self.along(first, offset, comm, [8, 0])?.0);
-            }
-            (found.len() > 2).then_some((offset, found))
-        };
-        (0..TASK_MAX).step_by(8).find_map(walk)
-    }
-
-    /// The tasks of the circle with its links at `offset`, by the word of a link that leads on
-    /// and that which leads back; whether they are all, or enough. `None` if it is no circle.
-    fn along(
-        &self,
-        first: &Sample,
-        offset: usize,
-        comm: usize,
-        [on, back]: [u64; 2],
-    ) -> Option<(Vec<u64>, bool)> {
-        let head = first.at.checked_add(offset as u64)?;
-        let (mut link, mut before, mut found) = (self.word(head.checked_add(on)?)?, head, Vec::new());
-        while link != head {
-            let task = link.wrapping_sub(offset as u64);
-            if !kernel(link) {
-                return None;
-            }
-            match (self.word(link.checked_add(back)?), self.named(task, comm)) {
-                (Some(to), Some(true)) if to == before => found.push(task),
-                (None, _) | (_, None) => return Some((found, false)),
-                _ => return None,
-            }
-            if found.len() >= SAMPLE {
-                break;
-            }
-            let Some(next) = self.word(link.checked_add(on)?) else { return Some((found, false)) };
-            (before, link) = (link, next);
-        }
-        Some((found, true))
     }
 
     /// What a search of memory knows tasks by, beside the rest: a leader leads itself, and

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Derived, Finder};
+use super::{Derived, Finder, Pages};
 use crate::debuginfo::symbols::SymbolTable;
 use crate::debuginfo::{Field, Types};
 use crate::memory::AddressSpace;
@@ -41,9 +41,10 @@ pub(in super::super) fn over(
     own: Arc<dyn Types>,
     space: &dyn AddressSpace,
     symbols: &SymbolTable,
+    pages: Pages<'_>,
 ) -> Result<Arc<dyn Types>, String> {
     let mut derived = Derived::default();
-    Finder { space, symbols, holed: Some(&*own) }.tasks(&mut derived)?;
+    Finder { space, symbols, holed: Some(&*own), pages }.tasks(&mut derived)?;
     let origin = format!("{}; those of tasks derived from memory", own.origin());
     Ok(Arc::new(Over { own, derived, origin }))
 }

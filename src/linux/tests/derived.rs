@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::machine::Machine;
+use crate::addr::VirtAddr;
 use crate::debuginfo::Types;
 use crate::dump::vmcoreinfo::VmcoreInfo;
 use crate::linux::derived;
@@ -123,7 +124,18 @@ fn derived(damage: impl FnOnce(&mut Machine)) -> Result<derived::Derived, String
     damage(&mut m);
     let info = "SIZE(log)=16\nOFFSET(log.ts_nsec)=0\nOFFSET(log.len)=8\nOFFSET(log.text_len)=10\nOFFSET(log.dict_len)=12\n";
     let view = m.view();
-    derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(info.as_bytes()))
+    derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(info.as_bytes()), &|_| Vec::new())
+}
+
+/// It was searched for the first task from there on, page by page.
+#[test]
+fn an_image_that_begins_outside_of_images_is_none() {
+    let mut m = machine();
+    m.lose_name("init_task");
+    m.symbol("_stext", 0xffff_ffff_8100_0000 & !(1 << 53));
+    let view = m.view();
+    let why = derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(b""), &|_| Vec::new());
+    assert_eq!(why.err().unwrap(), "no symbol init_task");
 }
 
 /// A VMCOREINFO and symbols may say anything.
@@ -136,7 +148,9 @@ fn what_lies_at_the_end_of_all_addresses_is_no_task() {
     m.write(LAST + 0x40, b"swapper/0");
     let view = m.view();
     let info = VmcoreInfo::parse(b"SIZE(log)=16\nOFFSET(log.dict_len)=18446744073709551615\n");
-    let Err(why) = derived::types(view.space(), view.symbols(), &info) else { panic!("tasks are found") };
+    let Err(why) = derived::types(view.space(), view.symbols(), &info, &|_| Vec::new()) else {
+        panic!("tasks are found")
+    };
     assert_eq!(why, "no list of tasks goes through init_task");
 }
 
@@ -303,7 +317,8 @@ fn the_switch_frame_is_told_by_its_return_addresses() {
 #[test]
 fn real_kernels_are_derived_as_their_types_say() {
     for kernel in crate::unwind::tests::kernels() {
-        let found = derived::types(kernel.space(), kernel.symbols(), kernel.vmcoreinfo()).unwrap();
+        let found =
+            derived::types(kernel.space(), kernel.symbols(), kernel.vmcoreinfo(), &|_| Vec::new()).unwrap();
         let mut same = 0;
         for (ty, path, offset) in found.offsets() {
             let name = if path == "state" { "__state" } else { path };
@@ -336,11 +351,51 @@ fn what_types_with_holes_lack_is_derived_from_what_is_there() {
     holed(&mut m);
     let view = m.view();
     let own = Arc::new(derived::Derived::default());
-    let found = derived::over(own, view.space(), view.symbols()).unwrap();
+    let found = derived::over(own, view.space(), view.symbols(), &|_| Vec::new()).unwrap();
     for (path, offset) in FOUND.into_iter().chain([("sighand", SIGNAL + 8), ("group_leader", LEADER)]) {
         assert_eq!(found.field("task_struct", path).map(|f| f.offset), Some(offset), "{path}");
     }
     assert_eq!(found.field("rq", "curr"), None);
+}
+
+/// Both neighbours of the first task are lost: others are found by how they lead to each other.
+#[test]
+fn the_list_of_tasks_is_found_where_it_breaks_at_once() {
+    let mut m = machine();
+    for n in 10..=15u32 {
+        task(&mut m, place(n.into()), n, "worker", place(2));
+        m.write(place(n.into()) + FLAGS, &0x0020_0040u32.to_le_bytes());
+    }
+    let leaders = [1, 2, 10, 3, 11, 12, 13, 4, 14, 15].map(|n| place(n) + LIST);
+    m.circle(INIT + LIST, &leaders);
+    for n in [1, 15, 3] {
+        m.forget(place(n), 0x300);
+    }
+    m.write(place(12) + COMM, &[0; 16]);
+    let view = m.view();
+    let word = |at| view.space().read_u64(VirtAddr(at)).unwrap_or(0);
+    let types = |pages: derived::Pages<'_>| {
+        let own = Arc::new(derived::Derived::default());
+        derived::over(own, view.space(), view.symbols(), pages)
+    };
+    assert_eq!(types(&|_| Vec::new()).err().unwrap(), "no list of tasks goes through init_task");
+    let found = types(&|visit| {
+        let mut found = Vec::new();
+        for at in (0..16).map(place) {
+            let mut page = [0; 4096];
+            for (i, to) in page.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                *to = word(at + 8 * i as u64).to_le_bytes();
+            }
+            visit(at, &page, &mut found);
+        }
+        // That between one that is lost and one without a name is not among them.
+        assert_eq!(found.iter().map(|&(_, task)| task).collect::<Vec<_>>(), [2, 4, 10, 13, 14].map(place));
+        found
+    });
+    let found = found.unwrap();
+    for (path, offset) in FOUND {
+        assert_eq!(found.field("task_struct", path).map(|f| f.offset), Some(offset), "{path}");
+    }
 }
 
 /// The first task is known by its own name, signals and their handlers by being each leader's own.
@@ -357,7 +412,8 @@ fn what_lacks_names_is_derived_by_content() {
     m.word(INIT + SIGNAL + 8, TABLES + 0x2800);
     (1..5).for_each(|n| m.word(place(n) + SIGNAL + 8, place(n) + 0x2800));
     let view = m.view();
-    let found = derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(b"")).unwrap();
+    let found =
+        derived::types(view.space(), view.symbols(), &VmcoreInfo::parse(b""), &|_| Vec::new()).unwrap();
     for (path, offset) in FOUND.into_iter().filter(|(path, _)| *path != "stack") {
         assert_eq!(found.field("task_struct", path).map(|f| f.offset), Some(offset), "{path}");
     }
