@@ -2,6 +2,7 @@
 //! nothing caught.
 
 use super::core_file::ThreadNotes;
+use super::frames::Frame;
 use super::{Process, names, unwind};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
@@ -39,7 +40,7 @@ pub fn abort_message(process: &Process) -> Option<String> {
 pub fn exception(process: &Process, thread: &ThreadNotes) -> Option<(String, Option<String>)> {
     const CLASS: u64 = 0x474e_5543_432b_2b00;
     let stack = unwind::stack(process, thread, FRAMES);
-    let terminates = |f: &unwind::Frame| {
+    let terminates = |f: &Frame| {
         let pc = f.pc.wrapping_sub(1);
         let symbol = process.image_at(pc).and_then(|i| i.symbol(process, pc));
         symbol.is_some_and(|(name, _)| name == "_ZSt9terminatev" || name.starts_with("__cxa_throw"))

@@ -6,7 +6,7 @@
 //!  files       mapped files: found, proven      link_map    the dynamic linker's list, TLS
 //!  image       programs and libraries in memory signal      siginfo in words
 //!  procfs      /proc/PID as gdb wants it        verify      the core against its files
-//!  unwind      stacks for a quick look          disasm      one instruction
+//!  unwind      stacks for a quick look          frames      of which these are made
 //!  places      where files are looked for       proof       without a build-id
 //!  inferred    the files of a core without      debug_link  .gnu_debuglink
 //!              a list of them                   python      frames of Python
@@ -14,7 +14,7 @@
 //!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
 //!  found       a file that a name led to     signal_stack sigaltstack
 //!  no_rules    callers without unwind rules    functions    symbol tables
-//!  go          a program of Go, its calls into C
+//!  go          a program of Go, its calls to C  disasm      one instruction
 //! ```
 //!
 //! Memory is the core, and where the core has nothing the mapped file, but only
@@ -37,6 +37,7 @@ pub mod debug_link;
 pub mod disasm;
 pub mod files;
 pub mod found;
+pub mod frames;
 mod functions;
 pub mod go;
 pub mod image;

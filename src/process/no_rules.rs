@@ -2,7 +2,7 @@
 //! what its instructions tell ([`crate::arch::by_code`]), else a guess, which is called one.
 
 use super::Process;
-use super::unwind::Kind;
+use super::frames::Kind;
 use crate::addr::VirtAddr;
 use crate::arch::Register::{Rbp, Rip, Rsp};
 use crate::arch::{Registers, by_code, disasm};

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::unwind::{self, Kind};
-use super::{Process, ThreadNotes};
+use super::frames::Kind;
+use super::{Process, ThreadNotes, unwind};
 use crate::addr::VirtAddr;
 use crate::bytes::{u32_at, u64_at};
 use crate::memory::AddressSpace;

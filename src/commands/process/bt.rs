@@ -6,7 +6,8 @@ use super::{Place, threads};
 use crate::commands::{Answer, Context, Result, Text};
 use crate::process::core_file::ThreadNotes;
 use crate::process::files::Lookup;
-use crate::process::unwind::{self, End, Frame, Kind};
+use crate::process::frames::{self, End, Frame, Kind};
+use crate::process::unwind;
 use crate::process::{Process, python, signal};
 use crate::text::{Screen, put, row};
 
@@ -124,7 +125,7 @@ fn generated(process: &Process, pc: u64) -> Option<&'static str> {
 }
 
 /// Why a walk ended before the outermost frame.
-fn ended(process: &Process, stack: &unwind::Stack) -> Option<String> {
+fn ended(process: &Process, stack: &frames::Stack) -> Option<String> {
     let last = stack.frames.last();
     let text = match &stack.end {
         End::Outermost | End::Cut => return None,
