@@ -4,6 +4,9 @@ use super::{Finder, Pages, SAMPLE, Sample, TASK_MAX, kernel};
 use crate::bytes::u64_at;
 use crate::linux::task_scan::{PAGE, STEP};
 
+/// Places of links that are tried in all memory at most: a hostile first task has hundreds.
+const LINKS_MAX: usize = 16;
+
 impl Finder<'_> {
     /// The circle of leaders through the first task: its offset, and they.
     pub(super) fn circle(&self, first: &Sample, comm: usize) -> Option<(usize, Vec<u64>)> {
@@ -35,7 +38,7 @@ impl Finder<'_> {
                 .into_iter()
                 .all(|(at, back)| at != head && links(at, *o) && mutual(head, at, *o, back) != Some(false))
         };
-        let offsets: Vec<usize> = (0..TASK_MAX).step_by(8).filter(may_lead).collect();
+        let offsets: Vec<usize> = (0..TASK_MAX).step_by(8).filter(may_lead).take(LINKS_MAX).collect();
         if offsets.is_empty() {
             return None;
         }
