@@ -327,6 +327,8 @@ impl Finder<'_> {
             self.for_search(&first, &all, (pid, signal), out);
         }
         if inside {
+            // The first member since there is one (`include/linux/sched.h`), and what is before `state`.
+            out.put("task_struct", "thread_info", 0, stack.saturating_sub(8) as u64);
             switch::find(&alive, sp, &|at| self.word(at), self.symbols, out);
         }
         let queues = self.run_queues(comm, stack, inside, out);

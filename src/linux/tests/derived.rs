@@ -255,9 +255,14 @@ fn newer(m: &mut Machine) {
 fn a_kernel_with_thread_info_in_the_task_is_derived_too() {
     let found = derived(newer).unwrap();
     let at = |ty: &str, path: &str| found.field(ty, path).map(|f| f.offset);
-    for (path, offset) in
-        [("stack", STACK), ("state", STACK - 8), ("cpu", 0x16c), ("on_cpu", 0x168), ("pid", PID)]
-    {
+    for (path, offset) in [
+        ("thread_info", 0),
+        ("stack", STACK),
+        ("state", STACK - 8),
+        ("cpu", 0x16c),
+        ("on_cpu", 0x168),
+        ("pid", PID),
+    ] {
         assert_eq!(at("task_struct", path), Some(offset), "{path}");
     }
     assert_eq!((at("rq", "curr"), at("rq", "idle")), (Some(0x70), Some(0x78)));
