@@ -123,9 +123,17 @@ pub enum Panicked {
     Unreadable(String),
 }
 
-/// The task on the CPU that panicked (`panic_cpu`, else `crashing_cpu`).
+/// What `panic_cpu` holds as long as nobody panicked (`include/linux/panic.h`).
+const PANIC_CPU_INVALID: u32 = u32::MAX;
+
+/// The task on the CPU that panicked (`panic_cpu`, else `crashing_cpu`, which starts as 0 in
+/// kernels that distributions gave the first, 3.10 of RHEL 7.3).
 pub(super) fn panicked(view: &View) -> Panicked {
     let mut unread = None;
+    let nobody = view.symbol("panic_cpu").and_then(|at| view.space().read_u32(at).ok());
+    if nobody == Some(PANIC_CPU_INVALID) {
+        return Panicked::Nobody;
+    }
     let cpu = ["panic_cpu", "crashing_cpu"].iter().find_map(|name| {
         let Some(at) = view.symbol(name) else {
             if view.symbols().lacks_names() {
