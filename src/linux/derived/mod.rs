@@ -469,11 +469,16 @@ impl Finder<'_> {
             let name = self.space.read_cstr(VirtAddr(at.wrapping_add(comm as u64)), 16).unwrap_or_default();
             is_task(at) && (name == format!("swapper/{cpu}") || name == "swapper")
         };
+        // A stack that overflowed has been written over to its bottom.
+        let runs = |at: u64| {
+            let stack = self.word(at.wrapping_add(stack as u64)).filter(|&s| s % 8192 == 0 && kernel(s));
+            is_task(at) || stack.is_some() && self.named(at, comm) == Some(true)
+        };
         let holds = |idle: u64, curr: u64| {
             // One that never ran has none; one that a panic stopped has.
             percpu.present().iter().all(|&cpu| match on(cpu, idle) {
                 Some(0) => !percpu.online().contains(&cpu),
-                Some(at) => idles(cpu, at) && on(cpu, curr).is_some_and(is_task),
+                Some(at) => idles(cpu, at) && on(cpu, curr).is_some_and(runs),
                 None => false,
             })
         };

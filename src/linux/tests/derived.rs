@@ -277,6 +277,20 @@ fn a_kernel_with_thread_info_in_the_task_is_derived_too() {
     assert_eq!((at("thread_info", "cpu"), at("module", "module_core")), (None, None));
 }
 
+/// A stack overflow writes over the mark of the task that runs, here a thread.
+#[test]
+fn a_stack_that_overflowed_hides_no_run_queue() {
+    let found = derived(|m| {
+        newer(m);
+        m.word(place(8) + 0x1000 + 0x70, place(5));
+        m.write(place(5) + 0x168, &1u32.to_le_bytes());
+        m.word(TASKS + 0x100_0000 + 5 * 0x4000, 0x1111);
+    });
+    let found = found.unwrap();
+    let at = |ty: &str, path: &str| found.field(ty, path).map(|f| f.offset);
+    assert_eq!((at("rq", "curr"), at("task_struct", "cpu")), (Some(0x70), Some(0x16c)));
+}
+
 /// What a module starts with can lie below the rest of it, and is freed.
 #[test]
 fn tables_of_orc_may_begin_with_code_that_was_freed() {
