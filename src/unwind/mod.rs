@@ -319,8 +319,9 @@ impl Progress {
     }
 }
 
-/// The name of the stack that a frame of `task` is on.
+/// The stack that a frame of `task` is on: its own, too, where that has overflowed.
 #[must_use]
 pub fn stack_of(kernel: &Kernel, task: &Task, frame: &Frame) -> Option<stacks::Stack> {
-    kernel.stacks().of(kernel, task, frame.sp)
+    let overflowed = || stacks::overflow(task, frame.sp).and_then(|_| stacks::of_task(kernel, task));
+    kernel.stacks().of(kernel, task, frame.sp).or_else(overflowed)
 }

@@ -140,3 +140,16 @@ fn every_cpu_has_an_irq_and_an_nmi_stack() {
         assert!(stacks.windows(2).all(|w| w[0].range.end <= w[1].range.start), "{stacks:#x?}");
     }
 }
+
+/// Below a task's stack is the page that catches an overflow, and behind that something else.
+#[test]
+fn an_overflowed_stack_is_the_tasks_own() {
+    for kernel in kernels() {
+        let tasks = kernel.tasks();
+        let task = tasks.all().iter().find(|t| t.known_pid() == Some(1)).unwrap();
+        let on = |sp: u64| stack_of(&kernel, task, &Frame::call(0, sp, By::Cfi)).map(|stack| stack.kind);
+        let bottom = task.stack.0;
+        assert_eq!([bottom, bottom - 8].map(on), [Some(stacks::Kind::Task); 2]);
+        assert_eq!(on(bottom - 0x1008), None);
+    }
+}
