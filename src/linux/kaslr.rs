@@ -46,7 +46,7 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
     };
     let missing = |what: &str, hint| Error::Missing { path: path.to_owned(), what: what.to_owned(), hint };
 
-    let kaslr_offset = options.kaslr_offset.or_else(|| vmcoreinfo.kaslr_offset()).unwrap_or(0);
+    let kaslr_offset = offset(options, &vmcoreinfo);
     let top = top(&vmcoreinfo).ok_or_else(|| {
         missing("its VMCOREINFO names no page tables (SYMBOL(swapper_pg_dir))", "give --vmcoreinfo FILE")
     })?;
@@ -115,8 +115,13 @@ fn top(info: &VmcoreInfo) -> Option<u64> {
 
 /// The first function, if that is in the kernel's image: with a bit of the address turned over all of the
 /// kernel's half would be that.
-pub(super) fn stext(info: &VmcoreInfo) -> Option<u64> {
-    info.symbol("_stext").filter(|&at| map::is_in_image(at))
+pub(super) fn stext(address: impl Fn(&str) -> Option<u64>) -> Option<u64> {
+    address("_stext").filter(|&at| map::is_in_image(at))
+}
+
+/// How far the kernel was moved, as it is given or VMCOREINFO says.
+pub(super) fn offset(options: &Options, info: &VmcoreInfo) -> u64 {
+    options.kaslr_offset.or_else(|| info.kaslr_offset()).unwrap_or(0)
 }
 
 /// Where the image lies: as VMCOREINFO says it, as the dump's headers do, or, in
@@ -243,7 +248,7 @@ fn tables(dump: &Arc<Vmcore>, info: &VmcoreInfo, top: u64, phys_base: i64) -> Pa
     let in_image = |addr: u64| PhysAddr(addr.wrapping_sub(map::KERNEL_MAP).wrapping_add_signed(phys_base));
     let mut tables = PageTables::new(dump.clone(), in_image(top), paging);
     // From the first byte of the kernel on: below it phys_base may be negative.
-    let start = stext(info).map_or(map::KERNEL_MAP, |stext| stext & !(PAGE_SIZE - 1));
+    let start = stext(|name| info.symbol(name)).map_or(map::KERNEL_MAP, |stext| stext & !(PAGE_SIZE - 1));
     let room = info.number("KERNEL_IMAGE_SIZE").map_or(map::KERNEL_IMAGE_SIZE, i64::cast_unsigned);
     let len = map::KERNEL_MAP.saturating_add(room).saturating_sub(start);
     tables.know(Linear { basis: Basis::Image, start: VirtAddr(start), len, phys: in_image(start) });

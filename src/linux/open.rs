@@ -117,7 +117,7 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
     let own = own_vmcoreinfo::mended(&place.vmcoreinfo, &tables, &symbols);
     let mended = own.filter(|_| options.vmcoreinfo.is_none()).map(|(own, said)| {
-        place.kaslr_offset = options.kaslr_offset.or_else(|| own.kaslr_offset()).unwrap_or(0);
+        place.kaslr_offset = kaslr::offset(&options, &own);
         place.vmcoreinfo = Arc::new(own);
         said
     });
@@ -208,7 +208,7 @@ fn symbols(
 ) -> Result<SymbolTable> {
     let (vmcoreinfo, tables) = (&place.vmcoreinfo, &place.tables);
     let long_names = version.marks_long_names();
-    let stext = kaslr::stext(vmcoreinfo);
+    let stext = kaslr::stext(|name| vmcoreinfo.symbol(name));
     let own = || {
         let named = kallsyms::Tables::from_lookup(&|name| vmcoreinfo.symbol(name))
             .ok_or_else(|| "VMCOREINFO does not name its kallsyms tables (kernels before 6.0)".to_owned());
@@ -315,10 +315,7 @@ fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<(Btf, 
     let (start, len) = match (at("__start_BTF"), at("__stop_BTF")) {
         (Some(start), Some(stop)) => (start, stop.wrapping_sub(start)),
         _ if symbols.lacks_names() => {
-            let image = symbols
-                .address("_stext")
-                .filter(|&at| map::is_in_image(at))
-                .ok_or("no symbol __start_BTF")?;
+            let image = kaslr::stext(at).ok_or("no symbol __start_BTF")?;
             let found = holed::find(space, VirtAddr(image), map::KERNEL_IMAGE_SIZE);
             found.ok_or("the name __start_BTF is lost, and no BTF was found in the kernel's image")?
         }

@@ -130,11 +130,7 @@ const PANIC_CPU_INVALID: u32 = u32::MAX;
 /// kernels that distributions gave the first, 3.10 of RHEL 7.3).
 pub(super) fn panicked(view: &View) -> Panicked {
     let mut unread = None;
-    let nobody = view.symbol("panic_cpu").and_then(|at| view.space().read_u32(at).ok());
-    if nobody == Some(PANIC_CPU_INVALID) {
-        return Panicked::Nobody;
-    }
-    let cpu = ["panic_cpu", "crashing_cpu"].iter().find_map(|name| {
+    let mut number = |name: &str| {
         let Some(at) = view.symbol(name) else {
             if view.symbols().lacks_names() {
                 unread = Some(format!("the name {name} is lost"));
@@ -142,9 +138,13 @@ pub(super) fn panicked(view: &View) -> Panicked {
             return None;
         };
         let n = view.space().read_u32(at);
-        let n = n.inspect_err(|fault| unread = Some(format!("{name} cannot be read: {fault}"))).ok()?;
-        view.percpu().can_be(n).then_some(n)
-    });
+        n.inspect_err(|fault| unread = Some(format!("{name} cannot be read: {fault}"))).ok()
+    };
+    let can_be = |n: &u32| view.percpu().can_be(*n);
+    let cpu = match number("panic_cpu") {
+        Some(PANIC_CPU_INVALID) => return Panicked::Nobody,
+        first => first.filter(can_be).or_else(|| number("crashing_cpu").filter(can_be)),
+    };
     let Some(cpu) = cpu else { return unread.map_or(Panicked::Nobody, Panicked::Unreadable) };
     let Some((at, found_by)) = running(view, cpu) else {
         return Panicked::Unreadable(format!("CPU {cpu} panicked, and its run queue is not in the dump"));

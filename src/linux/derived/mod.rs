@@ -18,6 +18,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::kaslr;
 use super::task_scan::PAGE;
 use super::tasks::{PF_KTHREAD, PID_LIMIT};
 use crate::addr::VirtAddr;
@@ -109,11 +110,6 @@ pub(super) fn types(
         out.sizes.insert("entry_stack", 64 * 8);
     }
     modules::find(space, symbols, &mut out);
-    // Behind a reference count.
-    let name = symbols.address("init_uts_ns").and_then(|at| space.read_vec(VirtAddr(at), 64).ok());
-    if let Some(at) = name.and_then(|bytes| memchr::memmem::find(&bytes, b"Linux\0")) {
-        out.put("uts_namespace", "name", at as u64, 6 * 65);
-    }
     // A dump that lost names lost other pages, too.
     let none = Derived::default();
     let holed = symbols.lacks_names().then_some(&none as &dyn Types);
@@ -341,7 +337,7 @@ impl Finder<'_> {
     fn init_task(&self) -> Option<u64> {
         const NAME: &[u8; 16] = b"swapper/0\0\0\0\0\0\0\0";
         let mut page = vec![0; 4096];
-        let stext = self.symbols.address("_stext").filter(|&at| map::is_in_image(at));
+        let stext = kaslr::stext(|name| self.symbols.address(name));
         let from = stext.filter(|_| self.symbols.lacks_names())? & !0xfff;
         let mut pages = (from..map::KERNEL_MAP.checked_add(map::KERNEL_IMAGE_SIZE)?).step_by(4096);
         pages.find_map(|at| {
