@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use quick_cache::Equivalent;
+use quick_cache::sync::Cache;
+
 use super::{Field, Types};
 use crate::dump::vmcoreinfo::VmcoreInfo;
 
@@ -14,6 +17,21 @@ pub struct VmcoreInfoTypes {
     first: Option<Arc<dyn Types>>,
     info: Arc<VmcoreInfo>,
     origin: String,
+    /// What was asked for: who walks a list asks for the same few members of each of its structures.
+    known: Cache<(Box<str>, Box<str>), Option<Field>>,
+}
+
+/// Members that are remembered; a client may ask for any.
+const REMEMBERED: usize = 4096;
+
+/// A type and the path of a member, as they are asked for.
+#[derive(Hash)]
+struct Asked<'a>(&'a str, &'a str);
+
+impl Equivalent<(Box<str>, Box<str>)> for Asked<'_> {
+    fn equivalent(&self, (name, path): &(Box<str>, Box<str>)) -> bool {
+        *self.0 == **name && *self.1 == **path
+    }
 }
 
 /// Of which type a member is that paths lead through.
@@ -43,7 +61,7 @@ impl VmcoreInfoTypes {
             Ok(first) => first.origin().to_owned(),
             Err(why) => format!("VMCOREINFO alone ({why})"),
         };
-        Self { first: first.ok(), info, origin }
+        Self { first: first.ok(), info, origin, known: Cache::new(REMEMBERED) }
     }
 
     fn own_field(&self, name: &str, path: &str) -> Option<Field> {
@@ -68,7 +86,13 @@ impl Types for VmcoreInfoTypes {
     }
 
     fn field(&self, name: &str, path: &str) -> Option<Field> {
-        self.first.as_ref().and_then(|t| t.field(name, path)).or_else(|| self.own_field(name, path))
+        if let Some(field) = self.known.get(&Asked(name, path)) {
+            return field;
+        }
+        let found = self.first.as_ref().and_then(|t| t.field(name, path));
+        let field = found.or_else(|| self.own_field(name, path));
+        self.known.insert((name.into(), path.into()), field);
+        field
     }
 
     fn enumerator(&self, name: &str) -> Option<i64> {
@@ -95,7 +119,10 @@ mod tests {
         let types = VmcoreInfoTypes::new(Err("no BTF"), Arc::new(VmcoreInfo::parse(text)));
         let field = |ty, path| types.field(ty, path).map(|f| (f.offset, f.size));
         assert_eq!(field("printk_ringbuffer", "text_data_ring.size_bits"), Some((52, 4)));
-        assert_eq!(field("prb_desc", "state_var"), Some((8, 8)));
+        for _ in 0..2 {
+            assert_eq!(field("prb_desc", "state_var"), Some((8, 8)));
+            assert_eq!(field("prb", "desc.state_var"), None, "another type and path of the same letters");
+        }
         assert_eq!((field("prb_desc", "nothing"), field("task_struct", "pid")), (None, None));
         assert_eq!((types.size_of("prb_desc"), types.origin()), (Some(24), "VMCOREINFO alone (no BTF)"));
     }
