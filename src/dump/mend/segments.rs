@@ -22,14 +22,72 @@ const MAX: usize = 128;
 const REACH: usize = 8;
 
 /// A member that can be damaged, by its name in `elf(5)`.
-type Member = (&'static str, fn(&mut ProgramHeader) -> &mut u64);
-const MEMBERS: [Member; 5] = [
-    ("p_offset", |h| &mut h.offset),
-    ("p_vaddr", |h| &mut h.vaddr),
-    ("p_paddr", |h| &mut h.paddr),
-    ("p_filesz", |h| &mut h.filesz),
-    ("p_memsz", |h| &mut h.memsz),
+struct Member {
+    name: &'static str,
+    of: fn(&mut ProgramHeader) -> &mut u64,
+    /// What it must be for an equation between this header and another to hold.
+    wanted: fn(&ProgramHeader, &ProgramHeader) -> [u64; 2],
+}
+
+/// Those that stand in an equation.
+const MEMBERS: [Member; 4] = [
+    Member {
+        name: "p_offset",
+        of: |h| &mut h.offset,
+        wanted: |h, other| [stored_end(other), other.offset.wrapping_sub(h.filesz)],
+    },
+    Member {
+        name: "p_vaddr",
+        of: |h| &mut h.vaddr,
+        wanted: |h, other| [h.paddr.wrapping_add(distance_of(other)); 2],
+    },
+    Member {
+        name: "p_paddr",
+        of: |h| &mut h.paddr,
+        wanted: |h, other| [h.vaddr.wrapping_sub(distance_of(other)); 2],
+    },
+    Member {
+        name: "p_filesz",
+        of: |h| &mut h.filesz,
+        // A segment without bytes is in nobody's order.
+        wanted: |h, other| [other.offset.wrapping_sub(h.offset), 0],
+    },
 ];
+
+impl Member {
+    /// `header` with one bit of it turned, for each bit that can make an equation with one of
+    /// `near` hold.
+    fn turned(&self, header: ProgramHeader, near: &[ProgramHeader]) -> impl Iterator<Item = ProgramHeader> {
+        let mut bits = 0;
+        let mut own = header;
+        let now = *(self.of)(&mut own);
+        for other in near {
+            let differ = (self.wanted)(&header, other).map(|wanted| wanted ^ now);
+            bits |=
+                differ.into_iter().filter(|differ| differ.is_power_of_two()).fold(0, |bits, bit| bits | bit);
+        }
+        // With bytes it joins the order, wherever it ends.
+        if self.name == "p_filesz" && now == 0 {
+            bits = u64::MAX;
+        }
+        let of = self.of;
+        (0..64).map(|bit| 1 << bit).filter(move |bit| bits & bit != 0).map(move |bit| {
+            let mut turned = header;
+            *of(&mut turned) ^= bit;
+            turned
+        })
+    }
+}
+
+/// Where the bytes of a segment end.
+fn stored_end(header: &ProgramHeader) -> u64 {
+    header.offset.wrapping_add(header.filesz)
+}
+
+/// How far a segment's memory is from where it is mapped.
+fn distance_of(header: &ProgramHeader) -> u64 {
+    header.vaddr.wrapping_sub(header.paddr)
+}
 
 /// Two neighbours by their places in the table, and whether their equation holds.
 type Pair = (usize, usize, bool);
@@ -67,13 +125,13 @@ fn loads(headers: &[ProgramHeader]) -> impl Iterator<Item = (usize, &ProgramHead
 fn order(headers: &[ProgramHeader]) -> impl Iterator<Item = Pair> {
     let stored = loads(headers).filter(|(_, h)| h.filesz > 0);
     let pairs = stored.clone().zip(stored.skip(1));
-    pairs.map(|((i, a), (j, b))| (i, j, a.offset.wrapping_add(a.filesz) == b.offset))
+    pairs.map(|((i, a), (j, b))| (i, j, stored_end(a) == b.offset))
 }
 
 /// Each two neighbours, and whether they are at one distance.
 fn distance(headers: &[ProgramHeader]) -> impl Iterator<Item = Pair> {
-    let of = |h: &ProgramHeader| h.vaddr.wrapping_sub(h.paddr);
-    loads(headers).zip(loads(headers).skip(1)).map(move |((i, a), (j, b))| (i, j, of(a) == of(b)))
+    let pairs = loads(headers).zip(loads(headers).skip(1));
+    pairs.map(|((i, a), (j, b))| (i, j, distance_of(a) == distance_of(b)))
 }
 
 impl Rules {
@@ -104,9 +162,9 @@ impl Rules {
         let fit = loads(headers).filter(|(_, h)| h.filesz <= h.memsz).count();
         let notes = headers.first().filter(|h| h.kind == PT_NOTE);
         let first = loads(headers).find(|(_, h)| h.filesz > 0);
-        let behind = notes.zip(first).is_some_and(|(n, (_, h))| n.offset.wrapping_add(n.filesz) == h.offset);
+        let behind = notes.zip(first).is_some_and(|(n, (_, h))| stored_end(n) == h.offset);
         let last = loads(headers).filter(|(_, h)| h.filesz > 0).last();
-        let at_end = last.is_some_and(|(_, h)| h.offset.wrapping_add(h.filesz) == end);
+        let at_end = last.is_some_and(|(_, h)| stored_end(h) == end);
         count(adjoin + fit + usize::from(behind) + usize::from(at_end))
     }
 
@@ -115,13 +173,9 @@ impl Rules {
         let first = at.saturating_sub(REACH);
         let mut near = headers.get(first..headers.len().min(at + REACH + 1))?.to_vec();
         let (held, hints, was) = (self.held(&near), Self::hints(&near, end), *headers.get(at)?);
-        let members = MEMBERS.iter().flat_map(|&(name, member)| {
-            (0..64).map(move |bit| {
-                let mut turned = was;
-                *member(&mut turned) ^= 1 << bit;
-                (name, turned)
-            })
-        });
+        let sound = near.clone();
+        let members =
+            MEMBERS.iter().flat_map(|member| member.turned(was, &sound).map(|turned| (member.name, turned)));
         let is_near = (was.kind.0 ^ PT_LOAD.0).is_power_of_two();
         let as_load = is_near.then_some(("p_type", ProgramHeader { kind: PT_LOAD, ..was }));
         let mut turns = Vec::new();
@@ -244,13 +298,13 @@ mod tests {
         let sound = table();
         let (mut mended, mut left_out) = (0, 0);
         for at in 1..sound.len() {
-            for (name, member) in &MEMBERS[..4] {
+            for Member { name, of, .. } in &MEMBERS {
                 // Nothing proves where the last segment ends.
                 for bit in
                     [3, 12, 21, 30, 45].into_iter().filter(|_| *name != "p_filesz" || at + 1 < sound.len())
                 {
                     let mut damaged = table();
-                    *member(&mut damaged[at]) ^= 1 << bit;
+                    *of(&mut damaged[at]) ^= 1 << bit;
                     let said = mend(&mut damaged, END);
                     if sound[at].filesz == 0 && *name == "p_offset" {
                         continue;
@@ -267,6 +321,32 @@ mod tests {
             }
         }
         assert!(left_out * 20 < mended, "{left_out} of {mended}");
+    }
+
+    /// A bit that is not tried would not have helped.
+    #[test]
+    fn each_bit_that_makes_an_equation_hold_is_tried() {
+        let rules = Rules { order: true, distance: true };
+        let check = |near: &[ProgramHeader], at: usize| {
+            for member in &MEMBERS {
+                let tried: Vec<_> = member.turned(near[at], near).collect();
+                for bit in 0..64 {
+                    let mut turned = near.to_vec();
+                    *(member.of)(&mut turned[at]) ^= 1 << bit;
+                    let helps = rules.held(&turned) > rules.held(near);
+                    assert!(!helps || tried.contains(&turned[at]), "bit {bit} of {} of {at}", member.name);
+                }
+            }
+        };
+        for damaged in 1..table().len() {
+            for (member, bit) in (0..MEMBERS.len()).flat_map(|member| [12, 45].map(|bit| (member, bit))) {
+                let mut near = table();
+                *(MEMBERS[member].of)(&mut near[damaged]) ^= 1 << bit;
+                near[(damaged + 3) % 12].filesz = 1 << 13;
+                near[(damaged + 5) % 12].offset ^= 1 << 14;
+                (0..near.len()).for_each(|at| check(&near, at));
+            }
+        }
     }
 
     #[test]
