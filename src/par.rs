@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 
 /// Items that a thread takes at once.
@@ -10,9 +10,26 @@ const CHUNK: usize = 32;
 /// More threads than this only wait for each other's pages.
 const THREADS_MAX: usize = 8;
 
-/// How many threads work at once.
+/// How many threads work at once. To ask the system takes it several files.
 pub(crate) fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX))
+}
+
+/// Works on all `parts` at once, as many as [`threads`] says are sensible: on the first of them
+/// here, so that one alone costs no thread. The results are in the order of the parts.
+pub(crate) fn parts<T: Send, R: Send + Default>(
+    parts: impl IntoIterator<Item = T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let (mut parts, work) = (parts.into_iter(), &work);
+    let Some(own) = parts.next() else { return Vec::new() };
+    thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let own = work(own);
+        let others = others.into_iter().map(|other| other.join().unwrap_or_default());
+        std::iter::once(own).chain(others).collect()
+    })
 }
 
 /// Why not all items were worked on.
@@ -105,6 +122,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn parts_come_back_in_order_and_one_alone_is_worked_on_here() {
+        let here = thread::current().id();
+        assert_eq!(parts([7], |n| (n, thread::current().id() == here)), [(7, true)]);
+        assert_eq!(parts(0..5, |n| n * n), [0, 1, 4, 9, 16]);
+        assert!(parts(0..0, |n| n).is_empty());
+    }
 
     #[test]
     fn the_results_are_in_order_whatever_the_threads_do() {

@@ -266,19 +266,12 @@ impl DwarfTypes {
     fn index_all(&self, units: &[usize], names: &mut Names) {
         let began = std::time::Instant::now();
         let next = AtomicUsize::new(0);
-        let parts = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..par::threads())
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut part = Names::new();
-                        while let Some(&start) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
-                            self.index_unit(start, &mut part);
-                        }
-                        part
-                    })
-                })
-                .collect();
-            workers.into_iter().filter_map(|worker| worker.join().ok()).collect::<Vec<_>>()
+        let parts = par::parts(0..par::threads(), |_| {
+            let mut part = Names::new();
+            while let Some(&start) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.index_unit(start, &mut part);
+            }
+            part
         });
         // The earliest unit wins, whichever thread saw it: results do not vary.
         for (name, found) in parts.into_iter().flatten() {

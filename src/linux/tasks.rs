@@ -322,13 +322,7 @@ pub(super) fn collect(view: &View, scan: &dyn Fn(&View) -> Scanned) -> TaskList 
 fn read_all(view: &View, addrs: &[(VirtAddr, FoundBy)]) -> Vec<Task> {
     let part = addrs.len().div_ceil(par::threads()).max(256);
     let read = |&(at, found_by): &(VirtAddr, FoundBy)| Some(Task { found_by, ..read(view, at)? });
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = addrs
-            .chunks(part)
-            .map(|chunk| scope.spawn(move || chunk.iter().filter_map(read).collect::<Vec<_>>()))
-            .collect();
-        parts.into_iter().flat_map(|p| p.join().unwrap_or_default()).collect()
-    })
+    par::parts(addrs.chunks(part), |chunk| chunk.iter().filter_map(read).collect::<Vec<_>>()).concat()
 }
 
 #[derive(Default)]

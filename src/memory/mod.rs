@@ -141,14 +141,8 @@ pub fn read_holed(space: &dyn AddressSpace, addr: VirtAddr, len: usize) -> Holed
     const PART: usize = 256 << 10;
     let part = len.div_ceil(par::threads()).max(PART).next_multiple_of(4096);
     let mut out = vec![0; len];
-    let holes: Vec<Vec<Hole>> = std::thread::scope(|scope| {
-        let readers: Vec<_> = out
-            .chunks_mut(part)
-            .enumerate()
-            .map(|(i, chunk)| scope.spawn(move || fill(space, addr, i * part, chunk)))
-            .collect();
-        readers.into_iter().map(|r| r.join().unwrap_or_default()).collect()
-    });
+    let chunks = out.chunks_mut(part).enumerate();
+    let holes = par::parts(chunks, |(i, chunk)| fill(space, addr, i * part, chunk));
     let mut joined: Vec<Hole> = Vec::new();
     for hole in holes.into_iter().flatten() {
         match joined.last_mut().filter(|last| last.range.end == hole.range.start) {
@@ -171,7 +165,12 @@ fn fill(space: &dyn AddressSpace, addr: VirtAddr, start: usize, part: &mut [u8])
                 // On to the next page.
                 let left = at.map_or(rest.len() as u64, |at| PAGE_SIZE - at.page_offset());
                 let left = usize::try_from(left).unwrap_or(rest.len()).min(rest.len());
-                rest.iter_mut().take(left).for_each(|byte| *byte = 0);
+                // What a read wrote that then failed. A large hole stays pages that are not touched.
+                if let Some(lost) =
+                    rest.get_mut(..left).filter(|lost| lost.iter().fold(0, |all, b| all | b) != 0)
+                {
+                    lost.fill(0);
+                }
                 let range = start + done..start + done + left;
                 match holes.last_mut().filter(|last| last.range.end == range.start) {
                     Some(last) => last.range.end = range.end,
