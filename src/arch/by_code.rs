@@ -5,8 +5,6 @@
 //! stack pointer alike. So one way is followed: over pushes, pops, what is added to the
 //! stack pointer, and the frame pointer.
 
-use std::collections::HashSet;
-
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register as Iced};
 
 use super::disasm::LONGEST;
@@ -52,11 +50,14 @@ impl Frame {
     #[must_use]
     pub fn of(code: &[u8], offset: usize) -> Option<Self> {
         let entry = Self { sp: Some(0), bp: None, saved: [None; KEPT.len()] };
-        let (mut seen, mut by_table) = (HashSet::new(), None);
+        let (mut seen, mut steps, mut by_table) = (vec![false; code.len()], 0, None);
         let mut ways = vec![(0, entry)];
         loop {
             while let Some((mut at, mut frame)) = ways.pop() {
-                while seen.len() < STEPS_MAX && seen.insert(at) {
+                while steps < STEPS_MAX
+                    && let Some(seen) = seen.get_mut(at).filter(|seen| !**seen)
+                {
+                    (*seen, steps) = (true, steps + 1);
                     let Some(found) = decode(code, at) else { break };
                     let next = at + found.len();
                     if (at..next).contains(&offset) {
@@ -87,7 +88,7 @@ impl Frame {
             }
             // The cases of a `switch` begin behind what nothing runs past.
             let frame = by_table.take()?;
-            let behind = ends(code).into_iter().filter(|at| !seen.contains(at));
+            let behind = ends(code).into_iter().filter(|&at| seen.get(at) == Some(&false));
             ways = behind.map(|at| (at, frame)).collect();
         }
     }
