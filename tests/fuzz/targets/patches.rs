@@ -1,7 +1,7 @@
 //! Changes to memory that is sound, so that what is read of it goes deep: of the pages
 //! that a reader touches, some words become others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use corestub::addr::VirtAddr;
@@ -38,10 +38,17 @@ fn kernel() -> &'static Kernel {
     })
 }
 
-/// A reader of sound memory, and the pages that it reads there.
+/// A reader of sound memory, and the pages that it reads there, so that they are neither
+/// translated nor unpacked again for each input.
 pub struct Sound {
     reader: fn(&View),
-    pages: OnceLock<Vec<u64>>,
+    pages: OnceLock<Pages>,
+}
+
+/// By where they begin.
+struct Pages {
+    starts: Vec<u64>,
+    bytes: HashMap<u64, Box<[u8]>>,
 }
 
 impl Sound {
@@ -49,33 +56,33 @@ impl Sound {
         Self { reader, pages: OnceLock::new() }
     }
 
-    fn pages(&self) -> &[u64] {
+    fn pages(&self) -> &Pages {
         self.pages.get_or_init(|| {
             let kernel = kernel();
             let seen = Arc::new(Recorder { tables: Arc::clone(kernel.tables()), pages: Mutex::default() });
             (self.reader)(&kernel.through(Arc::clone(&seen) as Arc<dyn AddressSpace>));
-            std::mem::take(&mut *seen.pages.lock().expect("one thread")).into_iter().collect()
+            let starts: Vec<_> =
+                std::mem::take(&mut *seen.pages.lock().expect("one thread")).into_iter().collect();
+            let bytes = |&page: &u64| Some((page, whole(page)?.into()));
+            Pages { bytes: starts.iter().filter_map(bytes).collect(), starts }
         })
     }
 
     /// Reads what these changes make of it.
-    pub fn run(&self, bytes: &[u8]) {
-        let mut pages = BTreeMap::new();
+    pub fn run(&'static self, bytes: &[u8]) {
+        let mut changed = BTreeMap::new();
         for change in bytes.chunks(CHANGE).take(CHANGES) {
-            self.change(&mut pages, change);
+            self.change(&mut changed, change);
         }
-        let space = Changed { tables: Arc::clone(kernel().tables()), pages };
+        let space = Changed { tables: Arc::clone(kernel().tables()), sound: self.pages(), changed };
         (self.reader)(&kernel().through(Arc::new(space)));
     }
 
     fn change(&self, pages: &mut BTreeMap<u64, Option<Vec<u8>>>, change: &[u8]) {
         let &[p0, p1, o0, o1, how, ref word @ ..] = change else { return };
-        let all = self.pages();
+        let all = &self.pages().starts;
         let Some(&page) = all.get(usize::from(u16::from_le_bytes([p0, p1])) % all.len()) else { return };
-        let bytes = pages.entry(page).or_insert_with(|| {
-            let mut bytes = vec![0; PAGE as usize];
-            kernel().tables().read_exact(VirtAddr(page), &mut bytes).ok().map(|()| bytes)
-        });
+        let bytes = pages.entry(page).or_insert_with(|| whole(page));
         if how == 0xff {
             *bytes = None;
         }
@@ -99,6 +106,11 @@ impl Sound {
     }
 }
 
+/// A page as it is in the dump.
+fn whole(page: u64) -> Option<Vec<u8>> {
+    kernel().tables().read_vec(VirtAddr(page), PAGE as usize).ok()
+}
+
 /// Remembers which pages are read.
 struct Recorder {
     tables: Arc<corestub::memory::paging::PageTables>,
@@ -116,23 +128,23 @@ impl AddressSpace for Recorder {
 /// The same memory with other pages.
 struct Changed {
     tables: Arc<corestub::memory::paging::PageTables>,
-    pages: BTreeMap<u64, Option<Vec<u8>>>,
+    sound: &'static Pages,
+    changed: BTreeMap<u64, Option<Vec<u8>>>,
 }
 
 impl AddressSpace for Changed {
     fn read_run(&self, addr: VirtAddr, buf: &mut [u8]) -> Result<usize, ReadFault> {
         let (page, at) = (addr.0 & !(PAGE - 1), (addr.0 % PAGE) as usize);
-        match self.pages.get(&page) {
-            None => {
-                let len = buf.len().min(PAGE as usize - at);
-                self.tables.read_run(addr, &mut buf[..len])
-            }
-            Some(None) => Err(ReadFault::NotMapped { addr: addr.0, level: 1 }),
-            Some(Some(bytes)) => {
-                let len = buf.len().min(bytes.len() - at);
-                buf[..len].copy_from_slice(&bytes[at..at + len]);
-                Ok(len)
-            }
-        }
+        let len = buf.len().min(PAGE as usize - at);
+        let bytes = match self.changed.get(&page) {
+            Some(None) => return Err(ReadFault::NotMapped { addr: addr.0, level: 1 }),
+            Some(Some(bytes)) => bytes,
+            None => match self.sound.bytes.get(&page) {
+                Some(bytes) => &bytes[..],
+                None => return self.tables.read_run(addr, &mut buf[..len]),
+            },
+        };
+        buf[..len].copy_from_slice(&bytes[at..at + len]);
+        Ok(len)
     }
 }
