@@ -8,7 +8,8 @@
 //! (QEMU with paging) few equations hold, and nothing is touched; neither is a segment whose
 //! header is lost altogether.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use object::elf::ProgramType;
 
@@ -55,27 +56,17 @@ const MEMBERS: [Member; 4] = [
 ];
 
 impl Member {
-    /// `header` with one bit of it turned, for each bit that can make an equation with one of
-    /// `near` hold.
-    fn turned(&self, header: ProgramHeader, near: &[ProgramHeader]) -> impl Iterator<Item = ProgramHeader> {
-        let mut bits = 0;
-        let mut own = header;
-        let now = *(self.of)(&mut own);
-        for other in near {
-            let differ = (self.wanted)(&header, other).map(|wanted| wanted ^ now);
-            bits |=
-                differ.into_iter().filter(|differ| differ.is_power_of_two()).fold(0, |bits, bit| bits | bit);
-        }
+    /// What of `header` can have turned over, at most `most` bits of it, so that an equation with
+    /// one of `near` would hold.
+    fn turnable(&self, header: &ProgramHeader, near: &[ProgramHeader], most: u32) -> BTreeSet<u64> {
+        let now = *(self.of)(&mut header.clone());
+        let differ = near.iter().flat_map(|other| (self.wanted)(header, other)).map(|wanted| wanted ^ now);
+        let mut bits: BTreeSet<u64> = differ.filter(|bits| (1..=most).contains(&bits.count_ones())).collect();
         // With bytes it joins the order, wherever it ends.
         if self.name == "p_filesz" && now == 0 {
-            bits = u64::MAX;
+            bits.extend((0..64).map(|bit| 1 << bit));
         }
-        let of = self.of;
-        (0..64).map(|bit| 1 << bit).filter(move |bit| bits & bit != 0).map(move |bit| {
-            let mut turned = header;
-            *of(&mut turned) ^= bit;
-            turned
-        })
+        bits
     }
 }
 
@@ -104,11 +95,11 @@ struct Rules {
 /// What [`Rules::turns`] said of headers, until one changes that they were held against.
 type Known = BTreeMap<usize, Vec<Turn>>;
 
-/// A bit turned back: how many more equations hold then, and hints besides.
+/// A bit turned back, or two: how many more equations hold then, and hints besides.
 #[derive(Clone)]
 struct Turn {
     at: usize,
-    gain: (i64, i64),
+    gain: (i64, i64, Reverse<u32>),
     header: ProgramHeader,
     member: &'static str,
 }
@@ -173,19 +164,27 @@ impl Rules {
         let first = at.saturating_sub(REACH);
         let mut near = headers.get(first..headers.len().min(at + REACH + 1))?.to_vec();
         let (held, hints, was) = (self.held(&near), Self::hints(&near, end), *headers.get(at)?);
-        let sound = near.clone();
-        let members =
-            MEMBERS.iter().flat_map(|member| member.turned(was, &sound).map(|turned| (member.name, turned)));
-        let is_near = (was.kind.0 ^ PT_LOAD.0).is_power_of_two();
-        let as_load = is_near.then_some(("p_type", ProgramHeader { kind: PT_LOAD, ..was }));
-        let mut turns = Vec::new();
         // Nothing is turned out of its memory or the file: two that are lost prove nothing.
         let within = |h: &ProgramHeader| h.filesz <= h.memsz && h.offset.saturating_add(h.filesz) <= end;
-        for (member, header) in members.chain(as_load).filter(|(_, h)| within(h)) {
+        // What cannot be may have lost two bits.
+        let most = if within(&was) { 1 } else { 2 };
+        let mut tried = Vec::new();
+        for member in &MEMBERS {
+            for bits in member.turnable(&was, &near, most) {
+                let mut header = was;
+                *(member.of)(&mut header) ^= bits;
+                tried.push((member.name, bits.count_ones(), header));
+            }
+        }
+        if (was.kind.0 ^ PT_LOAD.0).is_power_of_two() {
+            tried.push(("p_type", 1, ProgramHeader { kind: PT_LOAD, ..was }));
+        }
+        let mut turns = Vec::new();
+        for (member, bits, header) in tried.into_iter().filter(|(.., h)| within(h)) {
             *near.get_mut(at - first)? = header;
             let more = self.held(&near) - held;
             if more > 0 {
-                let gain = (more, Self::hints(&near, end) - hints);
+                let gain = (more, Self::hints(&near, end) - hints, Reverse(bits));
                 turns.push(Turn { at, gain, header, member });
             }
         }
@@ -234,8 +233,9 @@ pub(in crate::dump) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<Stri
             [] => break,
             [turn] => {
                 let (at, member) = (turn.at, turn.member);
+                let bits = if turn.gain.2 == Reverse(1) { "a bit of" } else { "two bits of" };
                 said.push(format!(
-                    "a bit of {member} of program header {at} was turned over, as its neighbours prove"
+                    "{bits} {member} of program header {at} turned over, as its neighbours prove"
                 ));
                 headers.get_mut(at).into_iter().for_each(|h| *h = turn.header);
             }
@@ -329,12 +329,12 @@ mod tests {
         let rules = Rules { order: true, distance: true };
         let check = |near: &[ProgramHeader], at: usize| {
             for member in &MEMBERS {
-                let tried: Vec<_> = member.turned(near[at], near).collect();
+                let tried = member.turnable(&near[at], near, 1);
                 for bit in 0..64 {
                     let mut turned = near.to_vec();
                     *(member.of)(&mut turned[at]) ^= 1 << bit;
                     let helps = rules.held(&turned) > rules.held(near);
-                    assert!(!helps || tried.contains(&turned[at]), "bit {bit} of {} of {at}", member.name);
+                    assert!(!helps || tried.contains(&(1 << bit)), "bit {bit} of {} of {at}", member.name);
                 }
             }
         };
@@ -359,6 +359,28 @@ mod tests {
             damaged[10].paddr ^= 1 << 14;
             assert_eq!(mend(&mut damaged, END).len(), 3, "{at} {kind}");
             assert_eq!(damaged, sound);
+        }
+    }
+
+    /// One that leads out of its memory or the file cannot be right.
+    #[test]
+    fn two_bits_of_a_header_that_cannot_be_are_turned_back() {
+        let sound = table();
+        for (at, member, bits) in
+            [(2, 3, 1 << 45 | 1 << 51), (6, 0, 1 << 40 | 1 << 13), (9, 3, 1 << 30 | 1 << 12)]
+        {
+            let mut damaged = table();
+            *(MEMBERS[member].of)(&mut damaged[at]) ^= bits;
+            let said = mend(&mut damaged, END);
+            assert_eq!(damaged, sound, "{said:?}");
+            assert!(said[0].starts_with("two bits of"), "{said:?}");
+        }
+        // Where it might be as it says, or lost three, it stays.
+        for (at, member, bits) in [(2, 3, 1 << 13 | 1 << 16), (6, 0, 1 << 40 | 1 << 13 | 1 << 35)] {
+            let mut damaged = table();
+            *(MEMBERS[member].of)(&mut damaged[at]) ^= bits;
+            let before = damaged.clone();
+            assert_eq!((mend(&mut damaged, END), damaged), (vec![], before));
         }
     }
 
