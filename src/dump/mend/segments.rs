@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use object::elf::ProgramType;
 
+use crate::addr::PAGE_SIZE;
 use crate::elf::{PT_LOAD, PT_NOTE, ProgramHeader};
 
 /// Marks a header that is not believed.
@@ -70,6 +71,50 @@ impl Member {
     }
 }
 
+/// What a header was, perhaps.
+#[derive(Clone)]
+struct Guess {
+    member: String,
+    bits: u32,
+    /// So many more equations must hold: of two members each is to prove itself.
+    least: i64,
+    header: ProgramHeader,
+}
+
+/// What `header` was, perhaps: one bit of it turned over, or two where it `can_be` nothing or is
+/// of no kind.
+fn guesses(header: &ProgramHeader, near: &[ProgramHeader], can_be: bool) -> Vec<Guess> {
+    let turned = |base: &ProgramHeader, most: u32| {
+        let mut all = Vec::new();
+        for member in &MEMBERS {
+            for bits in member.turnable(base, near, most) {
+                let mut header = *base;
+                *(member.of)(&mut header) ^= bits;
+                all.push(Guess { member: member.name.to_owned(), bits: bits.count_ones(), least: 1, header });
+            }
+        }
+        all
+    };
+    let mut all = turned(header, if can_be { 1 } else { 2 });
+    let mut of_one: Vec<_> = all.iter().filter(|guess| guess.bits == 1 && !can_be).cloned().collect();
+    if (header.kind.0 ^ PT_LOAD.0).is_power_of_two() {
+        let header = ProgramHeader { kind: PT_LOAD, ..*header };
+        let as_load = Guess { member: "p_type".to_owned(), bits: 1, least: 1, header };
+        all.push(as_load.clone());
+        of_one.push(as_load);
+    }
+    for first in of_one {
+        let others = turned(&first.header, 1).into_iter().filter(|other| other.member != first.member);
+        all.extend(others.map(|other| Guess {
+            member: format!("{} and {}", first.member, other.member),
+            bits: 2,
+            least: 2,
+            ..other
+        }));
+    }
+    all
+}
+
 /// Where the bytes of a segment end.
 fn stored_end(header: &ProgramHeader) -> u64 {
     header.offset.wrapping_add(header.filesz)
@@ -101,7 +146,7 @@ struct Turn {
     at: usize,
     gain: (i64, i64, Reverse<u32>),
     header: ProgramHeader,
-    member: &'static str,
+    member: String,
 }
 
 fn count(n: usize) -> i64 {
@@ -145,18 +190,20 @@ impl Rules {
     }
 
     /// What is so of most tables, and decides between two proofs: ranges of memory adjoin, no
-    /// segment has more bytes than memory, notes come first, and the last segment ends where
-    /// the file does.
+    /// segment has more bytes than memory, all are whole pages, notes come first, and the last
+    /// segment ends where the file does.
     fn hints(headers: &[ProgramHeader], end: u64) -> i64 {
         let pairs = loads(headers).zip(loads(headers).skip(1));
         let adjoin = pairs.filter(|((_, a), (_, b))| a.paddr.wrapping_add(a.memsz) == b.paddr).count();
         let fit = loads(headers).filter(|(_, h)| h.filesz <= h.memsz).count();
+        let pages = |h: &ProgramHeader| (h.paddr | h.filesz | h.memsz).is_multiple_of(PAGE_SIZE);
+        let whole = loads(headers).filter(|(_, h)| pages(h)).count();
         let notes = headers.first().filter(|h| h.kind == PT_NOTE);
         let first = loads(headers).find(|(_, h)| h.filesz > 0);
         let behind = notes.zip(first).is_some_and(|(n, (_, h))| stored_end(n) == h.offset);
         let last = loads(headers).filter(|(_, h)| h.filesz > 0).last();
         let at_end = last.is_some_and(|(_, h)| stored_end(h) == end);
-        count(adjoin + fit + usize::from(behind) + usize::from(at_end))
+        count(adjoin + fit + whole + usize::from(behind) + usize::from(at_end))
     }
 
     /// The bits of header `at` whose turning makes more equations hold.
@@ -166,29 +213,31 @@ impl Rules {
         let (held, hints, was) = (self.held(&near), Self::hints(&near, end), *headers.get(at)?);
         // Nothing is turned out of its memory or the file: two that are lost prove nothing.
         let within = |h: &ProgramHeader| h.filesz <= h.memsz && h.offset.saturating_add(h.filesz) <= end;
-        // What cannot be may have lost two bits.
-        let most = if within(&was) { 1 } else { 2 };
-        let mut tried = Vec::new();
-        for member in &MEMBERS {
-            for bits in member.turnable(&was, &near, most) {
-                let mut header = was;
-                *(member.of)(&mut header) ^= bits;
-                tried.push((member.name, bits.count_ones(), header));
-            }
-        }
-        if (was.kind.0 ^ PT_LOAD.0).is_power_of_two() {
-            tried.push(("p_type", 1, ProgramHeader { kind: PT_LOAD, ..was }));
-        }
         let mut turns = Vec::new();
-        for (member, bits, header) in tried.into_iter().filter(|(.., h)| within(h)) {
+        let guesses = guesses(&was, &near, within(&was));
+        for Guess { member, bits, least, header } in guesses.into_iter().filter(|guess| within(&guess.header))
+        {
             *near.get_mut(at - first)? = header;
             let more = self.held(&near) - held;
-            if more > 0 {
+            if more >= least {
                 let gain = (more, Self::hints(&near, end) - hints, Reverse(bits));
                 turns.push(Turn { at, gain, header, member });
             }
         }
         Some(turns)
+    }
+
+    /// Whether each of two neighbours was turned over, since together they gain all that they gain
+    /// alone: of two that explain the same contradiction, one takes back what the other gives.
+    fn both(self, headers: &[ProgramHeader], one: &Turn, other: &Turn) -> Option<bool> {
+        let (low, high) = (one.at.min(other.at), one.at.max(other.at));
+        let first = low.saturating_sub(REACH);
+        let mut near = headers.get(first..headers.len().min(high + REACH + 1))?.to_vec();
+        let held = self.held(&near);
+        for turn in [one, other] {
+            *near.get_mut(turn.at - first)? = turn.header;
+        }
+        Some(self.held(&near) - held >= one.gain.0 + other.gain.0)
     }
 
     /// The bits that can be turned in the headers that are part of a contradiction: those that
@@ -210,7 +259,11 @@ impl Rules {
         // One of the other header of a contradiction would do as well.
         let rival = |other| broken.iter().any(|&(a, b, _)| (a, b) == (at, other) || (a, b) == (other, at));
         turns.retain(|turn| turn.gain == most && (turn.at == at || rival(turn.at)));
-        turns
+        let (mut own, others): (Vec<_>, Vec<_>) = turns.into_iter().partition(|turn| turn.at == at);
+        let contradicts = |other: &Turn| own.iter().any(|turn| self.both(headers, turn, other) != Some(true));
+        let others: Vec<_> = others.into_iter().filter(contradicts).collect();
+        own.extend(others);
+        own
     }
 }
 
@@ -232,7 +285,7 @@ pub(in crate::dump) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<Stri
         match &turns[..] {
             [] => break,
             [turn] => {
-                let (at, member) = (turn.at, turn.member);
+                let (at, member) = (turn.at, &turn.member);
                 let bits = if turn.gain.2 == Reverse(1) { "a bit of" } else { "two bits of" };
                 said.push(format!(
                     "{bits} {member} of program header {at} turned over, as its neighbours prove"
@@ -382,6 +435,35 @@ mod tests {
             let before = damaged.clone();
             assert_eq!((mend(&mut damaged, END), damaged), (vec![], before));
         }
+    }
+
+    /// Neighbours that are both damaged are none that explain each other, and two members of one
+    /// header can be.
+    #[test]
+    fn neighbours_and_two_members_of_a_header_are_mended() {
+        let sound = table();
+        for turned in [
+            [(7, 2, 1 << 15), (8, 2, 1 << 27)],
+            [(7, 3, 1 << 35), (8, 3, 1 << 52)],
+            [(7, 0, 1 << 60), (8, 1, 1 << 58)],
+            [(9, 0, 1 << 7), (9, 3, 1 << 59)],
+        ] {
+            let mut damaged = table();
+            for (at, member, bit) in turned {
+                *(MEMBERS[member].of)(&mut damaged[at]) ^= bit;
+            }
+            let said = mend(&mut damaged, END);
+            assert_eq!(damaged, sound, "{turned:x?}: {said:?}");
+        }
+        let mut damaged = table();
+        damaged[9].kind = ProgramType(0x4000_0001);
+        damaged[9].offset ^= 1 << 62;
+        let said = mend(&mut damaged, END);
+        assert_eq!(damaged, sound, "{said:?}");
+        assert_eq!(
+            said,
+            ["two bits of p_type and p_offset of program header 9 turned over, as its neighbours prove"]
+        );
     }
 
     /// What was found of one header serves until a neighbour of it changes.
