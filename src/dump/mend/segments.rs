@@ -20,6 +20,8 @@ use crate::elf::{PT_LOAD, PT_NOTE, ProgramHeader};
 const LEFT_OUT: ProgramType = ProgramType(u32::MAX);
 /// A table in which more pairs contradict each other is beyond help.
 const MAX: usize = 128;
+/// Guesses about one header; a sound neighbourhood offers few.
+const GUESSES_MAX: usize = 256;
 /// Headers on either side that one is held against: some without bytes may stand between.
 const REACH: usize = 8;
 
@@ -71,10 +73,17 @@ impl Member {
     }
 }
 
+/// One member or two.
+type Members = (&'static str, Option<&'static str>);
+
+fn words((one, other): Members) -> String {
+    other.map_or_else(|| one.to_owned(), |other| format!("{one} and {other}"))
+}
+
 /// What a header was, perhaps.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Guess {
-    member: String,
+    members: Members,
     bits: u32,
     /// So many more equations must hold: of two members each is to prove itself.
     least: i64,
@@ -90,28 +99,29 @@ fn guesses(header: &ProgramHeader, near: &[ProgramHeader], can_be: bool) -> Vec<
             for bits in member.turnable(base, near, most) {
                 let mut header = *base;
                 *(member.of)(&mut header) ^= bits;
-                all.push(Guess { member: member.name.to_owned(), bits: bits.count_ones(), least: 1, header });
+                all.push(Guess { members: (member.name, None), bits: bits.count_ones(), least: 1, header });
             }
         }
         all
     };
     let mut all = turned(header, if can_be { 1 } else { 2 });
-    let mut of_one: Vec<_> = all.iter().filter(|guess| guess.bits == 1 && !can_be).cloned().collect();
+    let mut of_one: Vec<_> = all.iter().filter(|guess| guess.bits == 1 && !can_be).copied().collect();
     if (header.kind.0 ^ PT_LOAD.0).is_power_of_two() {
         let header = ProgramHeader { kind: PT_LOAD, ..*header };
-        let as_load = Guess { member: "p_type".to_owned(), bits: 1, least: 1, header };
-        all.push(as_load.clone());
+        let as_load = Guess { members: ("p_type", None), bits: 1, least: 1, header };
+        all.push(as_load);
         of_one.push(as_load);
     }
-    for first in of_one {
-        let others = turned(&first.header, 1).into_iter().filter(|other| other.member != first.member);
+    for first in of_one.into_iter().take(GUESSES_MAX / 16) {
+        let others = turned(&first.header, 1).into_iter().filter(|other| other.members != first.members);
         all.extend(others.map(|other| Guess {
-            member: format!("{} and {}", first.member, other.member),
+            members: (first.members.0, Some(other.members.0)),
             bits: 2,
             least: 2,
             ..other
         }));
     }
+    all.truncate(GUESSES_MAX);
     all
 }
 
@@ -146,7 +156,7 @@ struct Turn {
     at: usize,
     gain: (i64, i64, Reverse<u32>),
     header: ProgramHeader,
-    member: String,
+    members: Members,
 }
 
 fn count(n: usize) -> i64 {
@@ -215,13 +225,14 @@ impl Rules {
         let within = |h: &ProgramHeader| h.filesz <= h.memsz && h.offset.saturating_add(h.filesz) <= end;
         let mut turns = Vec::new();
         let guesses = guesses(&was, &near, within(&was));
-        for Guess { member, bits, least, header } in guesses.into_iter().filter(|guess| within(&guess.header))
+        for Guess { members, bits, least, header } in
+            guesses.into_iter().filter(|guess| within(&guess.header))
         {
             *near.get_mut(at - first)? = header;
             let more = self.held(&near) - held;
             if more >= least {
                 let gain = (more, Self::hints(&near, end) - hints, Reverse(bits));
-                turns.push(Turn { at, gain, header, member });
+                turns.push(Turn { at, gain, header, members });
             }
         }
         Some(turns)
@@ -285,18 +296,18 @@ pub(in crate::dump) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<Stri
         match &turns[..] {
             [] => break,
             [turn] => {
-                let (at, member) = (turn.at, &turn.member);
+                let (at, members) = (turn.at, words(turn.members));
                 let bits = if turn.gain.2 == Reverse(1) { "a bit of" } else { "two bits of" };
                 said.push(format!(
-                    "{bits} {member} of program header {at} turned over, as its neighbours prove"
+                    "{bits} {members} of program header {at} turned over, as its neighbours prove"
                 ));
                 headers.get_mut(at).into_iter().for_each(|h| *h = turn.header);
             }
             several => {
-                for Turn { at, member, .. } in several {
+                for Turn { at, members, .. } in several {
                     let Some(header) = headers.get_mut(*at).filter(|h| h.kind != LEFT_OUT) else { continue };
-                    let phys = header.paddr;
-                    said.push(format!("program header {at} is damaged, in its {member} or elsewhere: its memory at {phys:#x} is left out"));
+                    let (phys, members) = (header.paddr, words(*members));
+                    said.push(format!("program header {at} is damaged, in its {members} or elsewhere: its memory at {phys:#x} is left out"));
                     header.kind = LEFT_OUT;
                 }
             }
