@@ -4,7 +4,8 @@
 //! one mapping has lies at the same distance from its memory. Each pair of neighbours so
 //! makes two equations. Where nearly all of a table hold, a bit whose turning makes more of
 //! them hold, and more than any other bit does, was turned over. A header that one bit
-//! would put right, and nothing tells which, is not believed. Of writers that do otherwise
+//! would put right, and nothing tells which, is not believed. A header that leads out of its
+//! memory or the file, or is of no kind, may have lost two. Of writers that do otherwise
 //! (QEMU with paging) few equations hold, and nothing is touched; neither is a segment whose
 //! header is lost altogether.
 
