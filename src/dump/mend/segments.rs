@@ -298,9 +298,10 @@ pub(in crate::dump) fn mend(headers: &mut [ProgramHeader], end: u64) -> Vec<Stri
             [] => break,
             [turn] => {
                 let (at, members) = (turn.at, words(turn.members));
-                let bits = if turn.gain.2 == Reverse(1) { "a bit of" } else { "two bits of" };
+                let one = turn.gain.2 == Reverse(1);
+                let (bits, were) = if one { ("a bit of", "was") } else { ("two bits of", "were") };
                 said.push(format!(
-                    "{bits} {members} of program header {at} turned over, as its neighbours prove"
+                    "{bits} {members} of program header {at} {were} turned over, as its neighbours prove"
                 ));
                 headers.get_mut(at).into_iter().for_each(|h| *h = turn.header);
             }
@@ -474,7 +475,7 @@ mod tests {
         assert_eq!(damaged, sound, "{said:?}");
         assert_eq!(
             said,
-            ["two bits of p_type and p_offset of program header 9 turned over, as its neighbours prove"]
+            ["two bits of p_type and p_offset of program header 9 were turned over, as its neighbours prove"]
         );
     }
 
