@@ -86,39 +86,35 @@ fn words((one, other): Members) -> String {
 struct Guess {
     members: Members,
     bits: u32,
-    /// So many more equations must hold: of two members each is to prove itself.
-    least: i64,
     header: ProgramHeader,
 }
 
-/// What `header` was, perhaps: one bit of it turned over, or two where it `can_be` nothing or is
-/// of no kind.
-fn guesses(header: &ProgramHeader, near: &[ProgramHeader], can_be: bool) -> Vec<Guess> {
+/// What `header` was, perhaps: at most `most` of its bits turned over, or two where it is of no kind.
+fn guesses(header: &ProgramHeader, near: &[ProgramHeader], most: u32) -> Vec<Guess> {
     let turned = |base: &ProgramHeader, most: u32| {
         let mut all = Vec::new();
         for member in &MEMBERS {
             for bits in member.turnable(base, near, most) {
                 let mut header = *base;
                 *(member.of)(&mut header) ^= bits;
-                all.push(Guess { members: (member.name, None), bits: bits.count_ones(), least: 1, header });
+                all.push(Guess { members: (member.name, None), bits: bits.count_ones(), header });
             }
         }
         all
     };
-    let mut all = turned(header, if can_be { 1 } else { 2 });
-    let mut of_one: Vec<_> = all.iter().filter(|guess| guess.bits == 1 && !can_be).copied().collect();
+    let mut all = turned(header, most);
+    let mut firsts: Vec<_> = all.iter().filter(|guess| guess.bits < most).copied().collect();
     if (header.kind.0 ^ PT_LOAD.0).is_power_of_two() {
         let header = ProgramHeader { kind: PT_LOAD, ..*header };
-        let as_load = Guess { members: ("p_type", None), bits: 1, least: 1, header };
+        let as_load = Guess { members: ("p_type", None), bits: 1, header };
         all.push(as_load);
-        of_one.push(as_load);
+        firsts.push(as_load);
     }
-    for first in of_one.into_iter().take(GUESSES_MAX / 16) {
+    for first in firsts.into_iter().take(GUESSES_MAX / 16) {
         let others = turned(&first.header, 1).into_iter().filter(|other| other.members != first.members);
         all.extend(others.map(|other| Guess {
             members: (first.members.0, Some(other.members.0)),
             bits: 2,
-            least: 2,
             ..other
         }));
     }
@@ -224,14 +220,14 @@ impl Rules {
         let (held, hints, was) = (self.held(&near), Self::hints(&near, end), *headers.get(at)?);
         // Nothing is turned out of its memory or the file: two that are lost prove nothing.
         let within = |h: &ProgramHeader| h.filesz <= h.memsz && h.offset.saturating_add(h.filesz) <= end;
+        // What cannot be may have lost two bits.
+        let guesses = guesses(&was, &near, if within(&was) { 1 } else { 2 });
         let mut turns = Vec::new();
-        let guesses = guesses(&was, &near, within(&was));
-        for Guess { members, bits, least, header } in
-            guesses.into_iter().filter(|guess| within(&guess.header))
-        {
+        for Guess { members, bits, header } in guesses.into_iter().filter(|guess| within(&guess.header)) {
             *near.get_mut(at - first)? = header;
             let more = self.held(&near) - held;
-            if more >= least {
+            // Of two members each is to prove itself.
+            if more > i64::from(members.1.is_some()) {
                 let gain = (more, Self::hints(&near, end) - hints, Reverse(bits));
                 turns.push(Turn { at, gain, header, members });
             }
@@ -271,11 +267,10 @@ impl Rules {
         // One of the other header of a contradiction would do as well.
         let rival = |other| broken.iter().any(|&(a, b, _)| (a, b) == (at, other) || (a, b) == (other, at));
         turns.retain(|turn| turn.gain == most && (turn.at == at || rival(turn.at)));
-        let (mut own, others): (Vec<_>, Vec<_>) = turns.into_iter().partition(|turn| turn.at == at);
-        let contradicts = |other: &Turn| own.iter().any(|turn| self.both(headers, turn, other) != Some(true));
-        let others: Vec<_> = others.into_iter().filter(contradicts).collect();
-        own.extend(others);
-        own
+        let own: Vec<_> = turns.iter().filter(|turn| turn.at == at).cloned().collect();
+        let instead = |other: &Turn| own.iter().any(|turn| self.both(headers, turn, other) != Some(true));
+        turns.retain(|turn| turn.at == at || instead(turn));
+        turns
     }
 }
 
