@@ -126,33 +126,28 @@ pub(super) fn over_memory<T: Send>(
     }
     let (next, pages) = (AtomicUsize::new(0), AtomicU64::new(0));
     let found = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for thread in 0..par::threads() {
-            let (parts, next, pages, found, visit) = (&parts, &next, &pages, &found, &visit);
-            scope.spawn(move || {
-                let mut told = Instant::now();
-                let mut page = [0; PAGE];
-                while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (mut here, mut read) = (Vec::new(), 0);
-                    for phys in part.clone().map_while(|pfn| Pfn(pfn).address()) {
-                        if dump.read_phys(phys, &mut page) == Ok(PAGE) {
-                            read += 1;
-                            visit(phys, &page, &mut here);
-                        }
-                    }
-                    let all = pages.fetch_add(read, Ordering::Relaxed);
-                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.extend(here);
-                    if all > MAX_PAGES || found.len() > MAX_FOUND {
-                        return;
-                    }
-                    if thread == 0 && told.elapsed() > PROGRESS {
-                        told = Instant::now();
-                        let percent = next.load(Ordering::Relaxed) * 100 / parts.len().max(1);
-                        tracing::warn!("looking for {what}: {percent}% of memory searched");
-                    }
+    par::parts(0..par::threads(), |thread| {
+        let mut told = Instant::now();
+        let mut page = [0; PAGE];
+        while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (mut here, mut read) = (Vec::new(), 0);
+            for phys in part.clone().map_while(|pfn| Pfn(pfn).address()) {
+                if dump.read_phys(phys, &mut page) == Ok(PAGE) {
+                    read += 1;
+                    visit(phys, &page, &mut here);
                 }
-            });
+            }
+            let all = pages.fetch_add(read, Ordering::Relaxed);
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.extend(here);
+            if all > MAX_PAGES || found.len() > MAX_FOUND {
+                return;
+            }
+            if thread == 0 && told.elapsed() > PROGRESS {
+                told = Instant::now();
+                let percent = next.load(Ordering::Relaxed) * 100 / parts.len().max(1);
+                tracing::warn!("looking for {what}: {percent}% of memory searched");
+            }
         }
     });
     let whole = pages.load(Ordering::Relaxed) <= MAX_PAGES && asked < MAX_ASKED;
