@@ -15,7 +15,8 @@ pub fn run(bytes: &[u8]) {
 
 /// Asks the dump in a file, which is unpacked beside it if it is packed.
 pub fn ask(path: &Path, of: impl FnOnce(&Vmcore)) {
-    let folder = super::scratch("unpacked");
+    // Of this target alone: the test runs all of them at once.
+    let folder = path.with_extension("unpacked");
     let unpack = Unpack { limit: 1 << 20, folder: Some(folder.clone()) };
     if let Ok(Opened::Vmcore(dump)) = open(&[path.to_owned()], &Options { unpack, ..Options::default() }) {
         of(&dump);
