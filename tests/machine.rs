@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use corestub::addr::VirtAddr;
 use corestub::arch::Register;
 use corestub::linux::system_registers::{DescriptorTables, SystemRegisters};
 use corestub::linux::tasks;
@@ -74,10 +75,18 @@ fn derived_system_registers_are_those_of_the_guest() {
             }
             // CR2 changes with each fault: nothing in the kernel tells it.
             assert_eq!(get(Register::Cr2), None);
-            // Between an entry from user mode and its `swapgs` it is still the program's.
-            let gs = word("GS", 1).filter(|gs| gs >> 63 == 1);
-            if word("CS", 0).is_some_and(|cs| cs & 3 == 0) && gs.is_some() {
-                assert_eq!(get(Register::GsBase), gs, "CPU {cpu}: gs");
+            if word("CS", 0).is_some_and(|cs| cs & 3 == 0) {
+                // Between an entry from user mode and its `swapgs`, and where a switch of tasks reads it
+                // between two of them, it is still the program's.
+                let end = |end: &str| kernel.symbols().address(&format!("__entry_text_{end}"));
+                let swaps = |pc: u64| {
+                    let name = kernel.symbolise(VirtAddr(pc)).map(|(symbol, ..)| symbol.name);
+                    end("start").is_some_and(|start| pc >= start) && end("end").is_some_and(|end| pc < end)
+                        || name.is_some_and(|name| name.ends_with("gsbase_inactive"))
+                };
+                let programs =
+                    word("GS", 1).is_some_and(|gs| gs >> 63 == 0) && word("RIP", 0).is_some_and(swaps);
+                assert!(programs || get(Register::GsBase) == word("GS", 1), "CPU {cpu}: gs, {said:x?}");
             }
             let tables = DescriptorTables::derived(&kernel, &task);
             for (table, name, at) in
