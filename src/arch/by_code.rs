@@ -7,7 +7,6 @@
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register as Iced};
 
-use super::disasm::LONGEST;
 use super::{Register, Registers};
 
 /// Instructions that are followed in one function.
@@ -51,14 +50,14 @@ impl Frame {
     pub fn of(code: &[u8], offset: usize) -> Option<Self> {
         let entry = Self { sp: Some(0), bp: None, saved: [None; KEPT.len()] };
         let (mut seen, mut steps, mut by_table) = (vec![false; code.len()], 0, None);
-        let mut ways = vec![(0, entry)];
+        let (mut ways, mut decoder) = (vec![(0, entry)], decoder(code));
         loop {
             while let Some((mut at, mut frame)) = ways.pop() {
                 while steps < STEPS_MAX
                     && let Some(seen) = seen.get_mut(at).filter(|seen| !**seen)
                 {
                     (*seen, steps) = (true, steps + 1);
-                    let Some(found) = decode(code, at) else { break };
+                    let Some(found) = decode(&mut decoder, at) else { break };
                     let next = at + found.len();
                     if (at..next).contains(&offset) {
                         return Some(frame).filter(|f| f.sp.or(f.bp).is_some_and(|d| d <= 0));
@@ -184,19 +183,24 @@ impl Frame {
     }
 }
 
-fn decode(code: &[u8], at: usize) -> Option<Instruction> {
-    let bytes = code.get(at..)?;
-    let bytes = bytes.get(..LONGEST).unwrap_or(bytes);
-    let found = Decoder::with_ip(64, bytes, at as u64, DecoderOptions::NONE).decode();
+/// Addresses are offsets into `code`.
+fn decoder(code: &[u8]) -> Decoder<'_> {
+    Decoder::new(64, code, DecoderOptions::NONE)
+}
+
+fn decode(decoder: &mut Decoder<'_>, at: usize) -> Option<Instruction> {
+    decoder.set_position(at).ok()?;
+    decoder.set_ip(at as u64);
+    let found = decoder.decode();
     (!found.is_invalid()).then_some(found)
 }
 
 /// Behind each instruction that nothing runs past.
 fn ends(code: &[u8]) -> Vec<usize> {
     let mut found = Vec::new();
-    let (mut at, mut nothing_runs_here) = (0, false);
+    let (mut decoder, mut at, mut nothing_runs_here) = (decoder(code), 0, false);
     for _ in 0..STEPS_MAX {
-        let Some(instruction) = decode(code, at) else { break };
+        let Some(instruction) = decode(&mut decoder, at) else { break };
         let padding = matches!(instruction.mnemonic(), Mnemonic::Nop);
         if nothing_runs_here && !padding {
             found.push(at);
