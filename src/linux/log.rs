@@ -9,6 +9,7 @@
 use super::View;
 use super::object::Object;
 use crate::addr::VirtAddr;
+use crate::debuginfo::Field;
 
 /// More records than this are not believed (`CONFIG_LOG_BUF_SHIFT` is at most 25).
 const MAX_RECORDS: u64 = 1 << 22;
@@ -82,6 +83,11 @@ fn lockless(view: &View) -> Option<Log> {
     let head = ring.number("desc_ring.head_id")? & ID;
     let tail = ring.number("desc_ring.tail_id")? & ID;
     let (desc_size, info_size) = (view.types().size_of("prb_desc")?, view.types().size_of("printk_info")?);
+    let of_desc = |path| view.types().field("prb_desc", path);
+    let [state_var, begin, next] = ["state_var", "text_blk_lpos.begin", "text_blk_lpos.next"].map(of_desc);
+    let of_info = |path| view.types().field("printk_info", path);
+    let [text_len, caller_id, seq, ts_nsec, level, facility] =
+        ["text_len", "caller_id", "seq", "ts_nsec", "level", "facility"].map(of_info);
     let mut log = Log::default();
     let mut texts = 0usize;
     let total = head.wrapping_sub(tail) & ID;
@@ -91,7 +97,7 @@ fn lockless(view: &View) -> Option<Log> {
         let (Some(desc), Some(info)) = (at(descs, desc_size), at(infos, info_size)) else { break };
         let desc = Object::new(view, "prb_desc", desc);
         let info = Object::new(view, "printk_info", info);
-        let Some(state) = desc.number("state_var") else {
+        let Some(state) = state_var.and_then(|field| desc.value(field)) else {
             log.lost += 1;
             continue;
         };
@@ -99,8 +105,8 @@ fn lockless(view: &View) -> Option<Log> {
             continue;
         }
         let text = (|| {
-            let begin = desc.number("text_blk_lpos.begin")?;
-            let next = desc.number("text_blk_lpos.next")?;
+            let begin = desc.value(begin?)?;
+            let next = desc.value(next?)?;
             if begin & next & 1 != 0 {
                 // BLK_DATALESS: the marks of a block without text are odd.
                 return Some(String::new());
@@ -115,7 +121,7 @@ fn lockless(view: &View) -> Option<Log> {
             // A block that does not fit before the end lies at the start.
             let begin = if begin > next { 0 } else { begin };
             // In front of the text stands the id.
-            let len = info.number("text_len")?.min((next - begin).checked_sub(8)?);
+            let len = info.value(text_len?)?.min((next - begin).checked_sub(8)?);
             read_text(view, data.checked_add(begin + 8)?, len)
         })();
         let Some(text) = text.filter(|_| texts < MAX_TEXTS) else {
@@ -123,15 +129,16 @@ fn lockless(view: &View) -> Option<Log> {
             continue;
         };
         texts += text.len();
-        let caller = info.number("caller_id").map(|id| match id & 0x8000_0000 {
+        let number = |field: Option<Field>| info.value(field?);
+        let caller = number(caller_id).map(|id| match id & 0x8000_0000 {
             0 => format!("T{id}"),
             cpu => format!("C{}", id & !cpu),
         });
         log.records.push(Record {
-            seq: info.number("seq"),
-            time: info.number("ts_nsec"),
-            level: info.number("level").and_then(|l| u8::try_from(l).ok()),
-            facility: info.number("facility").and_then(|f| u8::try_from(f).ok()),
+            seq: number(seq),
+            time: number(ts_nsec),
+            level: number(level).and_then(|l| u8::try_from(l).ok()),
+            facility: number(facility).and_then(|f| u8::try_from(f).ok()),
             caller,
             text,
         });

@@ -53,7 +53,12 @@ impl<'a> Object<'a> {
     /// A number of up to 8 bytes, not sign-extended; bit-fields included.
     #[must_use]
     pub(crate) fn number(&self, path: &str) -> Option<u64> {
-        let field = self.field(path)?;
+        self.value(self.field(path)?)
+    }
+
+    /// [`Self::number`] of a member that was looked up for many structures.
+    #[must_use]
+    pub(crate) fn value(&self, field: Field) -> Option<u64> {
         number(self.view, self.base.checked_add(field.offset)?, field)
     }
 
