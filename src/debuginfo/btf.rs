@@ -276,7 +276,7 @@ impl Btf {
             return self.base.as_ref().map_or(&[], |b| b.string_bytes_at(offset));
         };
         let rest = self.own_strings().get(own as usize..).unwrap_or_default();
-        let end = rest.iter().take(4096).position(|&b| b == 0).unwrap_or(0);
+        let end = memchr::memchr(0, rest.get(..4096).unwrap_or(rest)).unwrap_or(0);
         // A name that goes on in a lost page is none.
         let start = self.strings.start + own as usize;
         if touches(&self.holes, &(start..start + end + 1)) {

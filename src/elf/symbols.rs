@@ -34,7 +34,7 @@ impl<'a> Symbol<'a> {
     /// Its name; empty if it has none, or none that ends.
     #[must_use]
     pub fn name(&self) -> &'a [u8] {
-        let end = self.names.iter().position(|&b| b == 0).unwrap_or(0);
+        let end = memchr::memchr(0, self.names).unwrap_or(0);
         self.names.get(..end).unwrap_or_default()
     }
 

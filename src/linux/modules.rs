@@ -309,13 +309,16 @@ pub(crate) fn symbols(view: &View, module: &Module) -> SymbolTable {
     let read = view.space().read(VirtAddr(strtab), &mut strings).unwrap_or(0);
     strings.truncate(read);
     for (i, symbol) in Symbols::new(entries, strings).iter().enumerate() {
-        if symbol.name().is_empty() || symbol.section == SHN_UNDEF || !module.contains(VirtAddr(symbol.value))
-        {
+        if symbol.section == SHN_UNDEF || !module.contains(VirtAddr(symbol.value)) {
+            continue;
+        }
+        let name = symbol.name();
+        if name.is_empty() {
             continue;
         }
         let letter = letters.as_ref().map_or(Some(symbol.info.0), |letters| letters.get(i).copied());
         let letter = letter.filter(u8::is_ascii_alphabetic).unwrap_or(b't');
-        table.push(symbol.value, symbol.size, letter, symbol.name());
+        table.push(symbol.value, symbol.size, letter, name);
     }
     table.finish()
 }
