@@ -10,7 +10,7 @@
 //! header is lost altogether.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use object::elf::ProgramType;
 
@@ -62,14 +62,16 @@ const MEMBERS: [Member; 4] = [
 impl Member {
     /// What of `header` can have turned over, at most `most` bits of it, so that an equation with
     /// one of `near` would hold.
-    fn turnable(&self, header: &ProgramHeader, near: &[ProgramHeader], most: u32) -> BTreeSet<u64> {
+    fn turnable(&self, header: &ProgramHeader, near: &[ProgramHeader], most: u32) -> Vec<u64> {
         let now = *(self.of)(&mut header.clone());
         let differ = near.iter().flat_map(|other| (self.wanted)(header, other)).map(|wanted| wanted ^ now);
-        let mut bits: BTreeSet<u64> = differ.filter(|bits| (1..=most).contains(&bits.count_ones())).collect();
+        let mut bits: Vec<u64> = differ.filter(|bits| (1..=most).contains(&bits.count_ones())).collect();
         // With bytes it joins the order, wherever it ends.
         if self.name == "p_filesz" && now == 0 {
             bits.extend((0..64).map(|bit| 1 << bit));
         }
+        bits.sort_unstable();
+        bits.dedup();
         bits
     }
 }
