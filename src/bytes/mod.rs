@@ -107,6 +107,21 @@ pub fn u64_at(data: &[u8], offset: usize) -> Option<u64> {
     array_at(data, offset).map(u64::from_le_bytes)
 }
 
+/// How many zeros `data` begins with. Ranges that were never written have gigabytes of them.
+#[must_use]
+pub fn leading_zeros(data: &[u8]) -> usize {
+    const BLOCK: &[u8] = &[0; 4096];
+    let blocks = data.chunks_exact(BLOCK.len()).take_while(|block| *block == BLOCK).count() * BLOCK.len();
+    let rest = data.get(blocks..).unwrap_or_default();
+    blocks + rest.iter().position(|&b| b != 0).unwrap_or(rest.len())
+}
+
+/// Whether there is nothing but zeros.
+#[must_use]
+pub fn is_zero(data: &[u8]) -> bool {
+    leading_zeros(data) == data.len()
+}
+
 /// The bytes up to the first NUL (or all), as text; invalid UTF-8 is replaced.
 #[must_use]
 pub fn cstr(data: &[u8]) -> std::borrow::Cow<'_, str> {
@@ -124,6 +139,18 @@ mod tests {
         assert_eq!(c.u16(), Ok(0x0201));
         assert_eq!(c.u32(), Err(Short { at: 2, need: 4 }));
         assert_eq!(c.rest(), [3]);
+    }
+
+    #[test]
+    fn zeros_are_counted_to_the_first_other_byte() {
+        for (len, other) in
+            [(0, None), (1, None), (5000, None), (8192, None), (9000, Some(8191)), (9000, Some(8999))]
+        {
+            let mut data = vec![0; len];
+            other.into_iter().for_each(|at: usize| data[at..].fill(1));
+            assert_eq!(leading_zeros(&data), other.unwrap_or(len));
+            assert_eq!(is_zero(&data), other.is_none());
+        }
     }
 
     #[test]

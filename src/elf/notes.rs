@@ -12,7 +12,7 @@ use object::elf::FileHeader64;
 use object::read::elf::NoteIterator;
 
 use crate::bytes::source::Source;
-use crate::bytes::u32_at;
+use crate::bytes::{leading_zeros, u32_at};
 
 /// One note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl<'a> Walk<'a> {
     fn zeros(&self, at: u64) -> u64 {
         let from = usize::try_from(at - self.at).unwrap_or(usize::MAX);
         let rest = self.window.get(from..).unwrap_or_default();
-        rest.iter().position(|&byte| byte != 0).unwrap_or(rest.len()) as u64
+        leading_zeros(rest) as u64
     }
 
     /// Bytes of the file, from the window, which moves if it must; fewer at the file's end.

@@ -166,9 +166,7 @@ fn fill(space: &dyn AddressSpace, addr: VirtAddr, start: usize, part: &mut [u8])
                 let left = at.map_or(rest.len() as u64, |at| PAGE_SIZE - at.page_offset());
                 let left = usize::try_from(left).unwrap_or(rest.len()).min(rest.len());
                 // What a read wrote that then failed. A large hole stays pages that are not touched.
-                if let Some(lost) =
-                    rest.get_mut(..left).filter(|lost| lost.iter().fold(0, |all, b| all | b) != 0)
-                {
+                if let Some(lost) = rest.get_mut(..left).filter(|lost| !bytes::is_zero(lost)) {
                     lost.fill(0);
                 }
                 let range = start + done..start + done + left;

@@ -16,6 +16,7 @@ use super::files::{Lookup, MappedFile};
 use super::found::{FoundFile, Refusal};
 use super::image::Image;
 use crate::addr::PAGE_SIZE;
+use crate::bytes::is_zero;
 use crate::elf::{self, PT_DYNAMIC, PT_LOAD, ProgramHeader, relocated_places};
 
 const PAGE: usize = 4096;
@@ -170,14 +171,14 @@ pub fn compare(process: &Process, file: &Arc<MappedFile>, cancelled: &dyn Fn() -
                 match (found, core_page(process, addr)) {
                     (_, None) => {}
                     (None, Some(core)) => {
-                        report.zero_text += u64::from(executable && core.iter().all(|&b| b == 0));
+                        report.zero_text += u64::from(executable && is_zero(&core));
                     }
                     (Some(found), Some(core)) => {
                         // A hostile mapping may start within a page.
                         let offset = range.offset.wrapping_add(addr.wrapping_sub(range.start));
                         report.compared += 1;
                         let page = compare_page(found, addr, offset, &core, &relocations, image);
-                        let zeros = executable && page.is_none() && core.iter().all(|&b| b == 0);
+                        let zeros = executable && page.is_none() && is_zero(&core);
                         report.zero_both += u64::from(zeros && offset < found.len);
                         report.take(page);
                     }
@@ -243,7 +244,7 @@ pub enum Zeros {
 pub fn zero_text(process: &Process, addr: u64) -> Option<Zeros> {
     process.memory().stored().segment(addr).filter(|s| s.executable())?;
     let addr = addr & !(PAGE_SIZE - 1);
-    let zeros = |page: &[u8; PAGE]| page.iter().all(|&b| b == 0);
+    let zeros = |page: &[u8; PAGE]| is_zero(page);
     let file = || {
         let (file, range) = process.file_at(addr)?;
         let (found, offset) = (file.served()?, range.offset + (addr - range.start));
@@ -273,7 +274,7 @@ fn zero_code(found: &FoundFile, from: u64, len: u64, cancelled: &dyn Fn() -> boo
     while at < end && !cancelled() {
         let n = usize::try_from(end - at).unwrap_or(PAGE).min(PAGE);
         let Some(bytes) = page.get_mut(..n).filter(|_| at < u64::MAX - PAGE_SIZE) else { break };
-        zeros += u64::from(found.fill(at, bytes) && bytes.iter().all(|&b| b == 0) && is_code(at));
+        zeros += u64::from(found.fill(at, bytes) && is_zero(bytes) && is_code(at));
         at += PAGE_SIZE;
     }
     zeros
@@ -319,7 +320,7 @@ fn compare_page(
         after.checked_sub(1).and_then(|i| relocations.get(i)).is_some_and(|&r| link_time - r < 8)
     };
     let how = match () {
-        () if core.iter().all(|&b| b == 0) => How::Zeroed,
+        () if is_zero(core) => How::Zeroed,
         () if !relocations.is_empty() && differing().all(relocated) => How::RelocatedText,
         () if bytes == 1 && core.get(first) == Some(&0xcc) => How::Breakpoint,
         () => How::Changed,

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{FlockOperation, flock, fstatvfs};
 
 use super::{Broken, Packing, Unpack, served};
+use crate::bytes::is_zero;
 use crate::bytes::source::{Reader, Source};
 
 const CHUNK: usize = 1 << 16;
@@ -193,7 +194,7 @@ fn fill(path: &Path, file: &File, dir: &Path, mut from: impl Read, how: &Unpack)
             None => {}
         }
         let chunk = buf.get(..n).unwrap_or_default();
-        if chunk.iter().any(|&b| b != 0) {
+        if !is_zero(chunk) {
             if asked.is_none_or(|at| filled.written - at >= ROOM_EVERY) {
                 asked = Some(filled.written);
                 check_room(file, dir)?;

@@ -8,7 +8,7 @@
 use super::{Header, bits_between};
 use crate::addr::PAGE_SIZE;
 use crate::bytes::source::Source;
-use crate::bytes::{u32_at, u64_at};
+use crate::bytes::{is_zero, u32_at, u64_at};
 use crate::dump::kdump_header::{
     BITMAP_BLOCKS, BLOCK_SIZE, DESCRIPTOR_BYTES, MACHINE, MAX_MAPNR, SIGNATURE, SUB_HDR_SIZE, VERSION, sub,
 };
@@ -162,7 +162,7 @@ impl Layout {
         else {
             return false;
         };
-        let descriptors = bytes.chunks_exact(24).filter(|d| d.iter().any(|&b| b != 0));
+        let descriptors = bytes.chunks_exact(24).filter(|d| !is_zero(d));
         let is_sound = |d: &[u8]| {
             let (offset, size) = (u64_at(d, 0).unwrap_or(0), u32_at(d, 8).unwrap_or(0));
             let flags = u32_at(d, 12).unwrap_or(u32::MAX);
