@@ -19,7 +19,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::bitmap::Bitmap;
 use super::codec::{Codec, Decoders};
@@ -62,6 +62,8 @@ struct Piece {
     pfns: std::ops::Range<u64>,
     /// Where the second bitmap is damaged.
     shifts: Option<Shifts>,
+    /// The same, once a page that was read contradicts that.
+    found_late: OnceLock<Shifts>,
 }
 
 /// Where the bytes of a page are.
@@ -71,6 +73,8 @@ struct Stored {
     offset: u64,
     size: usize,
     codec: Codec,
+    /// By [`Piece::found_late`].
+    late: bool,
 }
 
 impl Kdump {
@@ -108,14 +112,28 @@ impl Kdump {
             return Err(ReadFault::OtherPiece { phys: addr.0 });
         };
         // Before the bit itself: it may be the damaged one.
-        let shift = match &piece.shifts {
+        let late = piece.found_late.get().is_some();
+        let shift = match piece.shifts() {
             Some(shifts) => shifts.of(pfn).ok_or(ReadFault::Misplaced { phys: addr.0 })?,
             None => 0,
         };
         piece.must_hold(pfn, addr)?;
         let descriptor = piece.index(pfn).and_then(|index| index.checked_add_signed(shift.checked_neg()?));
         let (offset, size, codec) = piece.stored(descriptor.ok_or(truncated)?, addr)?;
-        Ok(Stored { piece: index, offset, size, codec })
+        Ok(Stored { piece: index, offset, size, codec, late })
+    }
+
+    /// No page is served of which it says itself that it is another.
+    fn check(&self, piece: &Piece, pfn: u64, page: &[u8; PAGE_BYTES]) -> Result<(), ReadFault> {
+        let ranked = Indexed { piece, decoders: &self.decoders };
+        let told = piece.shifts().and_then(|shifts| shifts.contradiction(&ranked, pfn, page));
+        let Some(told) = told else { return Ok(()) };
+        if piece.found_late.get().is_none()
+            && let Some(shifts) = Shifts::find_by(&ranked, told)
+        {
+            let _ = piece.found_late.set(shifts);
+        }
+        Err(ReadFault::Misplaced { phys: pfn * PAGE_SIZE })
     }
 }
 
@@ -173,7 +191,7 @@ impl Form for Kdump {
 
 impl Memory for Kdump {
     fn trouble(&self) -> Vec<String> {
-        self.pieces.iter().filter_map(|p| p.source.trouble()).collect()
+        self.pieces.iter().flat_map(|p| [p.source.trouble(), p.found_late()]).flatten().collect()
     }
 
     fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
@@ -191,7 +209,10 @@ impl PhysicalMemory for Kdump {
         let n = buf.len().min(PAGE_BYTES - within);
         let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
         let pfn = addr.pfn().0;
-        let stored = match self.places.find(pfn) {
+        let holds = |stored: &Stored| {
+            self.pieces.get(stored.piece).is_some_and(|p| stored.late == p.found_late.get().is_some())
+        };
+        let stored = match self.places.find(pfn).filter(holds) {
             Some(stored) => stored,
             None => {
                 let stored = self.find(addr)?;
@@ -201,7 +222,8 @@ impl PhysicalMemory for Kdump {
         };
         let (truncated, corrupt) =
             (ReadFault::Truncated { addr: addr.0 }, ReadFault::Corrupt { phys: addr.0 });
-        let source = &*self.pieces.get(stored.piece).ok_or(truncated)?.source;
+        let piece = self.pieces.get(stored.piece).ok_or(truncated)?;
+        let source = &*piece.source;
         if stored.codec == Codec::Raw {
             let at = stored.offset.checked_add(within as u64).ok_or(truncated)?;
             source.read_exact_at(at, buf).map_err(|e| super::unread(addr, &e))?;
@@ -210,8 +232,13 @@ impl PhysicalMemory for Kdump {
         let page = self.cache.page((stored.piece, stored.offset), |page| {
             let Stored { offset, size, codec, .. } = stored;
             decode(source, (offset, size, codec), &self.decoders, page)
-                .map_err(|e| e.map_or(corrupt, |e| super::unread(addr, &e)))
-        })?;
+                .map_err(|e| e.map_or(corrupt, |e| super::unread(addr, &e)))?;
+            self.check(piece, pfn, page)
+        });
+        if page.is_err() && !holds(&stored) {
+            return self.read_phys(addr, buf);
+        }
+        let page = page?;
         buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
         Ok(n)
     }
@@ -305,7 +332,11 @@ impl Piece {
         let present = Bitmap::new(header.bitmaps_at, header.max_pfn);
         let dumped = Bitmap::new(header.dumped_at, header.max_pfn);
         let pfns = if header.split { header.pfns.clone() } else { 0..header.max_pfn };
-        Ok(Self { source, header, present, dumped, pfns, shifts: None })
+        Ok(Self { source, header, present, dumped, pfns, shifts: None, found_late: OnceLock::new() })
+    }
+
+    fn shifts(&self) -> Option<&Shifts> {
+        self.found_late.get().or(self.shifts.as_ref())
     }
 
     /// Whether the dump holds the page; if not, why.
@@ -394,7 +425,10 @@ impl Piece {
 
     /// What is said of a damaged bitmap.
     fn misplaced(&self) -> Option<String> {
-        let unknown: Vec<_> = self.shifts.as_ref()?.unknown().collect();
+        let unknown: Vec<_> = self.shifts()?.unknown().collect();
+        if unknown.is_empty() {
+            return None;
+        }
         let shown: Vec<_> =
             unknown.iter().take(8).map(|pfns| format!("{:#x}..{:#x}", pfns.start, pfns.end)).collect();
         Some(format!(
@@ -402,6 +436,15 @@ impl Piece {
             self.source.path().display(),
             shown.join(", "),
             if unknown.len() > shown.len() { " and more" } else { "" },
+        ))
+    }
+
+    /// What is said of a bitmap that was not known to be damaged.
+    fn found_late(&self) -> Option<String> {
+        self.found_late.get()?;
+        Some(format!(
+            "{}: a page that was read showed that its bitmap is damaged: what was read before may be of other pages",
+            self.source.path().display()
         ))
     }
 

@@ -48,29 +48,41 @@ pub(super) trait Ranked {
 
 /// How far descriptors are beside the places that the bitmap gives them.
 pub(super) struct Shifts {
-    /// Page frames by what is to be taken from their rank, in order; what is between is
+    /// `page_offset_base`.
+    base: u64,
+    /// Empty where the bitmap is as the pages say. Page frames by what is to be taken from their rank, in order; what is between is
     /// not known.
     known: Vec<(Range<u64>, i64)>,
 }
 
 /// A page that told its address.
 #[derive(Clone, Copy)]
-struct Told {
+pub(super) struct Told {
     index: u64,
     pfn: u64,
     shift: i64,
 }
 
 impl Shifts {
-    /// `None` where the bitmap is as the pages say, or no page says anything.
+    /// `None` where no page says anything.
     pub(super) fn find(piece: &dyn Ranked) -> Option<Self> {
+        Self::ask(piece, None)
+    }
+
+    fn ask(piece: &dyn Ranked, also: Option<Told>) -> Option<Self> {
         let mut asking = Asking { piece, left: BUDGET, base: 0 };
-        let mut told = asking.sample(if piece.contradicted() { MANY } else { FEW })?;
-        if told.iter().all(|t| t.shift == 0) {
+        let few = also.is_none() && !piece.contradicted();
+        let mut told = asking.sample(if few { FEW } else { MANY })?;
+        if also.is_none() && told.iter().all(|t| t.shift == 0) {
+            return Some(Self { base: asking.base, known: Vec::new() });
+        }
+        told = if few { asking.sample(MANY)? } else { told };
+        told.extend(also);
+        told.sort_by_key(|t| t.index);
+        let (told, base) = (asking.narrow(told), asking.base);
+        if also.is_some_and(|also| told.iter().filter(|t| t.shift == also.shift).count() < 2) {
             return None;
         }
-        told = asking.sample(MANY)?;
-        let told = asking.narrow(told);
         let mut known: Vec<(Range<u64>, i64)> = vec![(0..0, 0)];
         for t in told {
             match known.last_mut() {
@@ -81,13 +93,30 @@ impl Shifts {
         if let Some((pfns, _)) = known.last_mut() {
             pfns.end = u64::MAX;
         }
-        (known.len() > 1).then_some(Self { known })
+        Some(Self { base, known })
     }
 
     /// What is to be taken from the rank of `pfn`; `None` where that is not known.
     pub(super) fn of(&self, pfn: u64) -> Option<i64> {
+        if self.known.is_empty() {
+            return Some(0);
+        }
         let (pfns, shift) = super::last_from(&self.known, pfn, |(pfns, _)| pfns.start)?;
         pfns.contains(&pfn).then_some(*shift)
+    }
+
+    /// What `page` tells, which is to be that of `pfn` and says that it is another: two bits that
+    /// turned over near each other may have escaped [`Self::find`].
+    pub(super) fn contradiction(&self, piece: &dyn Ranked, pfn: u64, page: &[u8; 4096]) -> Option<Told> {
+        let own = own_address(page).filter(|own| own.wrapping_sub(self.base) != pfn * PAGE_SIZE)?;
+        let index = piece.rank(pfn)?.checked_add_signed(self.of(pfn)?.checked_neg()?)?;
+        told(piece, self.base, index, own)
+    }
+
+    /// As [`Self::find`], where `told` says that there is something to be found; `None` where no
+    /// other page agrees.
+    pub(super) fn find_by(piece: &dyn Ranked, told: Told) -> Option<Self> {
+        Self::ask(piece, Some(told))
     }
 
     /// The page frames about which nothing is known.
@@ -138,12 +167,7 @@ impl Asking<'_> {
     }
 
     fn told(&self, index: u64, page: u64) -> Option<Told> {
-        let pfn = page.checked_sub(self.base)? / PAGE_SIZE;
-        let rank = self.piece.rank(pfn)?;
-        // A page whose own bit was lost is none to go by.
-        let _ = self.piece.rank(pfn + 1)?.checked_sub(rank).filter(|&set| set == 1)?;
-        let shift = rank.cast_signed().checked_sub(index.cast_signed())?;
-        (shift.unsigned_abs() <= SHIFT_MAX).then_some(Told { index, pfn, shift })
+        told(self.piece, self.base, index, page)
     }
 
     /// More pages, between those that are not as far beside their places.
@@ -163,6 +187,16 @@ impl Asking<'_> {
         }
         in_order(out.into_iter())
     }
+}
+
+/// What the page of descriptor `index` tells, which says that it is mapped at `page`.
+fn told(piece: &dyn Ranked, base: u64, index: u64, page: u64) -> Option<Told> {
+    let pfn = page.checked_sub(base)? / PAGE_SIZE;
+    let rank = piece.rank(pfn)?;
+    // A page whose own bit was lost is none to go by.
+    let _ = piece.rank(pfn + 1)?.checked_sub(rank).filter(|&set| set == 1)?;
+    let shift = rank.cast_signed().checked_sub(index.cast_signed())?;
+    (shift.unsigned_abs() <= SHIFT_MAX).then_some(Told { index, pfn, shift })
 }
 
 /// Without those that are not where their neighbours let them be.
@@ -280,7 +314,39 @@ mod tests {
 
     #[test]
     fn a_sound_bitmap_stays_as_it_is() {
-        assert!(Shifts::find(&machine(&[], false).0).is_none());
-        assert!(Shifts::find(&machine(&[], true).0).is_none());
+        for contradicted in [false, true] {
+            let (sound, pages) = machine(&[], contradicted);
+            let shifts = Shifts::find(&sound).expect("pages that tell");
+            for (index, pfn) in (0..).zip(pages) {
+                assert_eq!(shifts.of(pfn), Some(0));
+                assert_eq!(
+                    shifts.contradiction(&sound, pfn, &sound.page(index).unwrap()).map(|told| told.pfn),
+                    None
+                );
+            }
+        }
+    }
+
+    /// Few pages are asked, so that none of those between the two bits may be.
+    #[test]
+    fn a_page_that_is_read_shows_what_was_not_found() {
+        let (made, pages) = machine(&[1003, 1025], false);
+        let blind = Shifts { base: BASE, known: Vec::new() };
+        let read = |shifts: &Shifts, pfn: u64| {
+            let index = made.rank(pfn).unwrap().checked_add_signed(-shifts.of(pfn)?).unwrap();
+            Some((pages[usize::try_from(index).unwrap()], made.page(index).unwrap()))
+        };
+        let mut shown = 0;
+        for &pfn in &made.set {
+            let (is, page) = read(&blind, pfn).unwrap();
+            let Some(told) = blind.contradiction(&made, pfn, &page) else { continue };
+            assert_eq!(told.pfn, is);
+            let mended = Shifts::find_by(&made, told).expect("others agree");
+            let known = made.set.iter().filter_map(|&pfn| Some((pfn, read(&mended, pfn)?.0)));
+            assert!(known.clone().all(|(pfn, is)| pfn == is));
+            assert!(known.count() + 16 > pages.len());
+            shown += 1;
+        }
+        assert!(shown > 4, "{shown}");
     }
 }

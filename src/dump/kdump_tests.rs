@@ -234,6 +234,39 @@ fn what_is_lost_or_damaged_says_which() {
     assert_eq!(page(&dump, 20_000), Ok(pattern(20_003)));
 }
 
+/// Two bits of the bitmap that turned over near each other: the count is right, and no page between
+/// them was asked when the dump was opened.
+#[test]
+fn a_page_that_says_that_it_is_another_is_not_served() {
+    let page_of = |pfn: u64| {
+        let mut page = pattern(pfn);
+        for at in [64, 1024].into_iter().filter(|_| pfn.is_multiple_of(3)) {
+            let own = 0xffff_9234_4000_0000 + (pfn << 12) + at;
+            put(&mut page, at as usize, &[own.to_le_bytes(), own.to_le_bytes()].concat());
+        }
+        page
+    };
+    let stored = |pfn: &u64| pfn % 7 != 3;
+    let mut w = Writer::new(0x20);
+    w.max_pfn = 4000;
+    w.pages = (0..4000)
+        .map(|pfn| (pfn, if stored(&pfn) { Put::Page(Box::new(page_of(pfn))) } else { Put::Left }))
+        .collect();
+    let mut bytes = w.bytes();
+    for pfn in [1015, 1053] {
+        bytes[8192 + 4096 + pfn / 8] ^= 1 << (pfn % 8);
+    }
+    let dump = open(vec![bytes]).unwrap();
+    assert_eq!((dump.incomplete(), dump.trouble()), (None, None));
+    let wrong = || (0..4000).filter(stored).filter(|&pfn| page(&dump, pfn).is_ok_and(|p| p != page_of(pfn)));
+    assert!(wrong().count() < 3);
+    assert_eq!(wrong().count(), 0, "not those either that were read before");
+    let refused = (0..4000).filter(stored).filter(|&pfn| page(&dump, pfn).is_err());
+    assert!(refused.clone().count() < 10 && refused.clone().any(|pfn| pfn == 1015));
+    assert!(dump.trouble().unwrap().contains("showed that its bitmap is damaged"));
+    assert!(dump.incomplete().unwrap().contains("which are lost; what is behind them was found by"));
+}
+
 /// What compression makes larger is stored so by libkdumpfile's makers of test files.
 #[test]
 fn a_page_may_be_larger_packed_than_it_is() {
