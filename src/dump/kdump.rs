@@ -184,6 +184,14 @@ impl Form for Kdump {
         (!lacks.is_empty()).then(|| lacks.join("; "))
     }
 
+    fn look_closer(&self) -> bool {
+        let late = self.pieces.iter().filter(|piece| piece.found_late.get().is_none()).filter_map(|piece| {
+            let found = Shifts::look_closer(&Indexed { piece, decoders: &self.decoders })?;
+            piece.found_late.set(found).ok()
+        });
+        late.count() > 0
+    }
+
     fn memory(&self) -> &dyn Memory {
         self
     }
@@ -443,7 +451,7 @@ impl Piece {
     fn found_late(&self) -> Option<String> {
         self.found_late.get()?;
         Some(format!(
-            "{}: a page that was read showed that its bitmap is damaged: what was read before may be of other pages",
+            "{}: that its bitmap is damaged was found as pages were read: what was read before may be of other pages",
             self.source.path().display()
         ))
     }

@@ -16,7 +16,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::addr::PAGE_SIZE;
-use crate::bytes::u64_at;
 
 /// Pages that are asked of a dump in which nothing is wrong.
 const FEW: u64 = 32;
@@ -66,17 +65,21 @@ pub(super) struct Told {
 impl Shifts {
     /// `None` where no page says anything.
     pub(super) fn find(piece: &dyn Ranked) -> Option<Self> {
-        Self::ask(piece, None)
+        Self::ask(piece, if piece.contradicted() { MANY } else { FEW }, None)
     }
 
-    fn ask(piece: &dyn Ranked, also: Option<Told>) -> Option<Self> {
+    /// As [`Self::find`], where what the pages hold makes no sense; `None` if the bitmap is right.
+    pub(super) fn look_closer(piece: &dyn Ranked) -> Option<Self> {
+        Self::ask(piece, MANY, None).filter(|found| !found.known.is_empty())
+    }
+
+    fn ask(piece: &dyn Ranked, points: u64, also: Option<Told>) -> Option<Self> {
         let mut asking = Asking { piece, left: BUDGET, base: 0 };
-        let few = also.is_none() && !piece.contradicted();
-        let mut told = asking.sample(if few { FEW } else { MANY })?;
+        let mut told = asking.sample(points)?;
         if also.is_none() && told.iter().all(|t| t.shift == 0) {
             return Some(Self { base: asking.base, known: Vec::new() });
         }
-        told = if few { asking.sample(MANY)? } else { told };
+        told = if points < MANY { asking.sample(MANY)? } else { told };
         told.extend(also);
         told.sort_by_key(|t| t.index);
         let (told, base) = (asking.narrow(told), asking.base);
@@ -116,7 +119,7 @@ impl Shifts {
     /// As [`Self::find`], where `told` says that there is something to be found; `None` where no
     /// other page agrees.
     pub(super) fn find_by(piece: &dyn Ranked, told: Told) -> Option<Self> {
-        Self::ask(piece, Some(told))
+        Self::ask(piece, MANY, Some(told))
     }
 
     /// The page frames about which nothing is known.
@@ -214,13 +217,13 @@ fn in_order(told: impl Iterator<Item = Told>) -> Vec<Told> {
 fn own_address(page: &[u8; 4096]) -> Option<u64> {
     let mut own = None;
     let mut count = 0;
-    for at in (0..page.len() - 8).step_by(8) {
-        let word = u64_at(page, at)?;
-        if word % PAGE_SIZE != at as u64 || !DIRECT_MAP.contains(&word) || u64_at(page, at + 8) != Some(word)
-        {
+    for (at, pair) in (0..).step_by(8).zip(page.as_chunks().0.windows(2)) {
+        let &[word, next] = pair else { continue };
+        let word = u64::from_le_bytes(word);
+        if word % PAGE_SIZE != at || next != word.to_le_bytes() || !DIRECT_MAP.contains(&word) {
             continue;
         }
-        let this = word - at as u64;
+        let this = word - at;
         if own.is_some_and(|own| own != this) {
             return None;
         }
@@ -348,5 +351,8 @@ mod tests {
             shown += 1;
         }
         assert!(shown > 4, "{shown}");
+        let mended = Shifts::look_closer(&made).expect("so do all pages");
+        assert!(made.set.iter().all(|&pfn| read(&mended, pfn).is_none_or(|(is, _)| pfn == is)));
+        assert!(Shifts::look_closer(&machine(&[], false).0).is_none());
     }
 }

@@ -263,7 +263,7 @@ fn a_page_that_says_that_it_is_another_is_not_served() {
     assert_eq!(wrong().count(), 0, "not those either that were read before");
     let refused = (0..4000).filter(stored).filter(|&pfn| page(&dump, pfn).is_err());
     assert!(refused.clone().count() < 10 && refused.clone().any(|pfn| pfn == 1015));
-    assert!(dump.trouble().unwrap().contains("showed that its bitmap is damaged"));
+    assert!(dump.trouble().unwrap().contains("was found as pages were read"));
     assert!(dump.incomplete().unwrap().contains("which are lost; what is behind them was found by"));
 }
 

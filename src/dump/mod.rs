@@ -91,6 +91,11 @@ trait Form: Send + Sync {
     /// The memory itself.
     fn memory(&self) -> &dyn Memory;
 
+    /// Asks the file again where its pages are, as they make no sense; whether any of them moved.
+    fn look_closer(&self) -> bool {
+        false
+    }
+
     /// See [`Vmcore::phys_base_hint`].
     fn phys_base(&self) -> Option<i64> {
         None
@@ -242,6 +247,11 @@ impl Vmcore {
     #[must_use]
     pub fn is_qemu(&self) -> bool {
         !self.notes.qemu_cpus.is_empty()
+    }
+
+    /// Asks the file again where its pages are, as no kernel is found in them; whether any moved.
+    pub(crate) fn look_closer(&self) -> bool {
+        self.form.look_closer()
     }
 
     fn header(&self) -> Option<&Header> {

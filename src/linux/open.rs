@@ -95,7 +95,10 @@ impl Opened {
 /// As much of the kernel as can be made out. `Err` is for what the user said, and for
 /// files that cannot be read; what the dump lacks is in [`Opened::lack`].
 pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
-    let dump = Arc::new(dump);
+    opened(Arc::new(dump), options)
+}
+
+fn opened(dump: Arc<Vmcore>, options: Options) -> Result<Opened> {
     let (mut place, mut lack) = match or_missing(kaslr::locate(&dump, &options))? {
         Ok(place) => (place, None),
         Err(why) => (Place::unknown(&dump), Some(why)),
@@ -112,6 +115,9 @@ pub(super) fn open(dump: Vmcore, options: Options) -> Result<Opened> {
         lack.get_or_insert(why);
         few
     });
+    if lack.is_some() && dump.look_closer() {
+        return opened(dump, options);
+    }
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
     let mut tables = place.tables;
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
