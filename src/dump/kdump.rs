@@ -60,7 +60,7 @@ struct Piece {
     dumped: Bitmap,
     /// The page frames whose descriptors are here.
     pfns: std::ops::Range<u64>,
-    /// Where the second bitmap is damaged.
+    /// Where the second bitmap is damaged, as far as pages tell.
     shifts: Option<Shifts>,
     /// The same, once a page that was read contradicts that.
     found_late: OnceLock<Shifts>,
@@ -185,7 +185,8 @@ impl Form for Kdump {
     }
 
     fn look_closer(&self) -> bool {
-        let late = self.pieces.iter().filter(|piece| piece.found_late.get().is_none()).filter_map(|piece| {
+        let believed = self.pieces.iter().filter(|piece| piece.shifts().is_none_or(Shifts::none));
+        let late = believed.filter_map(|piece| {
             let found = Shifts::look_closer(&Indexed { piece, decoders: &self.decoders })?;
             piece.found_late.set(found).ok()
         });

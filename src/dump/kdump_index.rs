@@ -70,7 +70,12 @@ impl Shifts {
 
     /// As [`Self::find`], where what the pages hold makes no sense; `None` if the bitmap is right.
     pub(super) fn look_closer(piece: &dyn Ranked) -> Option<Self> {
-        Self::ask(piece, MANY, None).filter(|found| !found.known.is_empty())
+        Self::ask(piece, MANY, None).filter(|found| !found.none())
+    }
+
+    /// Whether the bitmap is as the pages say.
+    pub(super) fn none(&self) -> bool {
+        self.known.is_empty()
     }
 
     fn ask(piece: &dyn Ranked, points: u64, also: Option<Told>) -> Option<Self> {
@@ -101,7 +106,7 @@ impl Shifts {
 
     /// What is to be taken from the rank of `pfn`; `None` where that is not known.
     pub(super) fn of(&self, pfn: u64) -> Option<i64> {
-        if self.known.is_empty() {
+        if self.none() {
             return Some(0);
         }
         let (pfns, shift) = super::last_from(&self.known, pfn, |(pfns, _)| pfns.start)?;
