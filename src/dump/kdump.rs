@@ -62,8 +62,9 @@ struct Piece {
     pfns: std::ops::Range<u64>,
     /// Where the second bitmap is damaged, as far as pages tell.
     shifts: Option<Shifts>,
-    /// The same, once a page that was read contradicts that.
-    found_late: OnceLock<Shifts>,
+    /// The same, once a page that was read contradicts that: asked once, since it takes many pages;
+    /// `None` where no other page agreed.
+    found_late: OnceLock<Option<Shifts>>,
 }
 
 /// Where the bytes of a page are.
@@ -73,7 +74,7 @@ struct Stored {
     offset: u64,
     size: usize,
     codec: Codec,
-    /// By [`Piece::found_late`].
+    /// By [`Piece::late`].
     late: bool,
 }
 
@@ -112,7 +113,7 @@ impl Kdump {
             return Err(ReadFault::OtherPiece { phys: addr.0 });
         };
         // Before the bit itself: it may be the damaged one.
-        let late = piece.found_late.get().is_some();
+        let late = piece.late().is_some();
         let shift = match piece.shifts() {
             Some(shifts) => shifts.of(pfn).ok_or(ReadFault::Misplaced { phys: addr.0 })?,
             None => 0,
@@ -128,11 +129,7 @@ impl Kdump {
         let ranked = Indexed { piece, decoders: &self.decoders };
         let told = piece.shifts().and_then(|shifts| shifts.contradiction(&ranked, pfn, page));
         let Some(told) = told else { return Ok(()) };
-        if piece.found_late.get().is_none()
-            && let Some(shifts) = Shifts::find_by(&ranked, told)
-        {
-            let _ = piece.found_late.set(shifts);
-        }
+        piece.found_late.get_or_init(|| Shifts::find_by(&ranked, told));
         Err(ReadFault::Misplaced { phys: pfn * PAGE_SIZE })
     }
 }
@@ -188,7 +185,7 @@ impl Form for Kdump {
         let believed = self.pieces.iter().filter(|piece| piece.shifts().is_none_or(Shifts::none));
         let late = believed.filter_map(|piece| {
             let found = Shifts::look_closer(&Indexed { piece, decoders: &self.decoders })?;
-            piece.found_late.set(found).ok()
+            piece.found_late.set(Some(found)).ok()
         });
         late.count() > 0
     }
@@ -219,7 +216,7 @@ impl PhysicalMemory for Kdump {
         let Some(buf) = buf.get_mut(..n).filter(|b| !b.is_empty()) else { return Ok(0) };
         let pfn = addr.pfn().0;
         let holds = |stored: &Stored| {
-            self.pieces.get(stored.piece).is_some_and(|p| stored.late == p.found_late.get().is_some())
+            self.pieces.get(stored.piece).is_some_and(|p| stored.late == p.late().is_some())
         };
         let stored = match self.places.find(pfn).filter(holds) {
             Some(stored) => stored,
@@ -344,8 +341,12 @@ impl Piece {
         Ok(Self { source, header, present, dumped, pfns, shifts: None, found_late: OnceLock::new() })
     }
 
+    fn late(&self) -> Option<&Shifts> {
+        self.found_late.get()?.as_ref()
+    }
+
     fn shifts(&self) -> Option<&Shifts> {
-        self.found_late.get().or(self.shifts.as_ref())
+        self.late().or(self.shifts.as_ref())
     }
 
     /// Whether the dump holds the page; if not, why.
@@ -450,7 +451,7 @@ impl Piece {
 
     /// What is said of a bitmap that was not known to be damaged.
     fn found_late(&self) -> Option<String> {
-        self.found_late.get()?;
+        self.late()?;
         Some(format!(
             "{}: that its bitmap is damaged was found as pages were read: what was read before may be of other pages",
             self.source.path().display()
