@@ -5,6 +5,7 @@
 //! 4,096th bit is counted once, at the first question; the rest is one popcount
 //! over at most 512 bytes.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::bytes::source::Source;
@@ -16,6 +17,7 @@ const CHUNK: u64 = 1 << 20;
 
 /// How much of two bitmaps is compared: that of 512 GiB of memory.
 const COMPARED: u64 = 16 << 20;
+const COMPARED_AT_ONCE: usize = 64 << 10;
 
 /// A bitmap of page frames in a file.
 pub(super) struct Bitmap {
@@ -84,13 +86,42 @@ impl Bitmap {
 
     /// Whether a bit is set here and not in `all`, as far as one looks.
     pub(super) fn exceeds(&self, source: &dyn Source, all: &Self) -> bool {
-        let len = self.len(source).min(all.len(source)).min(COMPARED);
-        (0..len).step_by(64 << 10).any(|at| {
-            let n = usize::try_from((64 << 10).min(len - at)).unwrap_or(0);
-            let bytes = |map: &Self| source.bytes(map.offset.saturating_add(at), n);
-            let (Ok(own), Ok(all)) = (bytes(self), bytes(all)) else { return false };
-            own.iter().zip(all.iter()).any(|(own, all)| own & !all != 0)
-        })
+        let bits = self.len(source).min(all.len(source)).min(COMPARED) * 8;
+        let beyond = self.runs_with(all, source, 0..bits, 1, |own, all| own & !all);
+        beyond.is_some_and(|runs| !runs.is_empty())
+    }
+
+    /// Runs, at most `max`, of the bits of `range` that `pick` takes of words of this map and of `other`, as
+    /// [`Self::runs`] gives them; `None` if one cannot be read, or they are too many to be compared.
+    pub(super) fn runs_with(
+        &self,
+        other: &Self,
+        source: &dyn Source,
+        range: Range<u64>,
+        max: usize,
+        pick: fn(u64, u64) -> u64,
+    ) -> Option<Vec<(u64, u64)>> {
+        let range = range.start..range.end.min(self.bits).min(other.bits);
+        let (from, to) = (range.start / 64 * 8, range.end.div_ceil(8));
+        if to.saturating_sub(from) > COMPARED {
+            return None;
+        }
+        let mut runs = Runs::new(max);
+        for at in (from..to).step_by(COMPARED_AT_ONCE) {
+            let n = (to - at).min(COMPARED_AT_ONCE as u64);
+            let bytes = |map: &Self| {
+                let place = map.offset.checked_add(at).filter(|&place| source.holds(place, n))?;
+                source.bytes(place, usize::try_from(n).ok()?).ok()
+            };
+            let (own, other) = (bytes(self)?, bytes(other)?);
+            for (i, (own, other)) in own.chunks(8).zip(other.chunks(8)).enumerate() {
+                let first = (at + i as u64 * 8) * 8;
+                let bits = (range.end - first).min(64);
+                let before = u64::MAX << range.start.saturating_sub(first).min(63);
+                runs.word(first, pick(word(own), word(other)) & before, bits);
+            }
+        }
+        Some(runs.ended(range.end))
     }
 
     /// Bytes of it that are in the file without a hole.
@@ -130,54 +161,80 @@ impl Bitmap {
     /// Runs of set bits, as `(first, count)`; at most `max`, the last of which
     /// then reaches to the end of the last run (so nothing that is set is left out).
     pub(super) fn runs(&self, source: &dyn Source, max: usize) -> Vec<(u64, u64)> {
-        let mut runs = Vec::new();
-        let mut open: Option<u64> = None;
-        let mut close = |open: &mut Option<u64>, end: u64| {
-            let Some(first) = open.take() else { return };
-            if runs.len() < max {
-                runs.push((first, end - first));
-            } else if let Some((first, count)) = runs.last_mut() {
-                *count = end - *first;
-            }
-        };
+        let mut runs = Runs::new(max);
         let len = self.len(source);
         let mut at = 0;
         while at < len {
             let n = usize::try_from(CHUNK.min(len - at)).unwrap_or(0);
             let place = self.offset.saturating_add(at);
             if source.is_hole(place, n as u64) {
-                close(&mut open, at * 8);
+                runs.close(at * 8);
                 at += n as u64;
                 continue;
             }
             let Ok(chunk) = source.bytes(place, n) else { break };
-            for (i, word) in chunk.chunks(8).enumerate() {
+            for (i, bytes) in chunk.chunks(8).enumerate() {
                 let first = (at + i as u64 * 8) * 8;
-                let bits = (word.len() as u64 * 8).min(self.bits.saturating_sub(first));
-                let mut padded = [0; 8];
-                if let Some(to) = padded.get_mut(..word.len()) {
-                    to.copy_from_slice(word);
-                }
-                let word = u64::from_le_bytes(padded);
-                match (word, &open) {
-                    (0, None) => {}
-                    (u64::MAX, Some(_)) if bits == 64 => {}
-                    _ => {
-                        for bit in 0..bits {
-                            match (word >> bit & 1 == 1, open) {
-                                (true, None) => open = Some(first + bit),
-                                (false, Some(_)) => close(&mut open, first + bit),
-                                _ => {}
-                            }
-                        }
-                    }
-                }
+                let bits = (bytes.len() as u64 * 8).min(self.bits.saturating_sub(first));
+                runs.word(first, word(bytes), bits);
             }
             at += n as u64;
         }
-        close(&mut open, self.bits.min(len.saturating_mul(8)));
-        runs
+        runs.ended(self.bits.min(len.saturating_mul(8)))
     }
+}
+
+/// Runs of set bits, found word by word.
+struct Runs {
+    max: usize,
+    found: Vec<(u64, u64)>,
+    open: Option<u64>,
+}
+
+impl Runs {
+    fn new(max: usize) -> Self {
+        Self { max, found: Vec::new(), open: None }
+    }
+
+    /// The first `bits` of `word`, which begins with bit number `first`.
+    fn word(&mut self, first: u64, word: u64, bits: u64) {
+        match (word, &self.open) {
+            (0, None) => {}
+            (u64::MAX, Some(_)) if bits == 64 => {}
+            _ => {
+                for bit in 0..bits {
+                    match (word >> bit & 1 == 1, self.open) {
+                        (true, None) => self.open = Some(first + bit),
+                        (false, Some(_)) => self.close(first + bit),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, end: u64) {
+        let Some(first) = self.open.take() else { return };
+        if self.found.len() < self.max {
+            self.found.push((first, end - first));
+        } else if let Some((first, count)) = self.found.last_mut() {
+            *count = end - *first;
+        }
+    }
+
+    fn ended(mut self, end: u64) -> Vec<(u64, u64)> {
+        self.close(end);
+        self.found
+    }
+}
+
+/// Up to 8 bytes as a word.
+fn word(bytes: &[u8]) -> u64 {
+    let mut padded = [0; 8];
+    if let Some(to) = padded.get_mut(..bytes.len()) {
+        to.copy_from_slice(bytes);
+    }
+    u64::from_le_bytes(padded)
 }
 
 /// Set bits in `data`.

@@ -18,13 +18,14 @@
 //! bitmaps and loses the tail: descriptors there are zero or past the end.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::bitmap::Bitmap;
 use super::codec::{Codec, Decoders};
 use super::kdump_header::{DESCRIPTOR_BYTES, Header};
-use super::kdump_index::{Ranked, Shifts};
+use super::kdump_index::{RUNS_MAX, Ranked, Shifts, Wrong};
 use super::notes::Notes;
 use super::page_cache::{PAGE_BYTES, PageCache};
 use super::{Form, Memory, PhysicalMemory};
@@ -59,9 +60,10 @@ struct Piece {
     /// The pages in the dump (in all pieces of it).
     dumped: Bitmap,
     /// The page frames whose descriptors are here.
-    pfns: std::ops::Range<u64>,
-    /// Where the second bitmap is damaged, as far as pages tell.
-    shifts: Option<Shifts>,
+    pfns: Range<u64>,
+    /// Where the second bitmap is damaged, as far as pages told when it was opened. Where they did not, it
+    /// is believed once the kernel's own word makes them tell.
+    shifts: OnceLock<Shifts>,
     /// The same, once a page that was read contradicts that: asked once, since it takes many pages;
     /// `None` where no other page agreed.
     found_late: OnceLock<Option<Shifts>>,
@@ -86,8 +88,10 @@ impl Kdump {
         check_pieces(&pieces)?;
         let max_pfn = pieces.iter().map(|p| p.header.max_pfn).max().unwrap_or(0);
         let decoders = Decoders::default();
-        for piece in &mut pieces {
-            piece.shifts = Shifts::find(&Indexed { piece, decoders: &decoders });
+        for piece in &pieces {
+            if let Some(shifts) = Shifts::find(&Indexed { piece, decoders: &decoders }) {
+                piece.shifts.get_or_init(|| shifts);
+            }
         }
         Ok(Self { pieces, max_pfn, places: DirectMapped::default(), cache: PageCache::default(), decoders })
     }
@@ -127,9 +131,9 @@ impl Kdump {
     /// No page is served of which it says itself that it is another.
     fn check(&self, piece: &Piece, pfn: u64, page: &[u8; PAGE_BYTES]) -> Result<(), ReadFault> {
         let ranked = Indexed { piece, decoders: &self.decoders };
-        let told = piece.shifts().and_then(|shifts| shifts.contradiction(&ranked, pfn, page));
-        let Some(told) = told else { return Ok(()) };
-        piece.found_late.get_or_init(|| Shifts::find_by(&ranked, told));
+        let Some(shifts) = piece.shifts() else { return Ok(()) };
+        let Some(told) = shifts.contradiction(&ranked, pfn, page) else { return Ok(()) };
+        piece.found_late.get_or_init(|| shifts.find_by(&ranked, told));
         Err(ReadFault::Misplaced { phys: pfn * PAGE_SIZE })
     }
 }
@@ -190,6 +194,17 @@ impl Form for Kdump {
         late.count() > 0
     }
 
+    /// As the pages told when they were first asked.
+    fn direct_map(&self) -> Option<u64> {
+        self.pieces.iter().find_map(|piece| Some(piece.shifts.get()?.base()))
+    }
+
+    fn know_direct_map(&self, base: u64) {
+        for piece in &self.pieces {
+            piece.shifts.get_or_init(|| Shifts::believed(base));
+        }
+    }
+
     fn memory(&self) -> &dyn Memory {
         self
     }
@@ -197,7 +212,11 @@ impl Form for Kdump {
 
 impl Memory for Kdump {
     fn trouble(&self) -> Vec<String> {
-        self.pieces.iter().flat_map(|p| [p.source.trouble(), p.found_late()]).flatten().collect()
+        self.pieces
+            .iter()
+            .flat_map(|p| [p.source.trouble(), p.turned_back(), p.found_late()])
+            .flatten()
+            .collect()
     }
 
     fn physical_ranges(&self, max: usize) -> Vec<(PhysAddr, u64)> {
@@ -230,22 +249,22 @@ impl PhysicalMemory for Kdump {
             (ReadFault::Truncated { addr: addr.0 }, ReadFault::Corrupt { phys: addr.0 });
         let piece = self.pieces.get(stored.piece).ok_or(truncated)?;
         let source = &*piece.source;
-        if stored.codec == Codec::Raw {
-            let at = stored.offset.checked_add(within as u64).ok_or(truncated)?;
-            source.read_exact_at(at, buf).map_err(|e| super::unread(addr, &e))?;
-            return Ok(n);
-        }
-        let page = self.cache.page((stored.piece, stored.offset), |page| {
-            let Stored { offset, size, codec, .. } = stored;
+        let Stored { offset, size, codec, .. } = stored;
+        let page = self.cache.page((stored.piece, offset), |page| {
             decode(source, (offset, size, codec), &self.decoders, page)
                 .map_err(|e| e.map_or(corrupt, |e| super::unread(addr, &e)))?;
             self.check(piece, pfn, page)
         });
-        if page.is_err() && !holds(&stored) {
-            return self.read_phys(addr, buf);
+        match page {
+            Ok(page) => buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?),
+            Err(_) if !holds(&stored) => return self.read_phys(addr, buf),
+            // A bad sector costs no more than itself.
+            Err(ReadFault::Unread { .. } | ReadFault::Shrunk { .. }) if codec == Codec::Raw => {
+                let at = offset.checked_add(within as u64).ok_or(truncated)?;
+                source.read_exact_at(at, buf).map_err(|e| super::unread(addr, &e))?;
+            }
+            Err(fault) => return Err(fault),
         }
-        let page = page?;
-        buf.copy_from_slice(page.get(within..within + n).ok_or(corrupt)?);
         Ok(n)
     }
 }
@@ -295,6 +314,33 @@ impl Ranked for Indexed<'_> {
         self.piece.count_by_place().is_some_and(|count| Some(count) != self.count())
             || header.two_bitmaps && dumped.exceeds(&**source, present)
     }
+
+    fn end(&self) -> Option<(u64, u64)> {
+        Some((self.piece.count_by_place()?, self.piece.pfns.end))
+    }
+
+    fn suspects(&self, pfns: Range<u64>, wrong: Wrong) -> Option<Vec<(u64, u64)>> {
+        let Piece { source, present, dumped, header, .. } = self.piece;
+        let runs = |pick| dumped.runs_with(present, &**source, pfns.clone(), RUNS_MAX, pick);
+        match wrong {
+            Wrong::Lost if header.two_bitmaps => runs(|dumped, present| !dumped & present),
+            Wrong::Lost => runs(|dumped, _| !dumped),
+            // Of a page that the machine has not there is no doubt.
+            Wrong::Added => match runs(|dumped, present| dumped & !present)? {
+                sure if !sure.is_empty() && header.two_bitmaps => Some(sure),
+                _ => runs(|dumped, _| dumped),
+            },
+        }
+    }
+}
+
+/// The first of `all`, in a list; `None` if there are none.
+fn few(all: impl Iterator<Item = String>) -> Option<String> {
+    const SHOWN: usize = 8;
+    let mut all = all.peekable();
+    all.peek()?;
+    let shown: Vec<_> = all.by_ref().take(SHOWN).collect();
+    Some(shown.join(", ") + if all.next().is_some() { " and more" } else { "" })
 }
 
 /// Several files must be different pieces of the same dump.
@@ -338,7 +384,15 @@ impl Piece {
         let present = Bitmap::new(header.bitmaps_at, header.max_pfn);
         let dumped = Bitmap::new(header.dumped_at, header.max_pfn);
         let pfns = if header.split { header.pfns.clone() } else { 0..header.max_pfn };
-        Ok(Self { source, header, present, dumped, pfns, shifts: None, found_late: OnceLock::new() })
+        Ok(Self {
+            source,
+            header,
+            present,
+            dumped,
+            pfns,
+            shifts: OnceLock::new(),
+            found_late: OnceLock::new(),
+        })
     }
 
     fn late(&self) -> Option<&Shifts> {
@@ -346,13 +400,14 @@ impl Piece {
     }
 
     fn shifts(&self) -> Option<&Shifts> {
-        self.late().or(self.shifts.as_ref())
+        self.late().or(self.shifts.get())
     }
 
     /// Whether the dump holds the page; if not, why.
     fn must_hold(&self, pfn: u64, addr: PhysAddr) -> Result<(), ReadFault> {
         let truncated = ReadFault::Truncated { addr: addr.0 };
-        if self.dumped.bit(&*self.source, pfn).ok_or(truncated)? {
+        let turned = self.shifts().is_some_and(|shifts| shifts.turned(pfn));
+        if self.dumped.bit(&*self.source, pfn).ok_or(truncated)? != turned {
             return Ok(());
         }
         Err(match self.present.bit(&*self.source, pfn).ok_or(truncated)? {
@@ -427,25 +482,32 @@ impl Piece {
     /// How many descriptors there are by where the first page begins, which is behind them.
     fn count_by_place(&self) -> Option<u64> {
         const ASKED: u64 = 64;
-        let first = self.header.descriptors_at;
-        let offsets = (0..ASKED).map_while(|i| self.descriptor_at(i)).map(|(offset, ..)| offset);
-        let bytes = offsets.filter(|&offset| offset > first).min()? - first;
+        let from = self.header.descriptors_at;
+        let pages: Vec<_> = (0..ASKED).map_while(|i| self.descriptor_at(i)).collect();
+        let &(first, size, _) = pages.iter().filter(|(offset, ..)| *offset > from).min()?;
+        // A descriptor that is damaged has no page right behind its own.
+        let next = first.checked_add(size.into())?;
+        let bytes = pages.iter().any(|(offset, ..)| *offset == next).then_some(first - from)?;
         bytes.is_multiple_of(DESCRIPTOR_BYTES).then_some(bytes / DESCRIPTOR_BYTES)
     }
 
     /// What is said of a damaged bitmap.
     fn misplaced(&self) -> Option<String> {
-        let unknown: Vec<_> = self.shifts()?.unknown().collect();
-        if unknown.is_empty() {
-            return None;
-        }
-        let shown: Vec<_> =
-            unknown.iter().take(8).map(|pfns| format!("{:#x}..{:#x}", pfns.start, pfns.end)).collect();
+        let unknown = self.shifts()?.unknown().map(|pfns| format!("{:#x}..{:#x}", pfns.start, pfns.end));
         Some(format!(
-            "{}: its bitmap is damaged at page frames {}{}, which are lost; what is behind them was found by what is in the pages",
+            "{}: its bitmap is damaged at page frames {}, which are lost; what is behind them was found by what is in the pages",
             self.source.path().display(),
-            shown.join(", "),
-            if unknown.len() > shown.len() { " and more" } else { "" },
+            few(unknown)?,
+        ))
+    }
+
+    /// What is said of bits that are known to be wrong.
+    fn turned_back(&self) -> Option<String> {
+        let turned = self.shifts()?.turned_back().iter().map(|pfn| format!("{pfn:#x}"));
+        Some(format!(
+            "{}: its bitmap is wrong about page frame {}, by what is in the pages: no page is lost by that",
+            self.source.path().display(),
+            few(turned)?,
         ))
     }
 
@@ -492,7 +554,7 @@ impl Piece {
     /// one, so a few are asked. Counts the bitmap.
     fn lost_of_tail(&self) -> Option<(u64, u64)> {
         const ASKED: u64 = 1024;
-        let count = self.descriptor_count()?;
+        let count = self.count_by_place().or_else(|| self.descriptor_count())?;
         let (mut behind, mut nowhere) = (0, 0);
         for index in count.saturating_sub(ASKED)..count {
             let (offset, size, _) = self.descriptor_at(index)?;

@@ -7,7 +7,8 @@
 //! 1 GiB, and the physical address. A few pages are asked when the dump is opened, and
 //! many when those, or the headers, contradict the bitmap. Between two pages that are as
 //! far beside their places all others are as well; between two that are not, a bit is
-//! wrong, and which page is which is not known.
+//! wrong. Where no other bit can be the wrong one it is turned back; else which page is
+//! which is not known from the first to the last that can.
 //!
 //! Sources: `include/linux/list.h`, `arch/x86/mm/kaslr.c`; the order of what is in the
 //! file: makedumpfile `write_kdump_pages_and_bitmap_cyclic()`, QEMU `dump/dump.c`.
@@ -30,6 +31,10 @@ const SHIFT_MAX: u64 = 64;
 /// Where the kernel maps all memory, at the lowest and wherever KASLR puts it.
 const DIRECT_MAP: Range<u64> = 0xff11_0000_0000_0000..0xffff_e000_0000_0000;
 const DIRECT_MAP_ALIGN: u64 = 1 << 30;
+/// Runs of bits between two pages that are looked at.
+pub(super) const RUNS_MAX: usize = 1 << 12;
+/// A bit that has so many set ones on both sides was not added: a page that is left out alone is rare.
+const DEEP: u64 = 8;
 
 /// A piece of a dump, as its bitmap has it.
 pub(super) trait Ranked {
@@ -43,15 +48,31 @@ pub(super) trait Ranked {
     fn page(&self, index: u64) -> Option<[u8; 4096]>;
     /// Whether what is beside the bitmap contradicts it.
     fn contradicted(&self) -> bool;
+    /// How many descriptors there are by what is beside the bitmap, and the first page frame behind theirs.
+    fn end(&self) -> Option<(u64, u64)>;
+    /// Runs of those bits of `pfns` that can be `wrong`; at most [`RUNS_MAX`], the last of which then reaches
+    /// to the end of the last. `None` where they cannot be read.
+    fn suspects(&self, pfns: Range<u64>, wrong: Wrong) -> Option<Vec<(u64, u64)>>;
+}
+
+/// What is wrong about bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// They are not set, of pages that are in the dump.
+    Lost,
+    /// They are set, of pages that are not.
+    Added,
 }
 
 /// How far descriptors are beside the places that the bitmap gives them.
 pub(super) struct Shifts {
     /// `page_offset_base`.
     base: u64,
-    /// Empty where the bitmap is as the pages say. Page frames by what is to be taken from their rank, in order; what is between is
-    /// not known.
+    /// Page frames by what is to be taken from their rank, in order; what is between is not known.
+    /// Empty where the bitmap is as the pages say.
     known: Vec<(Range<u64>, i64)>,
+    /// The page frames whose bits are wrong for certain, in order.
+    turned: Vec<u64>,
 }
 
 /// A page that told its address.
@@ -73,21 +94,33 @@ impl Shifts {
         Self::ask(piece, MANY, None).filter(|found| !found.none())
     }
 
+    /// A bitmap that is believed, where all memory is mapped at `base`.
+    pub(super) fn believed(base: u64) -> Self {
+        Self { base, known: Vec::new(), turned: Vec::new() }
+    }
+
+    /// Where all memory is mapped.
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
     /// Whether the bitmap is as the pages say.
     pub(super) fn none(&self) -> bool {
         self.known.is_empty()
     }
 
-    fn ask(piece: &dyn Ranked, points: u64, also: Option<Told>) -> Option<Self> {
-        let mut asking = Asking { piece, left: BUDGET, base: 0 };
+    /// `also` is a page that was read, and where all memory is mapped.
+    fn ask(piece: &dyn Ranked, points: u64, also: Option<(Told, u64)>) -> Option<Self> {
+        let (also, base) = also.unzip();
+        let mut asking = Asking { piece, left: BUDGET, base };
         let mut told = asking.sample(points)?;
         if also.is_none() && told.iter().all(|t| t.shift == 0) {
-            return Some(Self { base: asking.base, known: Vec::new() });
+            return Some(Self::believed(asking.base?));
         }
         told = if points < MANY { asking.sample(MANY)? } else { told };
         told.extend(also);
         told.sort_by_key(|t| t.index);
-        let (told, base) = (asking.narrow(told), asking.base);
+        let (told, base) = (asking.narrow(told), asking.base?);
         if also.is_some_and(|also| told.iter().filter(|t| t.shift == also.shift).count() < 2) {
             return None;
         }
@@ -101,7 +134,47 @@ impl Shifts {
         if let Some((pfns, _)) = known.last_mut() {
             pfns.end = u64::MAX;
         }
-        Some(Self { base, known })
+        let mut found = Self::believed(base);
+        for (pfns, shift) in known {
+            found.follow(piece, pfns, shift);
+        }
+        Some(found)
+    }
+
+    /// Adds page frames that are known, and what the bits themselves tell of those before them.
+    fn follow(&mut self, piece: &dyn Ranked, mut pfns: Range<u64>, shift: i64) {
+        let Some((before, from)) = self.known.last_mut() else { return self.known.push((pfns, shift)) };
+        let more = shift - *from;
+        let wrong = if more < 0 { Wrong::Lost } else { Wrong::Added };
+        let between = before.end..pfns.start;
+        let runs = piece.suspects(between.clone(), wrong).unwrap_or_default();
+        let count: u64 = runs.iter().map(|(_, len)| len).sum();
+        if count == more.unsigned_abs() && runs.len() < RUNS_MAX {
+            // All of them are wrong, and no other.
+            let mut from = *from;
+            for pfn in runs.iter().flat_map(|&(first, len)| first..first + len) {
+                if let Some((pfns, _)) = self.known.last_mut() {
+                    pfns.end = pfn + 1;
+                }
+                from += more.signum();
+                self.known.push((pfn + 1..pfn + 1, from));
+                self.turned.push(pfn);
+            }
+            if let Some((known, _)) = self.known.last_mut() {
+                known.end = pfns.end;
+            }
+            return;
+        }
+        let first_and_last = match wrong {
+            Wrong::Lost => runs.first().zip(runs.last()).map(|(&(first, _), &(at, len))| (first, at + len)),
+            Wrong::Added if more == 1 => shallow(&runs, &between),
+            Wrong::Added => None,
+        };
+        if let Some((first, end)) = first_and_last.filter(|_| count > more.unsigned_abs()) {
+            before.end = first;
+            pfns.start = end;
+        }
+        self.known.push((pfns, shift));
     }
 
     /// What is to be taken from the rank of `pfn`; `None` where that is not known.
@@ -113,31 +186,42 @@ impl Shifts {
         pfns.contains(&pfn).then_some(*shift)
     }
 
+    /// Whether the bit of `pfn` is wrong for certain.
+    pub(super) fn turned(&self, pfn: u64) -> bool {
+        self.turned.binary_search(&pfn).is_ok()
+    }
+
     /// What `page` tells, which is to be that of `pfn` and says that it is another: two bits that
     /// turned over near each other may have escaped [`Self::find`].
     pub(super) fn contradiction(&self, piece: &dyn Ranked, pfn: u64, page: &[u8; 4096]) -> Option<Told> {
         let own = own_address(page).filter(|own| own.wrapping_sub(self.base) != pfn * PAGE_SIZE)?;
         let index = piece.rank(pfn)?.checked_add_signed(self.of(pfn)?.checked_neg()?)?;
-        told(piece, self.base, index, own)
+        told_by(piece, self.base, index, own)
     }
 
     /// As [`Self::find`], where `told` says that there is something to be found; `None` where no
     /// other page agrees.
-    pub(super) fn find_by(piece: &dyn Ranked, told: Told) -> Option<Self> {
-        Self::ask(piece, MANY, Some(told))
+    pub(super) fn find_by(&self, piece: &dyn Ranked, told: Told) -> Option<Self> {
+        Self::ask(piece, MANY, Some((told, self.base)))
     }
 
     /// The page frames about which nothing is known.
     pub(super) fn unknown(&self) -> impl Iterator<Item = Range<u64>> {
-        self.known.iter().zip(self.known.iter().skip(1)).map(|((a, _), (b, _))| a.end..b.start)
+        let between = self.known.iter().zip(self.known.iter().skip(1)).map(|((a, _), (b, _))| a.end..b.start);
+        between.filter(|pfns| !pfns.is_empty())
+    }
+
+    /// The page frames whose bits are wrong for certain.
+    pub(super) fn turned_back(&self) -> &[u64] {
+        &self.turned
     }
 }
 
 struct Asking<'a> {
     piece: &'a dyn Ranked,
     left: u32,
-    /// `page_offset_base`.
-    base: u64,
+    /// `page_offset_base`, once it is known.
+    base: Option<u64>,
 }
 
 impl Asking<'_> {
@@ -149,19 +233,27 @@ impl Asking<'_> {
             .step_by(usize::try_from(stride).ok()?)
             .filter_map(|from| self.first(from..count.min(from.saturating_add(stride.min(TRIES)))))
             .collect();
-        // Most of them are right about where all memory is mapped.
+        let base = match self.base {
+            Some(base) => base,
+            None => *self.base.insert(self.vote(&claims)?),
+        };
+        let told = claims.iter().filter_map(|&(index, page)| told_by(self.piece, base, index, page));
+        Some(in_order(told.chain(end(self.piece))))
+    }
+
+    /// Where all memory is mapped: most pages are right about that.
+    fn vote(&self, claims: &[(u64, u64)]) -> Option<u64> {
         let mut votes: HashMap<u64, u32> = HashMap::new();
-        for &(index, page) in &claims {
+        for &(index, page) in claims {
             let Some(pfn) = self.piece.select(index) else { continue };
             let base = page.wrapping_sub(pfn * PAGE_SIZE).wrapping_add(DIRECT_MAP_ALIGN / 2)
                 & !(DIRECT_MAP_ALIGN - 1);
-            self.base = base;
-            if self.told(index, page).is_some() {
+            if told_by(self.piece, base, index, page).is_some() {
                 *votes.entry(base).or_default() += 1;
             }
         }
-        self.base = votes.into_iter().max_by_key(|&(_, votes)| votes).filter(|&(_, votes)| votes > 2)?.0;
-        Some(in_order(claims.iter().filter_map(|&(index, page)| self.told(index, page))))
+        let (base, votes) = votes.into_iter().max_by_key(|&(_, votes)| votes)?;
+        (votes > 2).then_some(base)
     }
 
     /// The first of the descriptors whose page tells its address, and that.
@@ -174,10 +266,6 @@ impl Asking<'_> {
         own_address(&self.piece.page(index)?)
     }
 
-    fn told(&self, index: u64, page: u64) -> Option<Told> {
-        told(self.piece, self.base, index, page)
-    }
-
     /// More pages, between those that are not as far beside their places.
     fn narrow(&mut self, told: Vec<Told>) -> Vec<Told> {
         let mut out: Vec<Told> = Vec::new();
@@ -186,7 +274,8 @@ impl Asking<'_> {
         for next in told {
             if next.shift != last.shift {
                 for index in last.index.saturating_add(1)..next.index {
-                    let more = self.claim(index).and_then(|page| self.told(index, page));
+                    let page = self.claim(index);
+                    let more = page.and_then(|page| told_by(self.piece, self.base?, index, page));
                     out.extend(more);
                 }
             }
@@ -198,13 +287,33 @@ impl Asking<'_> {
 }
 
 /// What the page of descriptor `index` tells, which says that it is mapped at `page`.
-fn told(piece: &dyn Ranked, base: u64, index: u64, page: u64) -> Option<Told> {
+fn told_by(piece: &dyn Ranked, base: u64, index: u64, page: u64) -> Option<Told> {
     let pfn = page.checked_sub(base)? / PAGE_SIZE;
     let rank = piece.rank(pfn)?;
     // A page whose own bit was lost is none to go by.
     let _ = piece.rank(pfn + 1)?.checked_sub(rank).filter(|&set| set == 1)?;
     let shift = rank.cast_signed().checked_sub(index.cast_signed())?;
     (shift.unsigned_abs() <= SHIFT_MAX).then_some(Told { index, pfn, shift })
+}
+
+/// How far what is behind the last descriptor is beside its place.
+fn end(piece: &dyn Ranked) -> Option<Told> {
+    let (index, pfn) = piece.end()?;
+    let shift = piece.count()?.cast_signed().checked_sub(index.cast_signed())?;
+    (shift.unsigned_abs() <= SHIFT_MAX).then_some(Told { index, pfn, shift })
+}
+
+/// From the first to the last of the bits in `runs` that are not deep within set ones; those beside `between`
+/// are set.
+fn shallow(runs: &[(u64, u64)], between: &Range<u64>) -> Option<(u64, u64)> {
+    let mut edges = runs.iter().flat_map(|&(first, len)| {
+        let end = first + len;
+        let front = (first > between.start).then(|| first..end.min(first + DEEP));
+        let back = (end < between.end).then(|| first.max(end.saturating_sub(DEEP))..end);
+        [front, back].into_iter().flatten()
+    });
+    let first = edges.next()?;
+    Some((first.start, edges.last().unwrap_or(first).end))
 }
 
 /// Without those that are not where their neighbours let them be.
@@ -279,6 +388,13 @@ mod tests {
         fn contradicted(&self) -> bool {
             self.contradicted
         }
+        fn end(&self) -> Option<(u64, u64)> {
+            self.contradicted.then_some((self.pages.len() as u64, self.bits.len() as u64))
+        }
+        fn suspects(&self, pfns: Range<u64>, wrong: Wrong) -> Option<Vec<(u64, u64)>> {
+            let set = |pfn: &u64| self.bits[usize::try_from(*pfn).unwrap()] == (wrong == Wrong::Added);
+            Some(pfns.filter(set).map(|pfn| (pfn, 1)).collect())
+        }
     }
 
     fn machine(flip: &[usize], contradicted: bool) -> (Made, Vec<u64>) {
@@ -298,7 +414,7 @@ mod tests {
         let mut unknown = 0;
         for (index, &pfn) in pages.iter().enumerate() {
             match shifts.of(pfn) {
-                Some(shift) if made.bits[usize::try_from(pfn).unwrap()] => {
+                Some(shift) if made.bits[usize::try_from(pfn).unwrap()] != shifts.turned(pfn) => {
                     let rank = made.rank(pfn).unwrap().cast_signed();
                     assert_eq!(rank - shift, i64::try_from(index).unwrap(), "{pfn} of {flip:?}");
                 }
@@ -307,7 +423,7 @@ mod tests {
             }
         }
         assert!(unknown <= 8 * flip.len(), "{unknown} of {flip:?} not known");
-        assert_eq!(shifts.unknown().count(), flip.len(), "{flip:?}");
+        assert_eq!(shifts.unknown().count() + shifts.turned_back().len(), flip.len(), "{flip:?}");
     }
 
     #[test]
@@ -339,7 +455,7 @@ mod tests {
     #[test]
     fn a_page_that_is_read_shows_what_was_not_found() {
         let (made, pages) = machine(&[1003, 1025], false);
-        let blind = Shifts { base: BASE, known: Vec::new() };
+        let blind = Shifts::believed(BASE);
         let read = |shifts: &Shifts, pfn: u64| {
             let index = made.rank(pfn).unwrap().checked_add_signed(-shifts.of(pfn)?).unwrap();
             Some((pages[usize::try_from(index).unwrap()], made.page(index).unwrap()))
@@ -349,7 +465,7 @@ mod tests {
             let (is, page) = read(&blind, pfn).unwrap();
             let Some(told) = blind.contradiction(&made, pfn, &page) else { continue };
             assert_eq!(told.pfn, is);
-            let mended = Shifts::find_by(&made, told).expect("others agree");
+            let mended = blind.find_by(&made, told).expect("others agree");
             let known = made.set.iter().filter_map(|&pfn| Some((pfn, read(&mended, pfn)?.0)));
             assert!(known.clone().all(|(pfn, is)| pfn == is));
             assert!(known.count() + 16 > pages.len());

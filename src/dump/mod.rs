@@ -106,6 +106,9 @@ trait Form: Send + Sync {
         None
     }
 
+    /// Where the kernel says that all memory is mapped: what pages tell of their places is held against it.
+    fn know_direct_map(&self, _base: u64) {}
+
     /// The header of a kdump file.
     fn header(&self) -> Option<&Header> {
         None
@@ -170,7 +173,7 @@ impl Vmcore {
     }
 
     /// Where all memory is mapped in a row, by the virtual addresses that the segments of an
-    /// ELF file have: a hint, as some writers put nothing there.
+    /// ELF file have, or by what pages of a kdump file tell: a hint, as some writers put nothing there.
     #[must_use]
     pub fn direct_map_hint(&self) -> Option<u64> {
         self.form.direct_map()
@@ -252,6 +255,11 @@ impl Vmcore {
     /// Asks the file again where its pages are, as no kernel is found in them; whether any moved.
     pub(crate) fn look_closer(&self) -> bool {
         self.form.look_closer()
+    }
+
+    /// Tells where the kernel says that all memory is mapped.
+    pub(crate) fn know_direct_map(&self, base: u64) {
+        self.form.know_direct_map(base);
     }
 
     fn header(&self) -> Option<&Header> {

@@ -1,8 +1,7 @@
 //! Decoded pages, shared by all clients and bounded in bytes.
 //!
-//! Only pages that had to be decoded are kept: raw ones are read from the map
-//! directly, where the system caches them. The key is where the page is stored,
-//! not its frame number: makedumpfile stores one page of zeros for all of them.
+//! The key is where the page is stored, not its frame number: makedumpfile stores
+//! one page of zeros for all of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -274,6 +274,7 @@ pub(super) fn know_direct_map(
     };
     let Some(start) = start.map(VirtAddr).filter(|s| s.0 >= levels.kernel_start().0) else { return };
     let len = dump.physical_ranges().last().map_or(0, |(at, len)| at.0.saturating_add(*len));
+    dump.know_direct_map(start.0);
     tables.know(Linear { basis: Basis::DirectMap, start, len, phys: PhysAddr(0) });
 }
 
