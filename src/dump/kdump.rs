@@ -28,6 +28,7 @@ use super::kdump_header::{DESCRIPTOR_BYTES, Header};
 use super::kdump_index::{RUNS_MAX, Ranked, Shifts, Wrong};
 use super::notes::Notes;
 use super::page_cache::{PAGE_BYTES, PageCache};
+use super::vmcoreinfo::VmcoreInfo;
 use super::{Form, Memory, PhysicalMemory};
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::bytes;
@@ -317,6 +318,12 @@ impl Ranked for Indexed<'_> {
 
     fn end(&self) -> Option<(u64, u64)> {
         Some((self.piece.count_by_place()?, self.piece.pfns.end))
+    }
+
+    fn phys_base(&self) -> Option<i64> {
+        let Piece { header, source, .. } = self.piece;
+        let info = header.notes(&**source).vmcoreinfo;
+        info.and_then(|text| VmcoreInfo::parse(&text).number("phys_base")).or(header.phys_base)
     }
 
     fn suspects(&self, pfns: Range<u64>, wrong: Wrong) -> Option<Vec<(u64, u64)>> {

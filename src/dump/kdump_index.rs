@@ -8,7 +8,8 @@
 //! many when those, or the headers, contradict the bitmap. Between two pages that are as
 //! far beside their places all others are as well; between two that are not, a bit is
 //! wrong. Where no other bit can be the wrong one it is turned back; else which page is
-//! which is not known from the first to the last that can.
+//! which is not known from the first to the last that can. There the pages of the kernel's
+//! image are asked, too ([`super::kdump_image`]).
 //!
 //! Sources: `include/linux/list.h`, `arch/x86/mm/kaslr.c`; the order of what is in the
 //! file: makedumpfile `write_kdump_pages_and_bitmap_cyclic()`, QEMU `dump/dump.c`.
@@ -16,6 +17,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::kdump_image::Pointers;
 use crate::addr::PAGE_SIZE;
 
 /// Pages that are asked of a dump in which nothing is wrong.
@@ -28,6 +30,8 @@ const TRIES: u64 = 8;
 const BUDGET: u32 = 1 << 16;
 /// So many bits more or less than there were are believed.
 const SHIFT_MAX: u64 = 64;
+/// So many of the kernel's pages may be mistaken where they change their minds.
+const MISTAKEN: usize = 3;
 /// Where the kernel maps all memory, at the lowest and wherever KASLR puts it.
 const DIRECT_MAP: Range<u64> = 0xff11_0000_0000_0000..0xffff_e000_0000_0000;
 const DIRECT_MAP_ALIGN: u64 = 1 << 30;
@@ -50,6 +54,8 @@ pub(super) trait Ranked {
     fn contradicted(&self) -> bool;
     /// How many descriptors there are by what is beside the bitmap, and the first page frame behind theirs.
     fn end(&self) -> Option<(u64, u64)>;
+    /// Where the map of the kernel's image begins in memory.
+    fn phys_base(&self) -> Option<i64>;
     /// Runs of those bits of `pfns` that can be `wrong`; at most [`RUNS_MAX`], the last of which then reaches
     /// to the end of the last. `None` where they cannot be read.
     fn suspects(&self, pfns: Range<u64>, wrong: Wrong) -> Option<Vec<(u64, u64)>>;
@@ -112,12 +118,18 @@ impl Shifts {
     /// `also` is a page that was read, and where all memory is mapped.
     fn ask(piece: &dyn Ranked, points: u64, also: Option<(Told, u64)>) -> Option<Self> {
         let (also, base) = also.unzip();
-        let mut asking = Asking { piece, left: BUDGET, base };
-        let mut told = asking.sample(points)?;
+        let mut asking = Asking { piece, left: BUDGET, base, pointers: None };
+        if points < MANY {
+            let told = asking.sample(points)?;
+            if told.iter().all(|t| t.shift == 0) {
+                return Some(Self::believed(asking.base?));
+            }
+        }
+        asking.pointers = piece.phys_base().map(Pointers::new);
+        let mut told = asking.sample(MANY)?;
         if also.is_none() && told.iter().all(|t| t.shift == 0) {
             return Some(Self::believed(asking.base?));
         }
-        told = if points < MANY { asking.sample(MANY)? } else { told };
         told.extend(also);
         told.sort_by_key(|t| t.index);
         let (told, base) = (asking.narrow(told), asking.base?);
@@ -222,6 +234,8 @@ struct Asking<'a> {
     left: u32,
     /// `page_offset_base`, once it is known.
     base: Option<u64>,
+    /// What the pages that were asked point to, if it is to be known.
+    pointers: Option<Pointers>,
 }
 
 impl Asking<'_> {
@@ -262,38 +276,97 @@ impl Asking<'_> {
     }
 
     fn claim(&mut self, index: u64) -> Option<u64> {
+        own_address(&self.page(index)?)
+    }
+
+    fn page(&mut self, index: u64) -> Option<[u8; 4096]> {
         self.left = self.left.checked_sub(1)?;
-        own_address(&self.piece.page(index)?)
+        let page = self.piece.page(index)?;
+        if let Some(pointers) = &mut self.pointers {
+            pointers.collect(&page);
+        }
+        Some(page)
     }
 
     /// More pages, between those that are not as far beside their places.
     fn narrow(&mut self, told: Vec<Told>) -> Vec<Told> {
+        let own = self.between(told, |asking, last, next| {
+            let more = (last.index.saturating_add(1)..next.index).filter_map(|index| {
+                let own = asking.claim(index)?;
+                told_by(asking.piece, asking.base?, index, own)
+            });
+            more.collect()
+        });
+        self.between(own, Self::in_image)
+    }
+
+    /// `told`, and `more` of what is between two that are not as far beside their places.
+    fn between(&mut self, told: Vec<Told>, more: impl Fn(&mut Self, Told, Told) -> Vec<Told>) -> Vec<Told> {
         let mut out: Vec<Told> = Vec::new();
         // What is before the first page is where it is to be.
         let mut last = Told { index: 0, pfn: 0, shift: 0 };
         for next in told {
             if next.shift != last.shift {
-                for index in last.index.saturating_add(1)..next.index {
-                    let page = self.claim(index);
-                    let more = page.and_then(|page| told_by(self.piece, self.base?, index, page));
-                    out.extend(more);
-                }
+                out.extend(more(self, last, next));
             }
             out.push(next);
             last = next;
         }
         in_order(out.into_iter())
     }
+
+    /// Pages of the kernel's image between `last` and `next`, each as far beside its place as one of these.
+    fn in_image(&mut self, last: Told, next: Told) -> Vec<Told> {
+        let places = self.places(last, next);
+        let mut told: Vec<Told> = Vec::new();
+        for index in last.index.saturating_add(1)..next.index {
+            let Some(places) = places.get(&index) else { continue };
+            let Some(page) = self.page(index) else { continue };
+            let place = self.pointers.as_ref().and_then(|all| all.place(&page, places));
+            told.extend(place.map(|(pfn, shift)| Told { index, pfn, shift }));
+        }
+        // One in a thousand is mistaken: the bit is where the least of them are.
+        let mut mistaken = told.iter().filter(|t| t.shift == last.shift).count();
+        let (mut least, mut split) = (mistaken, 0);
+        for (i, t) in (1..).zip(&told) {
+            mistaken = if t.shift == last.shift { mistaken - 1 } else { mistaken + 1 };
+            if mistaken < least {
+                (least, split) = (mistaken, i);
+            }
+        }
+        let (before, after) = told.split_at(split);
+        let before =
+            before.iter().take(before.len().saturating_sub(MISTAKEN)).filter(|t| t.shift == last.shift);
+        let after = after.iter().skip(MISTAKEN).filter(|t| t.shift == next.shift);
+        before.chain(after).copied().collect()
+    }
+
+    /// Which page frames of the kernel's image a descriptor between `last` and `next` may be of, by its index.
+    fn places(&self, last: Told, next: Told) -> HashMap<u64, Vec<(u64, i64)>> {
+        let mut places: HashMap<u64, Vec<(u64, i64)>> = HashMap::new();
+        let between = last.pfn..next.pfn.max(last.pfn);
+        for pfn in self.pointers.iter().flat_map(|all| all.pfns(between.clone())) {
+            let Some(rank) = set_rank(self.piece, pfn) else { continue };
+            for shift in [last.shift, next.shift] {
+                let Some(index) = rank.checked_add_signed(-shift) else { continue };
+                places.entry(index).or_default().push((pfn, shift));
+            }
+        }
+        places
+    }
 }
 
 /// What the page of descriptor `index` tells, which says that it is mapped at `page`.
 fn told_by(piece: &dyn Ranked, base: u64, index: u64, page: u64) -> Option<Told> {
     let pfn = page.checked_sub(base)? / PAGE_SIZE;
-    let rank = piece.rank(pfn)?;
-    // A page whose own bit was lost is none to go by.
-    let _ = piece.rank(pfn + 1)?.checked_sub(rank).filter(|&set| set == 1)?;
-    let shift = rank.cast_signed().checked_sub(index.cast_signed())?;
+    let shift = set_rank(piece, pfn)?.cast_signed().checked_sub(index.cast_signed())?;
     (shift.unsigned_abs() <= SHIFT_MAX).then_some(Told { index, pfn, shift })
+}
+
+/// The rank of `pfn`, whose own bit is set: one whose bit was lost is none to go by.
+fn set_rank(piece: &dyn Ranked, pfn: u64) -> Option<u64> {
+    let rank = piece.rank(pfn)?;
+    (piece.rank(pfn + 1)?.checked_sub(rank)? == 1).then_some(rank)
 }
 
 /// How far what is behind the last descriptor is beside its place.
@@ -390,6 +463,9 @@ mod tests {
         }
         fn end(&self) -> Option<(u64, u64)> {
             self.contradicted.then_some((self.pages.len() as u64, self.bits.len() as u64))
+        }
+        fn phys_base(&self) -> Option<i64> {
+            None
         }
         fn suspects(&self, pfns: Range<u64>, wrong: Wrong) -> Option<Vec<(u64, u64)>> {
             let set = |pfn: &u64| self.bits[usize::try_from(*pfn).unwrap()] == (wrong == Wrong::Added);

@@ -30,6 +30,7 @@ mod flattened;
 mod foreign;
 mod kdump;
 mod kdump_header;
+mod kdump_image;
 mod kdump_index;
 mod lime;
 mod mend;
