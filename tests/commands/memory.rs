@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::support::fixtures::{changed, physical};
 use crate::support::program::{corestub, output};
 use crate::support::{files, not_here};
 
@@ -76,6 +77,19 @@ fn memory_by_use_is_as_crash_counts_it() {
         let total = json(&dump, &["kmem", "-i"])["total"].as_u64().unwrap();
         assert_eq!(uses.lines().filter_map(pages).sum::<u64>(), total, "{name}: {uses}");
     }
+}
+
+/// Zeros in the place of a `struct page` would be a page without users.
+#[test]
+fn users_of_pages_are_not_counted_where_some_are_lost() {
+    let Some(sound) = files("k6.1-oops.kdump").into_iter().next() else {
+        return not_here("k6.1-oops.kdump is not in the lab's folders");
+    };
+    let base = run(&sound, &["rd", "vmemmap_base"]).unwrap();
+    let base = u64::from_str_radix(base.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    let dump = changed(&sound, "lost-vmemmap", |kdump| kdump.lose(physical(&sound, base + 0x10_0000)));
+    let told = run(&dump, &["kmem", "-i"]).unwrap();
+    assert!(told.lines().any(|line| line.split_whitespace().eq(["SHARED", "?", "?"])), "{told}");
 }
 
 #[test]

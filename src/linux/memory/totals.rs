@@ -6,6 +6,8 @@
 //! names `NR_SLAB_*_B`, but kept in pages. Sources: `mm/vmstat.c`,
 //! `include/linux/mmzone.h`, `mm/swapfile.c`, `mm/util.c`, `mm/hugetlb.c`, `block/bdev.c`.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use super::super::list::List;
@@ -14,6 +16,7 @@ use super::super::{Kernel, View};
 use super::pages::PageMap;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes::u32_at;
+use crate::error::ReadFault;
 use crate::memory::read_holed;
 
 /// Swap files that are believed (`MAX_SWAPFILES` is 32 at most).
@@ -252,12 +255,26 @@ fn shared(view: &View, pages: &PageMap) -> Option<u64> {
     while at < array.end {
         let length = step.min(array.end - at);
         let read = read_holed(view.space(), VirtAddr(at), usize::try_from(length).ok()?);
-        // Where the machine has no memory it has no pages: zeros.
+        if !read.holes.iter().all(|hole| is_empty(view, at, &hole.range)) {
+            return None;
+        }
         for page in read.bytes.chunks_exact(usize::try_from(size).ok()?) {
             let users = u32_at(page, count).unwrap_or(0).cast_signed();
-            shared += u64::from(users > 1 && pages.is_reserved(page) != Some(true));
+            shared += u64::from(users > 1 && !pages.is_reserved(page)?);
         }
         at += length;
     }
     Some(shared)
+}
+
+/// Whether a hole of the page array is one of the machine's memory, which has no pages there,
+/// or zeros that the dump's filter left out; what is lost may be anything.
+fn is_empty(view: &View, array: u64, hole: &Range<usize>) -> bool {
+    let end = array.saturating_add(hole.end as u64);
+    let first = array.saturating_add(hole.start as u64);
+    let pages = std::iter::successors(Some(first), |at| (at | (PAGE_SIZE - 1)).checked_add(1));
+    pages.take_while(|at| *at < end).all(|at| {
+        let fault = view.space().read_run(VirtAddr(at), &mut [0]).err();
+        matches!(fault, Some(ReadFault::NotMapped { .. } | ReadFault::Excluded { .. }))
+    })
 }
