@@ -360,6 +360,26 @@ fn the_first_page_of_orc_is_lost() {
     assert_eq!(lost.len(), whole.len());
 }
 
+/// A descriptor that leads to the page of another: what it had is lost, and no more.
+#[test]
+fn a_page_of_another_in_btf_or_orc_costs_that_page() {
+    let sound = fixture("k6.1-zstd.kdump");
+    let ps = |dump: &Path| output(corestub().arg("ps").arg(dump)).unwrap();
+    let whole = ps(&sound);
+    for (table, offset, row) in
+        [("__start_BTF", 0x10_0000, "TYPES: BTF"), ("__start_orc_unwind_ip", 0x8000, "UNWIND: ORC")]
+    {
+        let dump = changed(&sound, &format!("foreign{table}"), |kdump| {
+            let other = kdump.page(physical(&sound, symbol(&sound, "linux_banner"))).unwrap();
+            kdump.replace(physical(&sound, symbol(&sound, table) + offset), &other);
+        });
+        let sys = output(corestub().arg("sys").arg(&dump)).unwrap();
+        let told = sys.lines().find(|line| line.contains(row)).unwrap_or_else(|| panic!("{sys}"));
+        assert!(told.contains("in the place of 1 of its pages stand others"), "{told}");
+        assert_eq!(ps(&dump), whole, "{table}");
+    }
+}
+
 /// What waited there is not known; that is not the same as nothing.
 #[test]
 fn a_run_queue_is_lost() {

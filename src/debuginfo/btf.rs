@@ -67,6 +67,27 @@ impl std::fmt::Debug for Btf {
     }
 }
 
+/// Where types and strings are, by the header, or, where that is lost, by what looks like them.
+fn sections(bytes: &[u8], holes: &[Range<usize>]) -> Option<(Range<usize>, Range<usize>)> {
+    let header = |at| u32_at(bytes, at).map_or(0, |n| n as usize);
+    let part = |at: usize| {
+        let start = header(4).checked_add(header(at))?;
+        Some(start..start.checked_add(header(at + 4))?)
+    };
+    let found = match touches(holes, &(0..24)) {
+        true => holed::sections(bytes, holes),
+        false => part(8).zip(part(16)),
+    };
+    found.filter(|(types, strings)| {
+        types.end <= bytes.len() && strings.end <= bytes.len() && types.start >= 24
+    })
+}
+
+/// `Some` where magic and version are those of BTF.
+fn is_header(bytes: &[u8]) -> Option<()> {
+    (u16_at(bytes, 0)? == 0xeb9f && *bytes.get(2)? == 1).then_some(())
+}
+
 impl Btf {
     /// Parses the kernel's BTF. `origin` names the source, for messages.
     pub fn parse(bytes: impl Into<Arc<[u8]>>, origin: impl Into<String>) -> Result<Self> {
@@ -89,20 +110,7 @@ impl Btf {
         if holes.is_empty() {
             return Self::scan(bytes, None, origin);
         }
-        let header = |at| u32_at(&bytes, at).map_or(0, |n| n as usize);
-        let sections = if touches(&holes, &(0..24)) {
-            holed::sections(&bytes, &holes)
-        } else {
-            let part = |at: usize| {
-                let start = header(4).checked_add(header(at))?;
-                Some(start..start.checked_add(header(at + 4))?)
-            };
-            part(8).zip(part(16))
-        };
-        let sound = |(types, strings): &(Range<usize>, Range<usize>)| {
-            types.end <= bytes.len() && strings.end <= bytes.len() && types.start >= 24
-        };
-        let (types, strings) = sections.filter(sound).ok_or_else(|| Error::Malformed {
+        let (types, strings) = sections(&bytes, &holes).ok_or_else(|| Error::Malformed {
             path: PathBuf::from(&origin),
             format: "BTF",
             offset: 0,
@@ -199,6 +207,12 @@ impl Btf {
 
     fn string_bytes(&self) -> u32 {
         u32::try_from(self.strings.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Where it is from, and what of it is lost; `None` if it is whole.
+    #[must_use]
+    pub fn lost(&self) -> Option<&str> {
+        (!self.holes.is_empty()).then_some(self.origin.as_str())
     }
 
     /// The base of split BTF.

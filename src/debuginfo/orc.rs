@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use super::symbols::SymbolTable;
+use crate::addr::PAGE_SIZE;
 use crate::bytes::u16_at;
 use crate::error::{Error, Result};
 use crate::memory::touches;
@@ -161,6 +162,11 @@ struct Packed {
     flags: u16,
 }
 
+/// Pages that may be others': of more nothing is sure.
+const FOREIGN_MAX: usize = 16;
+/// `PAGE_SIZE`, of addresses of rows.
+const ROWS_PAGE: usize = 4096;
+
 /// What a call has pushed.
 const WORD: i16 = 8;
 
@@ -176,6 +182,68 @@ pub struct OrcTable {
     rows: Vec<Packed>,
     /// Where the last row ends.
     end: u64,
+}
+
+/// The addresses of the rows in `range` outside of `holes`; `None` for one that is not above
+/// the one before it.
+fn ascending<'a>(
+    ip: &'a [u8],
+    holes: &'a [Range<usize>],
+    ip_address: u64,
+    range: Range<usize>,
+) -> impl Iterator<Item = Option<u64>> + 'a {
+    let mut before = 0;
+    range.filter(|i| !touches(holes, &(i * 4..i * 4 + 4))).map(move |i| {
+        let delta = i32::from_le_bytes(ip.get(i * 4..i * 4 + 4)?.try_into().ok()?);
+        let at = ip_address.wrapping_add(4 * i as u64).wrapping_add_signed(delta.into());
+        (std::mem::replace(&mut before, at) <= at).then_some(at)
+    })
+}
+
+/// `holes` of the addresses, and the pages besides in whose place others stand: those whose
+/// rows do not ascend, nor fit between those of their neighbours, where all others, three quarters at
+/// least, ascend (since 5.6). `None` where there are none, or they do not explain all.
+pub(crate) fn foreign(ip: &[u8], holes: &[Range<usize>], ip_address: u64) -> Option<Vec<Range<usize>>> {
+    let rows = |range, holes| ascending(ip, holes, ip_address, range);
+    let sound = |range, holes| rows(range, holes).all(|at| at.is_some());
+    let count = ip.len() / 4;
+    if rows(0..count, holes).all(|at| at.is_some()) {
+        return None;
+    }
+    let pages = (ip.len() / ROWS_PAGE).min(4 * FOREIGN_MAX);
+    let mut spans = Vec::new();
+    let mut first = 0;
+    while first < count {
+        let page_end = (ip_address.checked_add(4 * first as u64)? | (PAGE_SIZE - 1)).checked_add(1)?;
+        let end = usize::try_from((page_end - ip_address).div_ceil(4)).ok()?.min(count);
+        let span = || Some((rows(first..end, holes).next()??, rows(first..end, holes).last()??));
+        // All of a page may be lost.
+        match sound(first..end, holes) {
+            true => spans.extend(span().map(|span| (first * 4..end * 4, Some(span)))),
+            false => spans.push((first * 4..end * 4, None)),
+        }
+        first = end;
+    }
+    let mut all = holes.to_vec();
+    let mut before = 0;
+    for (i, (page, span)) in spans.iter().enumerate() {
+        // In a row with the neighbours; of that behind it may be the one that is in none.
+        let mut after = spans.iter().skip(i + 1).filter_map(|(_, span)| *span).map(|(first, _)| first);
+        let behind = [after.next(), after.next()];
+        let fits = |(first, last): &(u64, u64)| {
+            before <= *first && behind.iter().any(|next| next.is_none_or(|next| *last <= next))
+        };
+        if let Some((_, last)) = span.filter(|span| fits(span)) {
+            before = last;
+            continue;
+        }
+        if touches(holes, page) || 4 * (all.len() - holes.len() + 1) > pages {
+            return None;
+        }
+        all.insert(all.partition_point(|hole| hole.end <= page.start), page.clone());
+    }
+    let explained = rows(0..count, &all).all(|at| at.is_some());
+    explained.then_some(all)
 }
 
 impl OrcTable {

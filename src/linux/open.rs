@@ -337,7 +337,20 @@ fn btf_of_dump(space: &dyn AddressSpace, symbols: &SymbolTable) -> Result<(Btf, 
         origin = format!("{origin}, not whole ({lost})");
         tracing::warn!("{origin}");
     }
-    let holes = read.lost();
-    let whole = holes.is_empty();
-    Btf::parse_holed(read.bytes, holes, origin).map(|btf| (btf, whole)).map_err(|e| e.to_string())
+    let lost = read.lost();
+    let bytes: Arc<[u8]> = read.bytes.into();
+    let error = match Btf::parse(Arc::clone(&bytes), origin.clone()) {
+        Ok(btf) if lost.is_empty() => return Ok((btf, true)),
+        other => other.err(),
+    };
+    let holes = holed::foreign(&bytes, &lost, start);
+    match (holes.len() - lost.len(), error) {
+        (0, Some(error)) if lost.is_empty() => return Err(error.to_string()),
+        (0, _) => {}
+        (pages, _) => {
+            origin = format!("{origin}, not whole (in the place of {pages} of its pages stand others)");
+            tracing::warn!("{origin}");
+        }
+    }
+    Btf::parse_holed(bytes, holes, origin).map(|btf| (btf, false)).map_err(|e| e.to_string())
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Kernel;
 use crate::addr::VirtAddr;
 use crate::arch::map;
-use crate::debuginfo::orc::{Layout, OrcEntry, OrcTable};
+use crate::debuginfo::orc::{self, Layout, OrcEntry, OrcTable};
 use crate::debuginfo::orc_scan;
 use crate::memory;
 
@@ -174,10 +174,15 @@ fn parse(
         memory::read_holed(kernel.space(), ip, count * 4),
         memory::read_holed(kernel.space(), rows, count * 6),
     );
-    let lost = ips.sentence().or_else(|| entries.sentence());
-    let (ip_holes, entry_holes) = (ips.lost(), entries.lost());
+    let mut lost = ips.sentence().or_else(|| entries.sentence());
+    let (mut ip_holes, entry_holes) = (ips.lost(), entries.lost());
     if lost.is_some() && ip_holes.first().is_some_and(|h| h.len() == ips.bytes.len()) {
         return Err(lost.unwrap_or_default());
+    }
+    if let Some(all) = orc::foreign(&ips.bytes, &ip_holes, ip.0) {
+        let pages = all.len() - ip_holes.len();
+        lost.get_or_insert(format!("in the place of {pages} of its pages stand others"));
+        ip_holes = all;
     }
     let (ips, entries) = ((&ips.bytes[..], &ip_holes[..]), (&entries.bytes[..], &entry_holes[..]));
     let table = OrcTable::parse_holed(layout, ips, ip.0, entries, text, origin).map_err(|e| e.to_string())?;

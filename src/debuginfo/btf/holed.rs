@@ -22,6 +22,8 @@ pub(super) const LOST: u32 = u32::MAX;
 const CHAIN: usize = 24;
 /// How far behind a hole the first record is sought: a struct has at most 65,535 members.
 const SYNC_MAX: usize = 1 << 20;
+/// Pages that may be others': of more nothing is sure.
+const FOREIGN_MAX: usize = 16;
 /// References held against the possible numbers, for all holes of a table.
 const CHECKS_MAX: usize = 50_000_000;
 /// Programs in an image have BTF of their own, of a few KB (`kernel/bpf/preload`).
@@ -259,6 +261,51 @@ pub(super) fn sections(bytes: &[u8], holes: &[Range<usize>]) -> Option<(Range<us
             return (bytes.get(end) == Some(&0)).then_some((HEADER..end, strings));
         };
         at = section.sync(hole.end)?;
+    }
+}
+
+/// `holes`, and the pages besides in whose place others stand: where no record can be one.
+/// `start` is the address of the first byte, or its last twelve bits. No more than `holes` where they do not explain all.
+pub(crate) fn foreign(bytes: &[u8], holes: &[Range<usize>], start: u64) -> Vec<Range<usize>> {
+    foreign_pages(bytes, holes, start).unwrap_or_else(|| holes.to_vec())
+}
+
+fn foreign_pages(bytes: &[u8], holes: &[Range<usize>], start: u64) -> Option<Vec<Range<usize>>> {
+    fn section_of<'a>(
+        bytes: &'a [u8],
+        (types, strings): &(Range<usize>, Range<usize>),
+        holes: &'a [Range<usize>],
+    ) -> Section<'a> {
+        Section { bytes, types: types.clone(), strings: Some(strings.clone()), holes }
+    }
+    let start = start % PAGE_SIZE;
+    let page = |at: usize| {
+        let first = usize::try_from(((start + at as u64) & !(PAGE_SIZE - 1)).saturating_sub(start)).ok()?;
+        let end = ((start + at as u64) | (PAGE_SIZE - 1)) + 1 - start;
+        Some(first..usize::try_from(end).ok()?.min(bytes.len()))
+    };
+    let mut all = holes.to_vec();
+    if !touches(&all, &(0..HEADER)) && super::is_header(bytes).is_none() {
+        all.insert(0, page(0)?);
+    }
+    let places = super::sections(bytes, &all)?;
+    let (mut at, last) = (places.0.start, places.0.end);
+    loop {
+        let end = section_of(bytes, &places, &all).row(at, usize::MAX).1;
+        if end >= last {
+            return Some(all);
+        }
+        let told = touches(&all, &(end..end + 12)) || section_of(bytes, &places, &[]).record(end).is_some();
+        if !told {
+            // What of the record is on the page before was held to be sound with that page.
+            let page = page(end + 11)?;
+            if all.len() >= holes.len() + FOREIGN_MAX || touches(&all, &page) {
+                return None;
+            }
+            all.insert(all.partition_point(|hole| hole.end <= page.start), page);
+        }
+        let next = all.iter().map(|hole| hole.end).find(|hole| *hole > end)?;
+        at = section_of(bytes, &places, &all).sync(next)?;
     }
 }
 

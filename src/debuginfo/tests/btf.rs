@@ -211,6 +211,30 @@ fn types_behind_a_hole_keep_their_numbers() {
     }
 }
 
+/// Real BTF with pages in whose place others stand: they are told from the sound ones.
+#[test]
+fn pages_of_others_are_found() {
+    for (release, path) in vmlinux::all() {
+        let bytes = vmlinux::section(&path, ".BTF").unwrap().bytes;
+        assert_eq!(holed::foreign(&bytes, &[], 0), []);
+        let pages = bytes.len() / 4096;
+        let page = |p: usize| p * 4096 - 0x120..p * 4096 + 4096 - 0x120;
+        for other in [vec![0; 4096], bytes[page(pages - 2)].to_vec(), bytes[page(pages / 3)].to_vec()] {
+            let mut left = bytes.clone();
+            let lost = [page(pages / 6), page(pages / 2)];
+            lost.iter().for_each(|hole| left[hole.clone()].copy_from_slice(&other));
+            assert_eq!(holed::foreign(&left, &[], 0xffff_ffff_8200_0120), lost, "{release}");
+            assert_eq!(holed::foreign(&left, &lost[..1], 0x120), lost, "{release}");
+            let btf = Btf::parse_holed(left, lost.to_vec(), "F").unwrap();
+            let all = Btf::parse(&bytes[..], "whole").unwrap().own_ids().len();
+            assert!(btf.own_types().count() + 2 * 342 >= all, "{release}");
+        }
+        let mut left = bytes.clone();
+        left[..4096].fill(0x20);
+        assert_eq!(holed::foreign(&left, &[], 0), [0..4096], "{release}");
+    }
+}
+
 #[test]
 fn a_hole_in_few_types_is_given_up() {
     // Too few references for a count: what lies in front is all.

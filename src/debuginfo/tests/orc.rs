@@ -158,3 +158,31 @@ fn rows_of_a_lost_page_are_lost_and_no_others() {
     assert_eq!(lost(&holed(&[0..40], &[])), (0x2000..0x20a0).collect::<Vec<_>>());
     assert_eq!(lost(&holed(&[360..400], &[])), (0x2591..0x2640).collect::<Vec<_>>());
 }
+
+#[test]
+fn pages_of_others_among_the_addresses_are_found() {
+    let all: Vec<_> = (0x20_0000..).step_by(16).map(|at| (at, row(8, 0, 0x205))).take(12_000).collect();
+    let (ip, _) = sections(&all);
+    let found = |ip: &[u8], holes: &[Range<usize>]| foreign(ip, holes, 0x1000);
+    assert_eq!(found(&ip, &[]), None);
+    for fill in [0x00, 0x41, 0xff] {
+        let mut ip = ip.clone();
+        ip[4096..8192].fill(fill);
+        assert_eq!(found(&ip, &[]), Some(vec![4096..8192]), "{fill:#x}");
+        assert_eq!(found(&ip, &[4096..8192]), None);
+        ip[12288..12300].fill(0);
+        assert_eq!(found(&ip, &[12288..12300]), Some(vec![4096..8192, 12288..12300]), "{fill:#x}");
+        ip[16384..32768].fill(fill);
+        assert_eq!(found(&ip, &[12288..12300]), None, "too many");
+    }
+    // Rows of the same table, which ascend, too.
+    for (from, to) in [(8, 3), (3, 8), (5, 0), (0, 9)] {
+        let mut ip = ip.clone();
+        ip.copy_within(from * 4096..(from + 1) * 4096, to * 4096);
+        assert_eq!(found(&ip, &[]), Some(vec![to * 4096..(to + 1) * 4096]), "{from} at {to}");
+    }
+    // Kernels before 5.6 are not sorted.
+    let mut unsorted = all;
+    unsorted.reverse();
+    assert_eq!(found(&sections(&unsorted).0, &[]), None);
+}
