@@ -46,6 +46,8 @@ const MAX_ELEMENTS: u64 = 1024;
 const MAX_TEXT: usize = 200;
 /// Values of one structure: arrays of structures with arrays multiply.
 const MAX_VALUES: usize = 1 << 18;
+/// In place of a name or a type whose page of BTF is lost.
+const LOST: &str = "(lost)";
 
 /// What is shown: rows for people, values for machines.
 struct Shown {
@@ -83,10 +85,10 @@ impl<'k> Shape<'k> {
         let id = [format!("struct {name}"), format!("union {name}"), name.to_owned()]
             .iter()
             .find_map(|name| btf.find(name))
-            .ok_or_else(|| CommandError::Failed(format!("there is no structure {name}")))?;
+            .ok_or_else(|| missing(btf, format!("there is no structure {name}")))?;
         let members: Vec<String> = members.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect();
         if let Some(unknown) = members.iter().find(|member| btf.member(id, member).is_none()) {
-            return Err(CommandError::Failed(format!("{name} has no member {unknown}")));
+            return Err(missing(btf, format!("{name} has no member {unknown}")));
         }
         Ok(Self { kernel, btf, id, name: name.to_owned(), members })
     }
@@ -185,7 +187,7 @@ impl Writer<'_> {
             let found = self
                 .btf
                 .member(id, member)
-                .ok_or_else(|| CommandError::Failed(format!("{name} has no member {member}")))?;
+                .ok_or_else(|| missing(self.btf, format!("{name} has no member {member}")))?;
             let value = self.member(member, found, 0);
             values.insert(member.clone(), value);
         }
@@ -204,15 +206,19 @@ impl Writer<'_> {
                 break;
             }
             self.left -= 1;
-            if member.name.is_empty() {
+            // One without a name that is no structure has lost its name.
+            if member.name.is_empty() && self.btf.strip(member.type_id).is_some_and(|t| t.kind.is_composite())
+            {
                 let value = self.nested("", inner, depth + 1, indent);
                 if let Value::Object(inner) = value {
                     values.extend(inner);
                 }
                 continue;
             }
-            let value = self.shown(member.name, inner, depth, indent);
-            values.insert(member.name.to_owned(), value);
+            let known = !member.name.is_empty() || self.btf.strip(member.type_id).is_none();
+            let name = if known { member.name } else { LOST };
+            let value = self.shown(name, inner, depth, indent);
+            values.insert(if name.is_empty() { LOST } else { name }.to_owned(), value);
         }
         values.into()
     }
@@ -223,7 +229,16 @@ impl Writer<'_> {
 
     /// A member in one row, or in several.
     fn shown(&mut self, name: &str, found: Located, depth: usize, indent: usize) -> Value {
-        let Some(ty) = self.btf.strip(found.type_id) else { return Value::Null };
+        let Some(ty) = self.btf.strip(found.type_id) else {
+            let row = match (self.base, name) {
+                (None, "") => format!("{LOST};"),
+                (None, _) => format!("{} {name};", declared(self.btf, found.type_id)),
+                (Some(_), "") => format!("{LOST},"),
+                (Some(_), _) => format!("{name} = {LOST},"),
+            };
+            self.rows.push(format!("{:width$}{}{row}", "", self.place(found), width = indent * 2));
+            return Value::Null;
+        };
         if ty.kind.is_composite() && ty.members().len() > 0 {
             return self.nested(name, found, depth + 1, indent);
         }
@@ -373,6 +388,15 @@ impl Writer<'_> {
     }
 }
 
+/// Types that are lost may be of what was not found: then it is not said to be unknown to
+/// the kernel.
+fn missing(btf: &Btf, what: String) -> CommandError {
+    CommandError::Failed(match btf.lost() {
+        Some(lost) => format!("{what} in what is left of the types: {lost}"),
+        None => what,
+    })
+}
+
 /// The lowest `width` bits as a signed number.
 fn signed(raw: u64, width: u64) -> i64 {
     let unused = u32::try_from(64u64.saturating_sub(width)).unwrap_or(0).min(63);
@@ -384,14 +408,14 @@ fn declared(btf: &Btf, id: TypeId) -> String {
     let mut id = id;
     let mut behind = String::new();
     for _ in 0..MAX_DEPTH {
-        let Some(ty) = btf.get(id) else { return format!("void{behind}") };
+        let Some(ty) = btf.get(id) else {
+            let name = if id == 0 { "void" } else { LOST };
+            return format!("{name}{}", spaced(&behind));
+        };
         match ty.kind {
             Kind::Ptr => {
                 behind.insert(0, '*');
                 id = ty.target().unwrap_or(0);
-                if id == 0 {
-                    return format!("void {behind}");
-                }
             }
             Kind::Array => {
                 let Some(array) = ty.array() else { break };
@@ -415,7 +439,7 @@ fn spaced(behind: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_VALUES, Writer, signed};
+    use super::{MAX_VALUES, Writer, declared, signed};
     use crate::addr::VirtAddr;
     use crate::debuginfo::btf::Btf;
     use crate::debuginfo::btf::tests::Records;
@@ -459,6 +483,23 @@ mod tests {
         }
         records.record("wide", 4 << 24 | 1, 4, &[member, 4, 0]);
         assert_eq!(shown(&records, "struct wide").1.len(), 3);
+    }
+
+    #[test]
+    fn members_of_lost_types_are_told() {
+        let mut records = Records::new();
+        records.record("int", 1 << 24, 4, &[1 << 24 | 32]);
+        let (m, n) = (records.name("m"), records.name("n"));
+        records.record("", 2 << 24, 99, &[]);
+        records.record("s", 4 << 24 | 5, 24, &[m, 99, 0, n, 1, 32, 0, 1, 64, 0, 99, 96, n, 2, 128]);
+        let rows = shown(&records, "struct s").1;
+        assert_eq!(rows.len(), 7, "{rows:?}");
+        assert_eq!(rows.get(1).unwrap(), "  m = (lost),");
+        assert!(rows.get(3).unwrap().starts_with("  (lost) = "), "its name is lost: {rows:?}");
+        assert_eq!(rows.get(4).unwrap(), "  (lost),");
+        let btf = Btf::parse(records.finish(), "test").unwrap();
+        assert_eq!((declared(&btf, 99), declared(&btf, 2)), ("(lost)".to_owned(), "(lost) *".to_owned()));
+        assert_eq!(declared(&btf, 0), "void");
     }
 
     #[test]
