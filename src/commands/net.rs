@@ -78,7 +78,10 @@ impl Text for Devices {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         row!(screen, "   NET_DEVICE     NAME       IP ADDRESS(ES)")?;
         for device in &self.all {
-            let addresses: Vec<String> = device.addresses.iter().map(ToString::to_string).collect();
+            let mut addresses: Vec<String> = device.addresses.iter().map(ToString::to_string).collect();
+            if device.addresses_lost {
+                addresses.push("?".to_owned());
+            }
             let name = or_unknown(device.name.as_ref());
             row!(screen, "{:016x}  {name:<10} {}", device.device.0, addresses.join(", "))?;
         }

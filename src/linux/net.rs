@@ -33,6 +33,8 @@ pub(crate) struct Device {
     pub(crate) name: Option<String>,
     pub(crate) up: Option<bool>,
     pub(crate) addresses: Vec<IpAddr>,
+    /// Not all of them can be read.
+    pub(crate) addresses_lost: bool,
 }
 
 /// The devices of the namespace at `net`, and what broke their list. `None` where the types
@@ -55,29 +57,43 @@ pub(crate) fn namespace(view: &View, task: &Task) -> Option<VirtAddr> {
 fn device(view: &View, at: VirtAddr) -> Device {
     let object = Object::new(view, "net_device", at);
     let name = object.address("name").and_then(|at| view.space().read_cstr(at, NAME_MAX).ok());
-    let addresses = four(&object).chain(six(&object)).take(MAX_ADDRESSES).collect();
-    Device { device: at, name, up: object.number("flags").map(|flags| flags & UP != 0), addresses }
+    let mut addresses = Vec::new();
+    let all = [four(&object, &mut addresses), six(&object, &mut addresses)];
+    let up = object.number("flags").map(|flags| flags & UP != 0);
+    Device { device: at, name, up, addresses, addresses_lost: all.contains(&None) }
 }
 
-fn four<'a>(device: &Object<'a>) -> impl Iterator<Item = IpAddr> + 'a {
-    let first = device.follow("ip_ptr", "in_device").and_then(|d| d.follow("ifa_list", "in_ifaddr"));
-    let all = std::iter::successors(first, |address| address.follow("ifa_next", "in_ifaddr"));
-    // It is in network order, as it lies in memory.
-    all.take(MAX_ADDRESSES).map_while(|a| Some(ip4(u32::try_from(a.number("ifa_address")?).ok()?)))
+/// The IPv4 addresses; `None` where not all can be read.
+fn four(device: &Object<'_>, all: &mut Vec<IpAddr>) -> Option<()> {
+    let Some(list) = below(device, "ip_ptr", "in_device")? else { return Some(()) };
+    let mut at = list.number("ifa_list")?;
+    while at != 0 && all.len() < MAX_ADDRESSES {
+        let address = Object::new(device.view(), "in_ifaddr", VirtAddr(at));
+        // It is in network order, as it lies in memory.
+        all.push(ip4(u32::try_from(address.number("ifa_address")?).ok()?));
+        at = address.number("ifa_next")?;
+    }
+    (at == 0).then_some(())
 }
 
-fn six<'a>(device: &Object<'a>) -> impl Iterator<Item = IpAddr> + 'a {
-    let list = || {
-        let inet6 = device.follow("ip6_ptr", "inet6_dev")?;
-        let link = inet6.view().types().field("inet6_ifaddr", "if_list")?;
-        Some((
-            inet6.view(),
-            List::circular(inet6.view(), inet6.address("addr_list")?, link.offset, MAX_ADDRESSES),
-        ))
-    };
-    list().into_iter().flat_map(|(view, list)| {
-        list.map_while(move |at| ip6(view, Object::new(view, "inet6_ifaddr", at).address("addr")?))
-    })
+/// The same of IPv6.
+fn six(device: &Object<'_>, all: &mut Vec<IpAddr>) -> Option<()> {
+    let Some(inet6) = below(device, "ip6_ptr", "inet6_dev")? else { return Some(()) };
+    let view = device.view();
+    let link = view.types().field("inet6_ifaddr", "if_list")?;
+    let mut list = List::circular(view, inet6.address("addr_list")?, link.offset, MAX_ADDRESSES);
+    for at in list.by_ref() {
+        all.push(ip6(view, Object::new(view, "inet6_ifaddr", at).address("addr")?)?);
+    }
+    list.broken().is_none().then_some(())
+}
+
+/// What hangs below a pointer of a device's: nothing where it is null, or the kernel was
+/// built without that protocol. `None` where it cannot be read.
+fn below<'a>(device: &Object<'a>, pointer: &str, ty: &'a str) -> Option<Option<Object<'a>>> {
+    let Some(field) = device.field(pointer) else { return Some(None) };
+    let at = device.value(field)?;
+    Some((at != 0).then(|| Object::new(device.view(), ty, VirtAddr(at))))
 }
 
 fn ip4(raw: u32) -> IpAddr {

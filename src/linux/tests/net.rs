@@ -12,6 +12,7 @@ const SIX: u64 = NET + 0x3000;
 const SOCKET: u64 = NET + 0x4000;
 const SOCK: u64 = NET + 0x5000;
 const UNIX: u64 = NET + 0x6000;
+const NOWHERE: u64 = NET + 0x40_0000;
 
 /// Members as no kernel has them.
 const MEMBERS: [(&str, &str, u64, u64); 26] = [
@@ -81,6 +82,16 @@ fn devices_have_their_addresses() {
     };
     let wanted = ["lo Some(true) 127.0.0.1 192.0.2.7 ::1", "eth0 Some(false) "];
     assert_eq!(told(m), (wanted.map(str::to_owned).to_vec(), false));
+    // An address behind one that cannot be read.
+    let mut m = machine();
+    m.circle(NET + 0x10, &[DEVICE + 0x08, DEVICE + 0x108]);
+    m.set(DEVICE, "net_device", "ip_ptr", FOUR);
+    m.set(FOUR, "in_device", "ifa_list", FOUR + 0x40);
+    m.set(FOUR + 0x40, "in_ifaddr", "ifa_next", NOWHERE);
+    m.write(FOUR + 0x50, &[127, 0, 0, 1]);
+    let devices = net::devices(&m.view(), VirtAddr(NET)).unwrap().0;
+    let lost: Vec<_> = devices.iter().map(|d| (d.addresses.len(), d.addresses_lost)).collect();
+    assert_eq!(lost, [(1, true), (0, false)]);
     // Addresses that lead to each other end.
     let mut m = machine();
     m.circle(NET + 0x10, &[DEVICE + 0x08]);
