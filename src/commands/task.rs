@@ -29,6 +29,8 @@ struct Arguments {
     tasks: Vec<String>,
 }
 
+const UNKNOWN: &str = "(not known)";
+
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Rows<'k>(Vec<Row<'k>>);
@@ -47,10 +49,10 @@ struct Row<'k> {
     cpu: Option<u32>,
     on_cpu: bool,
     state: String,
-    flags: String,
+    flags: Option<String>,
     mm: Option<String>,
     stack: Option<String>,
-    sp: String,
+    sp: Option<String>,
     prio: Option<u64>,
     start_time_ns: Option<u64>,
     vsz_kib: Option<u64>,
@@ -86,17 +88,20 @@ impl Text for Row<'_> {
         line("STATE", &self.state)?;
         line("TGID", &or_unknown(self.tgid))?;
         line("PARENT", &self.parent)?;
-        line("FLAGS", &self.flags)?;
-        line("PRIO", &self.prio.map_or("(not known)".to_owned(), |p| p.to_string()))?;
-        line("MM", self.mm.as_deref().unwrap_or("none: a kernel thread, or its process has ended"))?;
+        // Of a task that cannot be read it is not known that there is none, either.
+        let unread = self.shown.unread;
+        let known = |known: &'static str| if unread { UNKNOWN } else { known };
+        line("FLAGS", self.flags.as_deref().unwrap_or(UNKNOWN))?;
+        line("PRIO", &self.prio.map_or(UNKNOWN.to_owned(), |p| p.to_string()))?;
+        line("MM", self.mm.as_deref().unwrap_or(known("none: a kernel thread, or its process has ended")))?;
         if self.mm.is_some() {
             let memory = self.vsz_kib.zip(self.rss_kib);
             let memory =
                 memory.map(|(size, resident)| format!("{size} KiB, of which {resident} KiB resident"));
-            line("MEMORY", memory.as_deref().unwrap_or("(not known)"))?;
+            line("MEMORY", memory.as_deref().unwrap_or(UNKNOWN))?;
         }
-        line("STACK", self.stack.as_deref().unwrap_or("freed"))?;
-        line("SAVED SP", &self.sp)?;
+        line("STACK", self.stack.as_deref().unwrap_or(known("freed")))?;
+        line("SAVED SP", self.sp.as_deref().unwrap_or(UNKNOWN))?;
         if let Some(ns) = self.start_time_ns {
             line("STARTED", &format!("{}.{:09} s after boot", ns / 1_000_000_000, ns % 1_000_000_000))?;
         }
@@ -136,10 +141,10 @@ fn row<'k>(kernel: &Kernel, task: &'k Task) -> Row<'k> {
         cpu: task.cpu,
         on_cpu: task.on_cpu,
         state: super::sys::state_text(kernel, task),
-        flags: flags(object.number("flags").unwrap_or(0)),
+        flags: object.number("flags").map(flags),
         mm: task.mm.map(|m| m.to_string()),
         stack: stacks::of_task(kernel, task).map(|s| stacks::bounds(&s)),
-        sp: format!("{:#x}", task.sp),
+        sp: (!task.unread).then(|| format!("{:#x}", task.sp)),
         prio: object.number("prio"),
         start_time_ns: object.number("start_time"),
         vsz_kib: used.map(|u| u.vsz),

@@ -107,7 +107,7 @@ impl<'a> Usages<'a> {
     /// What the process of `task` uses; `None` if that cannot be told.
     pub(crate) fn of(&mut self, task: &Task) -> Option<Usage> {
         let Some(mm) = task.mm.filter(|_| !matches!(task.state, 'Z' | 'X' | 'x')) else {
-            return Some(Usage::default());
+            return (!task.unread).then(Usage::default);
         };
         if let Some(known) = self.known.get(&mm.0) {
             return *known;

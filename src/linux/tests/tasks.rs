@@ -6,8 +6,9 @@ use super::machine::Machine;
 use crate::addr::VirtAddr;
 use crate::arch::Register;
 use crate::linux::registers::{self, Source};
-use crate::linux::task::FoundBy;
+use crate::linux::task::{FoundBy, Task};
 use crate::linux::tasks::{Panicked, Scanned};
+use crate::linux::usage::{Usage, Usages};
 use crate::linux::{TaskList, tasks};
 
 const INIT: u64 = 0xffff_ffff_8200_0000;
@@ -174,6 +175,16 @@ fn a_cpu_whose_task_is_lost_still_has_a_thread() {
     // Where nothing tells its stack it has none.
     let list = collect(|m| m.forget(task_at(2), 0x1000));
     assert_eq!(list.by_address(VirtAddr(task_at(2))).unwrap().stack, VirtAddr(0));
+}
+
+/// Zeros would be a kernel thread's.
+#[test]
+fn what_a_lost_task_uses_is_not_known() {
+    let kernel = Machine::new().kernel();
+    let lost = crate::linux::unread::on_cpu(&kernel, 0, VirtAddr(task_at(2)), FoundBy::RunQueue);
+    assert_eq!(Usages::new(&kernel).of(&lost), None);
+    let ended = Task { unread: false, ..lost };
+    assert_eq!(Usages::new(&kernel).of(&ended), Some(Usage::default()));
 }
 
 #[test]
