@@ -89,14 +89,18 @@ fn vmcoreinfo(dump: &Arc<Vmcore>, options: &Options) -> Result<Arc<VmcoreInfo>> 
     if let Some(file) = &options.vmcoreinfo {
         return VmcoreInfo::from_file(file).map(Arc::new);
     }
-    if let Some(own) = dump.vmcoreinfo() {
-        return Ok(Arc::new(own.clone()));
+    let note = dump.vmcoreinfo();
+    if let Some(note) = note.filter(|note| top(note).is_some()) {
+        return Ok(Arc::new(note.clone()));
     }
     tracing::warn!(
-        "no VMCOREINFO note in {}; looking for the kernel's own copy in memory",
+        "no {}VMCOREINFO note in {}; looking for the kernel's own copy in memory",
+        if note.is_some() { "whole " } else { "" },
         dump.path().display()
     );
-    search(dump).map(Arc::new).ok_or_else(|| no_vmcoreinfo(dump.path()))
+    // One that breaks off early is still better than none to say what is missing.
+    let found = search(dump).or_else(|| note.cloned());
+    found.map(Arc::new).ok_or_else(|| no_vmcoreinfo(dump.path()))
 }
 
 fn no_vmcoreinfo(path: &Path) -> Error {

@@ -121,7 +121,7 @@ fn opened(dump: Arc<Vmcore>, options: Options) -> Result<Opened> {
     tracing::debug!(symbols = symbols.len(), origin = symbols.origin(), "symbols read");
     let mut tables = place.tables;
     kaslr::know_direct_map(&dump, &mut tables, &symbols, &version);
-    let own = own_vmcoreinfo::mended(&place.vmcoreinfo, &tables, &symbols);
+    let own = dump.vmcoreinfo().and_then(|note| own_vmcoreinfo::mended(note, &tables, &symbols));
     let mended = own.filter(|_| options.vmcoreinfo.is_none()).map(|(own, said)| {
         place.kaslr_offset = kaslr::offset(&options, &own);
         place.vmcoreinfo = Arc::new(own);

@@ -31,6 +31,14 @@ pub(super) fn mended(
     };
     let at = symbols.address("vmcoreinfo_note")?;
     let own = text_at(at).or_else(|| text_at(space.read_u64(VirtAddr(at)).ok()?))?;
+    let lengths = (note.text().len(), own.text().len());
+    if lengths.0 < lengths.1 && own.text().starts_with(note.text()) {
+        let said = format!(
+            "VMCOREINFO in the dump's notes breaks off after {} of {} bytes; the kernel's own copy is used",
+            lengths.0, lengths.1
+        );
+        return Some((own, said));
+    }
     let turned = own.text().chars().zip(note.text().chars()).filter(|(own, note)| own != note).count();
     let same = own.text().chars().count() == note.text().chars().count();
     (same && (1..=TURNED_MAX).contains(&turned)).then(|| {
@@ -71,6 +79,11 @@ mod tests {
                 let (own, said) = told(pointer, &damaged, &whole).unwrap();
                 assert_eq!(own.text(), TEXT);
                 assert!(said.contains("notes a character had turned"), "{said}");
+            }
+            for cut in [0, 20, 60] {
+                let (own, said) = told(pointer, &TEXT[..cut], &whole).unwrap();
+                assert_eq!(own.text(), TEXT);
+                assert!(said.contains(&format!("breaks off after {cut} of 70 bytes")), "{said}");
             }
             assert!(told(pointer, TEXT, &whole).is_none());
             // Another kernel's, and one that is not there as a whole.
