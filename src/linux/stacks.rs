@@ -142,7 +142,9 @@ fn of_tss(view: &View, cpu: u32, list: &mut Vec<Stack>) {
     let symbol = ["cpu_tss_rw", "cpu_tss", "init_tss"].into_iter().find(|s| view.symbol(s).is_some());
     let Some(symbol) = symbol else { return };
     let Some(ist) = types.field("tss_struct", "x86_tss.ist") else { return };
-    let new = types.size_of("exception_stacks").is_some();
+    // Since 5.2. The type may be lost, the name less likely so, too.
+    let known = types.size_of("exception_stacks").is_some();
+    let new = known || view.symbol("cea_exception_stacks").is_some();
     let ist = |i: u64| percpu_word(view, cpu, symbol, ist.offset + i * 8).filter(|&t| t != 0);
     // Until 3.18 a stack fault had a stack, too, as the first of five (6f442be2fb22,
     // which distributions took back to 3.10: so the table is asked, not the release).
@@ -153,7 +155,10 @@ fn of_tss(view: &View, cpu: u32, list: &mut Vec<Stack>) {
     };
     for (i, &name) in (0u64..).zip(names) {
         let top = ist(i);
-        let size = if new {
+        let size = if !known && new {
+            // They lie in a row, with a page between them that is not mapped.
+            ist(1).zip(ist(0)).and_then(|(nmi, fault)| nmi.checked_sub(fault)?.checked_sub(PAGE))
+        } else if new {
             let member = match name {
                 "DOUBLEFAULT" => "DF_stack",
                 "NMI" => "NMI_stack",

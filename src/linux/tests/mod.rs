@@ -11,4 +11,5 @@ mod net;
 mod old;
 mod oom;
 mod slub;
+mod stacks;
 mod tasks;
