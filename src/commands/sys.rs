@@ -176,7 +176,9 @@ impl Text for Sys<'_> {
         line("MEMORY", &usage::memory_text(self.kernel).unwrap_or_else(|| UNKNOWN.to_owned()))?;
         let panic = self.panic.as_deref().unwrap_or_default();
         let oops = if panic.contains("Oops: ") { " (check log for details)" } else { "" };
-        line("PANIC", &format!("\"{panic}\"{oops}"))?;
+        // What is lost of the log may be what says it; else nothing did, for which crash has "", too.
+        let lost = self.panic.is_none() && self.kernel.log().lost > 0;
+        line("PANIC", &if lost { UNKNOWN.to_owned() } else { format!("\"{panic}\"{oops}") })?;
         if let (Some(t), Some(state)) = (self.shown, &self.state) {
             line("PID", &t.pid_text())?;
             line("COMMAND", &format!("\"{}\"", t.comm))?;
