@@ -199,14 +199,22 @@ struct Token {
 impl Tokens {
     fn read(space: &dyn AddressSpace, index_at: u64, table_at: u64) -> Result<Self, String> {
         let index = match space.read_vec(VirtAddr(index_at), 512) {
-            Ok(index) => index,
-            Err(fault) => {
+            Ok(index) if holed::is_index(&index) => index,
+            read => {
                 // It says no more than the table itself, which lies in front of it.
                 let len = usize::try_from(index_at.saturating_sub(table_at)).unwrap_or(0).min(TABLE_MAX);
                 let text = space.read_vec(VirtAddr(table_at), len).ok();
-                text.and_then(|text| holed::token_index(&text))
+                let tells = |text: &Vec<u8>| {
+                    let words = || text.split(|b| *b == 0).take(256).filter(|word| !word.is_empty());
+                    words().count() >= 64 && words().flatten().all(u8::is_ascii_graphic)
+                };
+                text.filter(tells)
+                    .and_then(|text| holed::token_index(&text))
                     .filter(|index| holed::is_index(index))
-                    .ok_or_else(|| format!("kallsyms_token_index cannot be read: {fault}"))?
+                    .ok_or_else(|| match read {
+                        Ok(_) => format!("kallsyms_token_index at {index_at:#x} is none"),
+                        Err(fault) => format!("kallsyms_token_index cannot be read: {fault}"),
+                    })?
             }
         };
         let last = (0..256).filter_map(|i| bytes::u16_at(&index, i * 2)).max().unwrap_or(0);
@@ -216,6 +224,12 @@ impl Tokens {
             .read(VirtAddr(table_at), &mut text)
             .map_err(|fault| format!("kallsyms_token_table cannot be read: {fault}"))?;
         text.truncate(readable);
+        // With others all names would be wrong ones.
+        if holed::token_index(&text).is_none_or(|told| told != index) {
+            return Err(format!(
+                "kallsyms_token_table at {table_at:#x} is not the one that kallsyms_token_index tells of"
+            ));
+        }
         Self::new(&index, text).ok_or_else(|| format!("kallsyms_token_table at {table_at:#x} is cut short"))
     }
 

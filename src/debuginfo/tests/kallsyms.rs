@@ -272,6 +272,28 @@ fn without_tokens_there_are_addresses() {
     }
 }
 
+/// Where the page of another stands in the place of the tokens' no name is made of it.
+#[test]
+fn tokens_of_another_page_name_nothing() {
+    let all = symbols(true);
+    let (sound, tables) = image(&all, Encoding::AbsolutePercpu, true);
+    let with = |at: u64, len: usize, other: &[u8]| {
+        let mut bytes = sound.bytes.clone();
+        let from = (at - BASE) as usize;
+        bytes[from..from + len].iter_mut().zip(other.iter().cycle()).for_each(|(to, from)| *to = *from);
+        read(&Flat { base: BASE, bytes }, &tables, Some(STEXT), true).unwrap()
+    };
+    let text = (tables.token_index - tables.token_table) as usize;
+    for other in [&b"lear\0"[..], b"sched_process_exit\0", &[0], &[0xff]] {
+        let table = with(tables.token_table, text, other);
+        assert!(table.lacks_names() && table.iter().next().is_none(), "{other:x?}");
+        assert_eq!(table.start_of(STEXT), Some(STEXT));
+        let table = with(tables.token_table, text + 512, other);
+        assert!(table.lacks_names() && table.iter().next().is_none(), "{other:x?}");
+        assert_eq!(listed(&with(tables.token_index, 512, other)), all, "{other:x?}");
+    }
+}
+
 #[test]
 fn a_count_from_a_hostile_dump_is_refused() {
     let (mut space, tables) = image(&symbols(false), Encoding::BaseRelative, true);
