@@ -46,6 +46,8 @@ pub(super) struct Table {
     /// `Elf64_Sym`
     rows: Vec<u8>,
     names: Names,
+    /// Where each section ends at link time, nothing where it holds no code; by its number.
+    ends: Vec<Option<u64>>,
     /// In their order, once it is asked often.
     sorted: OnceLock<Vec<Function>>,
     looks: AtomicUsize,
@@ -60,7 +62,13 @@ impl Table {
         let (rows, names) = file.symbol_table(kind).ok()??;
         let rows = file.data(rows).ok()?.into_owned();
         let names = Names::of(file, names)?;
-        Some(Self { rows, names, sorted: OnceLock::new(), looks: AtomicUsize::new(0) })
+        let last = file.sections().iter().map(|s| s.index).max().map_or(0, |last| last + 1);
+        let mut ends = vec![Some(u64::MAX); last];
+        for section in file.sections() {
+            let end = section.is_code().then(|| section.address.saturating_add(section.size));
+            ends.get_mut(section.index).map(|known| *known = end).unwrap_or_default();
+        }
+        Some(Self { rows, names, ends, sorted: OnceLock::new(), looks: AtomicUsize::new(0) })
     }
 
     /// The innermost function that covers a link-time address, and how far into it that is.
@@ -83,7 +91,7 @@ impl Table {
         });
         let after = all.partition_point(|&(start, ..)| start <= address);
         let near = all.get(after.saturating_sub(INNER_MAX)..after)?;
-        near.iter().rev().find(|function| covers(function, address)).copied()
+        near.iter().rev().find(|function| self.covers(function, address)).copied()
     }
 
     /// The same, from the table as it is.
@@ -102,7 +110,17 @@ impl Table {
                 near.remove(0);
             }
         }
-        near.iter().rev().find(|function| covers(function, address)).copied()
+        near.iter().rev().find(|function| self.covers(function, address)).copied()
+    }
+
+    /// One that tells no size ends with its section; and a label of data is no function.
+    fn covers(&self, &(start, size, number): &Function, address: u64) -> bool {
+        let section = self.symbols().get(number).and_then(|s| self.ends.get(usize::from(s.section.0)));
+        let end = section.copied().unwrap_or(Some(u64::MAX));
+        match size {
+            0 => address - start < LABEL_REACH && end.is_some_and(|end| address < end),
+            size => address - start < size && end.is_some(),
+        }
     }
 
     /// The link-time address of a function. Of several a global one, else the lowest.
@@ -141,10 +159,6 @@ fn is_code(s: &Symbol<'_>) -> bool {
         && s.section != SHN_UNDEF
         && s.section.0 < SHN_LORESERVE
         && s.name_at != 0
-}
-
-fn covers(&(start, size, _): &Function, address: u64) -> bool {
-    address - start < if size == 0 { LABEL_REACH } else { size }
 }
 
 /// The names of a table, in the file until all of them are wanted.
@@ -213,7 +227,9 @@ mod tests {
     fn table(rows: Vec<u8>, names: &[u8]) -> Table {
         let (source, size) = (Arc::new(InMemory::new("names", names.to_vec())), names.len() as u64);
         let names = Names { source, at: 0, size, all: OnceLock::new() };
-        Table { rows, names, sorted: OnceLock::new(), looks: AtomicUsize::new(0) }
+        // The second holds data.
+        let ends = vec![None, Some(4096), None];
+        Table { rows, names, ends, sorted: OnceLock::new(), looks: AtomicUsize::new(0) }
     }
 
     #[test]
@@ -227,6 +243,15 @@ mod tests {
         assert_eq!(name(32), Some(long));
         assert_eq!(name(64), None, "its name is not in the table");
         assert_eq!((table.function("short"), table.function("shor")), (Some(16), None));
+    }
+
+    #[test]
+    fn a_label_reaches_to_the_end_of_its_section_and_names_no_data() {
+        let rows = [row(1, 0, 1, 4000, 0), row(7, 0, 2, 5000, 0), row(7, 2, 2, 6000, 8)].concat();
+        let table = table(rows, b"\0_fini\0__bss_start\0");
+        assert_eq!(table.covering(4095), Some(("_fini".to_owned(), 95)));
+        assert_eq!(table.covering(4096), None, "it is another section");
+        assert_eq!((table.covering(5008), table.covering(6004)), (None, None), "that is data");
     }
 
     proptest! {
