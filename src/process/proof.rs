@@ -191,8 +191,8 @@ impl std::fmt::Display for Doubt {
             ),
             Self::PathOnly => write!(
                 f,
-                "found by path and layout alone, since the core holds no ELF headers (coredump_filter without \
-                 bit 4): symbols are served, its bytes are not taken for memory unless --trust-paths says so"
+                "found by path and layout alone, since the core holds no ELF headers of it (coredump_filter without \
+                 bit 4, or a core that is cut): symbols are served, its bytes are not taken for memory unless --trust-paths says so"
             ),
         }
     }

@@ -135,6 +135,9 @@ fn without_elf_headers_files_are_found_by_path_and_called_unproven() {
     let why = mapping_of(&json(&["maps", text(&core)]), "/ends")["why"].as_str().unwrap().to_owned();
     assert!(why.contains("coredump_filter without bit 4"), "{why}");
     assert!(json(&["sys", text(&core)])["code_in_file"].is_null());
+    // They are programs and libraries, not data.
+    let (_, told, _) = corestub(&["verify", text(&core)]);
+    assert!(told.contains("/ends: the core holds none of its ") && told.contains(" 0 data files"), "{told}");
     let trusted = json(&["sys", text(&core), "--trust-paths"]);
     assert!(trusted["code_in_file"].as_str().unwrap().contains("idiv"), "{trusted}");
 }

@@ -73,7 +73,7 @@ struct Arguments {
 
 fn run<'d>(process: &'d Process, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
     let wanted = |f: &&Arc<MappedFile>| args.file.as_ref().is_none_or(|w| f.name.contains(w.as_str()));
-    let (files, data): (Vec<_>, Vec<_>) = process.files().iter().filter(wanted).partition(|f| f.is_elf());
+    let (files, data): (Vec<_>, Vec<_>) = process.files().iter().filter(wanted).partition(|f| f.has_code());
     if let Some(text) = args.file.filter(|_| files.is_empty() && data.is_empty()) {
         return Err(CommandError::Failed(format!("no mapped file has {text} in its name")));
     }
@@ -85,7 +85,7 @@ struct Verify<'d> {
     process: &'d Process,
     context: Context<'d>,
     files: Vec<&'d Arc<MappedFile>>,
-    /// How many files are not ELF.
+    /// How many files are no programs or libraries.
     data: usize,
 }
 
