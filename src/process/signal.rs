@@ -100,12 +100,14 @@ impl SigInfo {
         // `_sigsys`: the address of the call, its number, the AUDIT_ARCH of its table.
         let call = (signal == 31 && code > 0).then(|| Some((u32_at(raw, 24)?, u32_at(raw, 28)?))).flatten();
         let native = call.filter(|&(_, arch)| arch == AUDIT_ARCH_X86_64);
+        // An alignment check tells no address.
+        let told = |address: &u64| (signal, code, *address) != (7, 1, 0);
         let sent = code <= 0 && !matches!(code, -2 | -3 | -5);
         Some(Self {
             signal,
             code,
             code_name: code_name(signal, code),
-            address: if fault { u64_at(raw, 16) } else { None },
+            address: if fault { u64_at(raw, 16).filter(told) } else { None },
             syscall: call.map(|(number, _)| number),
             syscall_name: native.and_then(|(number, _)| Some(Sysno::new(number as usize)?.name())),
             sender_pid: if sent { u32_at(raw, 16) } else { None },
@@ -202,6 +204,17 @@ fn explain(signal: u32, code: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alignment_check_tells_no_address() {
+        let mut raw = [0; 128];
+        (raw[0], raw[8]) = (7, 1);
+        let info = SigInfo::parse(&raw).unwrap();
+        assert_eq!((info.address, info.describe().as_str()), (None, "SIGBUS (bus error), BUS_ADRALN"));
+        // The second code has an address, whatever it is.
+        raw[8] = 2;
+        assert_eq!(SigInfo::parse(&raw).unwrap().address, Some(0));
+    }
 
     #[test]
     fn a_forbidden_system_call_is_named() {
