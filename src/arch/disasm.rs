@@ -24,6 +24,8 @@ pub struct Instruction {
     pub ends: bool,
     /// Whether it goes on at what lies on top of the stack.
     pub returns: bool,
+    /// Whether only the kernel may run it: cli, hlt, in.
+    pub privileged: bool,
     /// The registers that its operands name, each once, the destination's first.
     pub registers: Vec<Register>,
     /// The memory that it works with.
@@ -85,6 +87,7 @@ pub fn decode(code: &[u8], at: u64) -> Option<Instruction> {
             call: false,
             ends: false,
             returns: false,
+            privileged: false,
             registers,
             memory: None,
         });
@@ -129,6 +132,7 @@ pub fn decode(code: &[u8], at: u64) -> Option<Instruction> {
             Mnemonic::Ret | Mnemonic::Jmp | Mnemonic::Ud2 | Mnemonic::Iretq
         ),
         returns: instruction.mnemonic() == Mnemonic::Ret,
+        privileged: instruction.is_privileged(),
         registers,
         memory,
     })

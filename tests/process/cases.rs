@@ -70,6 +70,7 @@ fn each_mistake_has_its_words() {
             "REFUSED: code was to run in a mapping that is rw-p: ",
             "/ends at file offset 0x",
         ),
+        ("halt", "SI_KERNEL", "REFUSED: an instruction that only the kernel may run: hlt\n", ""),
         ("pkey", "SEGV_PKUERR (a protection key forbids it) at 0x", "", "is in the core"),
         ("cpu-time", "SIGXCPU (CPU time limit exceeded), SI_TKILL", "", ""),
         ("named", "SEGV_MAPERR (no mapping there) at 0x8", "", "no mapping of the process covers 0x8"),

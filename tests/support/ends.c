@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <assert.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,10 @@ __attribute__((noinline)) void handler(int s) {
 	signal(s, SIG_DFL);
 	abort();
 }
+
+__attribute__((noinline)) int call(void *code) { return ((int (*)(void))code)() + 1; }
+__attribute__((noinline)) int add(int *p) { return *(volatile int *)p + 1; }
+__attribute__((noinline)) void *thread(void *p) { return add(p) ? p : 0; }
 
 static char aligned[32] __attribute__((aligned(16)));
 
@@ -97,6 +102,19 @@ int main(int argc, char **argv) {
 		void (*volatile f)(void) = (void *)code;
 		f();
 	}
+	if (strcmp(way, "halt") == 0)
+		__asm__ volatile("hlt");
+	if (strcmp(way, "generated") == 0) {
+		/* xor %eax,%eax; mov (%rax),%eax; ret */
+		char *code = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		memcpy(code + 64, "\x31\xc0\x8b\x00\xc3", 5);
+		return call(code + 64);
+	}
+	if (strcmp(way, "thread") == 0) {
+		pthread_t t;
+		pthread_create(&t, 0, thread, (void *)8);
+		pthread_join(t, 0);
+	}
 	if (strcmp(way, "cpu-time") == 0) {
 		signal(SIGXCPU, SIG_DFL);
 		raise(SIGXCPU);
@@ -122,6 +140,11 @@ int main(int argc, char **argv) {
 		int fd = open("cut", O_RDWR | O_CREAT, 0600);
 		char *p = ftruncate(fd, 8192) ? 0 : mmap(0, 8192, PROT_READ, MAP_SHARED, fd, 0);
 		return ftruncate(fd, 100) + ((volatile char *)p)[5000];
+	}
+	if (strcmp(way, "cut-call") == 0) {
+		int fd = open("cut-call", O_RDWR | O_CREAT, 0600);
+		char *p = ftruncate(fd, 8192) ? 0 : mmap(0, 8192, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
+		return ftruncate(fd, 0) + call(p + 64);
 	}
 #ifndef PLAIN
 	if (strcmp(way, "pkey") == 0) {

@@ -41,6 +41,9 @@ fn protection(process: &Process, regs: &Registers, pc: u64) -> Option<String> {
     let instruction = disasm::decode(code.get(..n)?, pc)?;
     let word = |at: u64| memory.read_u64(VirtAddr(at)).ok();
     let value = |register| regs.get(register);
+    if instruction.privileged {
+        return Some(format!("an instruction that only the kernel may run: {}", instruction.text));
+    }
     if let Some(operand) = instruction.memory {
         let at = operand.address(&value)?;
         if wild(at) {
