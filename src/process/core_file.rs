@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::notes::{self, FileNote, PsInfo};
+use crate::arch::map;
 use crate::bytes::packed::{self, Unpack};
 use crate::bytes::source::Source;
 use crate::dump::notes::{NT_PRSTATUS, PrStatus};
@@ -22,6 +23,9 @@ pub type Place = Range<u64>;
 /// More threads than a system has room for in most of its settings (`kernel.pid_max` is at most four
 /// times that).
 const THREADS_MAX: usize = 1 << 20;
+
+/// `p_flags`: readable.
+const PF_R: u32 = 4;
 
 /// What the notes tell of one thread.
 #[derive(Debug, Clone, Default)]
@@ -114,6 +118,9 @@ impl CoreFile {
                     let stored = filesz.min(end - vaddr);
                     let present = present.min(stored);
                     core.lost = core.lost.saturating_add(stored - present);
+                    // The kernel cannot read that page, and leaves zeros in its place.
+                    let unread = vaddr == map::VSYSCALL && flags & PF_R == 0;
+                    let (stored, present) = if unread { (0, 0) } else { (stored, present) };
                     core.segments.push(Segment { start: vaddr, end, flags, offset, stored, present });
                 }
                 _ => {}

@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use super::{Place, threads};
+use crate::addr::PAGE_SIZE;
+use crate::arch::map;
 use crate::commands::{Answer, Context, Result, Text};
 use crate::process::core_file::ThreadNotes;
 use crate::process::files::Lookup;
@@ -117,11 +119,12 @@ fn runs_python(row: &Row) -> bool {
     row.place.symbol.as_ref().is_some_and(|s| s.split('.').next() == Some(python::EVAL))
 }
 
-/// Code that no file has: a compiler at run time made it.
+/// Code that no file has: a compiler at run time made it, or it is the kernel's.
 fn generated(process: &Process, pc: u64) -> Option<&'static str> {
     let anonymous = process.file_at(pc).is_none() && process.image_at(pc).is_none();
     let executable = process.memory().stored().segment(pc).is_some_and(|s| s.executable());
-    (anonymous && executable).then_some("generated code (JIT)")
+    let is_vsyscall = pc & !(PAGE_SIZE - 1) == map::VSYSCALL;
+    (anonymous && executable).then_some(if is_vsyscall { "vsyscall page" } else { "generated code (JIT)" })
 }
 
 /// Why a walk ended before the outermost frame.
