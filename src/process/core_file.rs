@@ -152,7 +152,11 @@ impl CoreFile {
             .each(offset..end, |note, place| self.take_note(note.name, note.kind, note.desc, place))
             .map_err(|e| Error::io("read the notes of", &self.path, e))?;
         let left = end.min(self.source.len()).saturating_sub(read);
-        if left >= 16 {
+        if end > self.source.len() {
+            self.complain(format!(
+                "the file ends within its notes: what they tell behind offset {read:#x} of threads and mapped files is lost"
+            ));
+        } else if left >= 16 {
             self.complain(format!(
                 "the notes are malformed from offset {read:#x} on: {left} bytes are not read"
             ));

@@ -40,6 +40,11 @@ fn a_truncated_core_says_how_much_is_missing() {
     assert_eq!(sys["lost_bytes"], 100_000);
     let (_, told, _) = corestub(&["sys", text(&cut)]);
     assert!(told.contains("the core is truncated: 100000 "), "{told}");
+    // The first program header is that of the notes.
+    let word = |at: usize| usize::try_from(u64::from_le_bytes(raw[at..at + 8].try_into().unwrap())).unwrap();
+    fs::write(&cut, &raw[..word(72) + word(96) / 2]).unwrap();
+    let (_, told, _) = corestub(&["sys", text(&cut)]);
+    assert!(told.contains("the file ends within its notes: ") && !told.contains("malformed"), "{told}");
     fs::write(&cut, &raw[..2000]).unwrap();
     assert!(!corestub(&["sys", text(&cut)]).0);
 }
