@@ -1,12 +1,16 @@
 //! Who called a function that has no unwind rules (musl's libc, assembly, generated code):
 //! what its instructions tell ([`crate::arch::by_code`]), else a guess, which is called one.
 
+use gimli::UnwindContext;
+
 use super::Process;
 use super::frames::Kind;
-use crate::addr::VirtAddr;
+use super::signal::SigInfo;
+use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::arch::Register::{Rbp, Rip, Rsp};
-use crate::arch::{Registers, by_code, disasm};
+use crate::arch::{Registers, by_code, disasm, map};
 use crate::bytes::u64_at;
+use crate::debuginfo::cfi::Step;
 use crate::memory::AddressSpace;
 
 /// Functions whose instructions are followed in one walk.
@@ -35,9 +39,8 @@ impl<'p> Callers<'p> {
         let named = process.image_at(lookup)?.symbol(process, lookup);
         // What a compiler split off is entered with a frame.
         let start = named.filter(|(name, _)| !name.contains(".cold")).map(|(_, into)| lookup - into);
-        let ends = |ra| is_behind_a_call(process, ra) || returns_from_a_signal(process, ra);
         let by_symbol = start.and_then(|start| self.with_start(regs, start, lookup));
-        if let Some(caller) = by_symbol.filter(|caller| caller.get(Rip).is_some_and(ends)) {
+        if let Some(caller) = by_symbol.filter(|c| c.get(Rip).is_some_and(|ra| is_returned_to(process, ra))) {
             return Some(caller);
         }
         stack_words(process, regs.get(Rsp)?)?.into_iter().find_map(|(at, ra)| {
@@ -60,16 +63,19 @@ impl<'p> Callers<'p> {
         frame.caller(regs, &mut |at| memory.read_u64(VirtAddr(at)).ok())
     }
 
-    /// A jump to where nothing is mapped has left the return address on top of the stack;
-    /// elsewhere the frame pointer may be one, and if it is none some word on the stack is
-    /// the return address.
+    /// A jump to where nothing runs has left the return address on top of the stack; elsewhere
+    /// the frame pointer may be one, the function's own or that of one of its callers, and if it
+    /// is none some word on the stack is the return address.
     pub(super) fn guess(&mut self, regs: &Registers, lookup: u64, kind: Kind) -> Option<(Registers, Kind)> {
         let process = self.process;
         let pc = regs.get(Rip)?;
         let word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
         let executable = |at: u64| process.memory().stored().segment(at).is_some_and(|s| s.executable());
         let sp = regs.get(Rsp)?;
-        if kind == Kind::Regs && !executable(pc) {
+        let nothing_runs = |pc| !executable(pc) || pc & !(PAGE_SIZE - 1) == map::VSYSCALL;
+        let was_jumped_to =
+            || fetch_failed(process, pc) && word(sp).is_some_and(|ra| is_behind_a_call(process, ra));
+        if kind == Kind::Regs && (nothing_runs(pc) || was_jumped_to()) {
             let mut next = *regs;
             next.set(Rip, word(sp).filter(|&ra| executable(ra)));
             next.set(Rsp, sp.checked_add(8));
@@ -83,13 +89,17 @@ impl<'p> Callers<'p> {
             next.set(Rsp, rbp.checked_add(16));
             next.get(Rip).map(|_| (next, Kind::FramePointer))
         };
-        let aligned = self.aligned(regs, lookup).map(|caller| (caller, Kind::Scan));
-        aligned.or_else(by_pointer).or_else(|| scan(process, regs, sp))
+        // What made a call has most likely a frame of its own.
+        let exact = matches!(kind, Kind::Regs | Kind::Signal);
+        let owner = |frame: (Registers, Kind)| {
+            Some(()).filter(|()| exact).and_then(|()| owner(process, regs, lookup, &frame.0)).unwrap_or(frame)
+        };
+        self.aligned(regs, lookup).or_else(|| by_pointer().map(owner)).or_else(|| scan(process, regs, sp))
     }
 
     /// Gaps between functions are filled: of the places that look so, the nearest whose
     /// instructions say where on the stack something is that is behind a call.
-    fn aligned(&mut self, regs: &Registers, lookup: u64) -> Option<Registers> {
+    pub(super) fn aligned(&mut self, regs: &Registers, lookup: u64) -> Option<(Registers, Kind)> {
         let process = self.process;
         let first = lookup & !(ALIGNED - 1);
         let from = first.saturating_sub(SEARCHED).max(process.image_at(lookup)?.start);
@@ -101,13 +111,83 @@ impl<'p> Callers<'p> {
         let starts = (0..SEARCHED / ALIGNED).map(|i| first.saturating_sub(i * ALIGNED));
         let starts = starts.take_while(|&start| start > from).filter(begins);
         let mut callers = starts.filter_map(|start| self.with_start(regs, start, lookup));
-        callers.find(|caller| caller.get(Rip).is_some_and(|ra| is_behind_a_call(process, ra)))
+        let caller = callers.find(|caller| caller.get(Rip).is_some_and(|ra| is_returned_to(process, ra)))?;
+        Some((caller, Kind::Scan))
     }
 }
 
-/// The first word up the stack that a call could have left there.
+/// The caller, where the frame pointer is not the function's own: the first up the stack from which
+/// rules lead to the frame that `by_pointer` has. A function built without frame pointers keeps
+/// its caller's, and following that would leave the caller out.
+fn owner(
+    process: &Process,
+    regs: &Registers,
+    lookup: u64,
+    by_pointer: &Registers,
+) -> Option<(Registers, Kind)> {
+    /// Callers without frame pointers, on the way to one that has one.
+    const STEPS: usize = 8;
+    let (mut context, sp) = (UnwindContext::new(), regs.get(Rsp)?);
+    let end = by_pointer.get(Rsp)?;
+    let mut word = |at: u64| process.memory().read_u64(VirtAddr(at)).ok();
+    let mut step = |regs: &Registers| {
+        let lookup = regs.get(Rip)?.checked_sub(1)?;
+        let image = process.image_at(lookup)?;
+        let file = image.file.as_deref();
+        match image.rules(process).step(process, file, &mut context, regs, lookup, &mut word) {
+            Step::To(next, false) => Some(next),
+            _ => None,
+        }
+    };
+    let same = |next: &Registers| [Rip, Rsp].iter().all(|&r| next.get(r) == by_pointer.get(r));
+    let mut leads_there = |caller: &Registers| {
+        let mut at = *caller;
+        for _ in 0..STEPS {
+            match step(&at) {
+                Some(next) if same(&next) => return true,
+                Some(next) if next.get(Rsp) > at.get(Rsp) && next.get(Rsp) < Some(end) => at = next,
+                _ => return false,
+            }
+        }
+        false
+    };
+    let words = stack_words(process, sp)?.into_iter().take_while(|&(at, _)| at < end.saturating_sub(16));
+    let calls = words.filter(|&(_, ra)| is_behind_a_call(process, ra) && may_lead(process, ra, lookup));
+    let mut callers = calls.map(|(at, ra)| {
+        let mut caller = *regs;
+        caller.set(Rip, Some(ra));
+        caller.set(Rsp, at.checked_add(8));
+        caller
+    });
+    callers.find(|caller| leads_there(caller)).map(|caller| (caller, Kind::Scan))
+}
+
+/// Whether the call that ends at `ra` can have led to the function around `pc`: to one of the same
+/// file, or to another file's by a stub of the linker. Generated code is never called by name.
+fn may_lead(process: &Process, ra: u64, pc: u64) -> bool {
+    /// `endbr64`, and `bnd` before the jump, where there are such.
+    const JUMPS: [&[u8]; 3] = [b"\xff\x25", b"\xf3\x0f\x1e\xfa\xff\x25", b"\xf3\x0f\x1e\xfa\xf2\xff\x25"];
+    let Some(target) = called_before(process, ra) else { return true };
+    let file = |at: u64| process.file_at(at).map(|(file, _)| file.first().map(|range| range.start));
+    let mut code = [0; 8];
+    let n = process.memory().read(VirtAddr(target), &mut code).unwrap_or(0);
+    let is_stub = || JUMPS.iter().any(|jump| code.get(..n).is_some_and(|code| code.starts_with(jump)));
+    file(pc).is_some_and(|of_pc| file(target) == Some(of_pc) || is_stub())
+}
+
+/// Whether the thread died because the code at `pc` could not be had: SIGSEGV or SIGBUS of its
+/// own address.
+fn fetch_failed(process: &Process, pc: u64) -> bool {
+    const SIGBUS: u32 = 7;
+    const SIGSEGV: u32 = 11;
+    let info =
+        process.threads().first().and_then(|t| SigInfo::parse(&process.core().note(t.siginfo.as_ref()?)));
+    info.is_some_and(|i| matches!(i.signal, SIGBUS | SIGSEGV) && i.address == Some(pc))
+}
+
+/// The first word up the stack that a call, or the kernel for a signal handler, could have left there.
 pub(super) fn scan(process: &Process, regs: &Registers, sp: u64) -> Option<(Registers, Kind)> {
-    let (at, ra) = stack_words(process, sp)?.into_iter().find(|&(_, ra)| is_behind_a_call(process, ra))?;
+    let (at, ra) = stack_words(process, sp)?.into_iter().find(|&(_, ra)| is_returned_to(process, ra))?;
     let mut next = *regs;
     next.set(Rip, Some(ra));
     next.set(Rsp, at.checked_add(8));
@@ -139,6 +219,11 @@ pub(super) fn returns_from_a_signal(process: &Process, pc: u64) -> bool {
     let mut code = [0; 9];
     let n = process.memory().read(VirtAddr(pc), &mut code).unwrap_or(0);
     RT_SIGRETURN.iter().any(|c| code.get(..n).is_some_and(|code| code.starts_with(c)))
+}
+
+/// Whether a function returns to `ra`.
+fn is_returned_to(process: &Process, ra: u64) -> bool {
+    is_behind_a_call(process, ra) || returns_from_a_signal(process, ra)
 }
 
 /// Whether a call instruction ends at `ra`: `e8 rel32`, or `ff /2` in its forms of 2, 3,

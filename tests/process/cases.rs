@@ -121,6 +121,32 @@ fn each_mistake_has_its_words() {
     assert_eq!((&nameless["executable"], &nameless["comm"]), (&text(&ends.program()).into(), &"exe".into()));
 }
 
+/// Code without frame pointers that lies in no file, or is lost, has its caller's in the register:
+/// the caller is not left out for it.
+#[test]
+fn a_caller_whose_frame_pointer_was_kept_is_there() {
+    let Some(ends) = Ends::compiled("gcc", &["-fno-omit-frame-pointer", "ends.c"]) else { return };
+    for way in ["generated", "cut-call"] {
+        let stack = stack(&[text(&ends.core(way, DEFAULT))]);
+        assert_eq!(symbols(&stack)[..3], ["??", "call", "main"], "{way}: {stack}");
+        assert!(stack["frames"][1]["kind"] != "call", "{way}: it is a guess: {stack}");
+    }
+}
+
+/// Without rules and symbols a frame pointer of zero is no end, and the kernel's return address of a
+/// signal handler is one.
+#[test]
+fn a_stripped_program_without_rules_has_its_callers() {
+    let args = ["-O2", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-s", "ends.c"];
+    let Some(ends) = Ends::compiled("gcc", &args) else { return };
+    let thread = stack(&[text(&ends.core("thread", DEFAULT))]);
+    let outermost = thread["frames"].as_array().unwrap().last().unwrap();
+    assert!(outermost["module"].as_str().unwrap().contains("libc"), "{thread}");
+    let handler = stack(&[text(&ends.core("handler", DEFAULT))]);
+    let kinds: Vec<_> = handler["frames"].as_array().unwrap().iter().map(|f| f["kind"].clone()).collect();
+    assert!(kinds.contains(&"signal".into()), "{handler}");
+}
+
 /// musl's libc has no unwind information: its own instructions tell.
 #[test]
 fn a_stack_in_musl_is_whole_without_rules() {
