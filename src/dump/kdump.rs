@@ -556,17 +556,25 @@ impl Piece {
         }
     }
 
-    /// How many of the last pages lie behind the file's end, and how many lie nowhere. Pages
-    /// are stored in the order of their descriptors, but all pages of zeros share an early
-    /// one, so a few are asked. Counts the bitmap.
+    /// How many of the last pages lie behind the file's end, and how many lie nowhere, by their
+    /// descriptors. Pages are stored in the order of these, so that one before a page that is
+    /// there is damaged; but all pages of zeros share an early one, so a few are asked. Counts
+    /// the bitmap.
     fn lost_of_tail(&self) -> Option<(u64, u64)> {
         const ASKED: u64 = 1024;
         let count = self.count_by_place().or_else(|| self.descriptor_count())?;
-        let (mut behind, mut nowhere) = (0, 0);
+        let (mut behind, mut nowhere, mut last) = (0, 0, 0);
         for index in count.saturating_sub(ASKED)..count {
             let (offset, size, _) = self.descriptor_at(index)?;
-            nowhere += u64::from(offset == 0);
-            behind += u64::from(offset.checked_add(size.into()).is_none_or(|end| end > self.source.len()));
+            let end = offset.checked_add(size.into());
+            if offset == 0 {
+                nowhere += 1;
+            } else if end.is_none_or(|end| end > self.source.len()) {
+                behind += 1;
+            } else if offset > last {
+                nowhere += if last > 0 { std::mem::take(&mut behind) } else { 0 };
+                last = offset;
+            }
         }
         Some((behind, nowhere))
     }

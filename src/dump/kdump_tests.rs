@@ -234,6 +234,16 @@ fn what_is_lost_or_damaged_says_which() {
     assert_eq!(page(&dump, 20_000), Ok(pattern(20_003)));
 }
 
+/// A page behind it is there: the file was not cut short.
+#[test]
+fn a_descriptor_that_points_nowhere_is_no_cut() {
+    let mut bytes = Writer::new(0x20).bytes();
+    // The third: pages are by frame.
+    put(&mut bytes, 8192 + 2 * 4096 + 3 * 24, &(1u64 << 40).to_le_bytes());
+    let dump = open(vec![bytes]).unwrap();
+    assert!(dump.incomplete().unwrap().contains("lacks 1 of its last pages"), "{:?}", dump.incomplete());
+}
+
 /// Two bits of the bitmap that turned over near each other: the count is right, and no page between
 /// them was asked when the dump was opened.
 #[test]
