@@ -48,7 +48,10 @@ pub(super) fn locate(dump: &Arc<Vmcore>, options: &Options) -> Result<Place> {
 
     let kaslr_offset = offset(options, &vmcoreinfo);
     let top = top(&vmcoreinfo).ok_or_else(|| {
-        missing("its VMCOREINFO names no page tables (SYMBOL(swapper_pg_dir))", "give --vmcoreinfo FILE")
+        missing(
+            "its VMCOREINFO names no page tables in the kernel's image (SYMBOL(swapper_pg_dir))",
+            "give --vmcoreinfo FILE",
+        )
     })?;
     let found = match options.phys_base {
         Some(given) => Some((given, tables(dump, &vmcoreinfo, top, given))),
@@ -112,9 +115,11 @@ fn no_vmcoreinfo(path: &Path) -> Error {
     }
 }
 
-/// The top of the kernel's page tables.
+/// The top of the kernel's page tables, if that is in the kernel's image.
 fn top(info: &VmcoreInfo) -> Option<u64> {
-    ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"].iter().find_map(|name| info.symbol(name))
+    let mut all =
+        ["init_top_pgt", "init_level4_pgt", "swapper_pg_dir"].iter().filter_map(|name| info.symbol(name));
+    all.find(|&at| map::is_in_image(at))
 }
 
 /// The first function, if that is in the kernel's image: with a bit of the address turned over all of the
@@ -307,7 +312,8 @@ mod tests {
 
     /// A vmcore with 64 KiB of a kernel's image, moved by [`MOVED`] and mapped there by one
     /// large page: page tables, its name, its `phys_base`, and VMCOREINFO within a page.
-    fn vmcore(image_at: u64, note: bool, own: u64) -> (tempfile::TempDir, Arc<Vmcore>) {
+    /// `note` is where VMCOREINFO in the notes has the page tables.
+    fn vmcore(image_at: u64, note: Option<u64>, own: u64) -> (tempfile::TempDir, Arc<Vmcore>) {
         let phys = IMAGE - map::KERNEL_MAP + MOVED;
         let mut memory = vec![0u8; 0x1_0000];
         let mut put = |at: usize, bytes: &[u8]| memory[at..at + bytes.len()].copy_from_slice(bytes);
@@ -327,7 +333,8 @@ mod tests {
         );
         put(0x47b8, text.as_bytes());
         let mut notes = Vec::new();
-        if note {
+        if let Some(top) = note {
+            let text = text.replace(&format!("{IMAGE:x}"), &format!("{top:x}"));
             notes.extend([11, u32::try_from(text.len()).unwrap(), 0].iter().flat_map(|n| n.to_le_bytes()));
             notes.extend(b"VMCOREINFO\0\0");
             notes.extend(text.as_bytes());
@@ -348,10 +355,11 @@ mod tests {
     #[test]
     fn an_image_that_says_nowhere_where_it_lies_is_found() {
         // By its segment, by its page tables alone, and without a note.
-        for (image_at, note) in [(IMAGE, true), (0, true), (0, false)] {
+        let some = Some(IMAGE);
+        for (image_at, note) in [(IMAGE, some), (0, some), (0, None)] {
             let (_dir, dump) = vmcore(image_at, note, MOVED);
             let hint = (image_at != 0).then_some(MOVED.cast_signed());
-            assert_eq!((dump.phys_base_hint(), dump.vmcoreinfo().is_some()), (hint, note));
+            assert_eq!((dump.phys_base_hint(), dump.vmcoreinfo().is_some()), (hint, note.is_some()));
             let place = locate(&dump, &Options::default()).unwrap();
             assert_eq!((place.phys_base, place.vmcoreinfo.release()), (MOVED.cast_signed(), Some("3.10.0")));
             // The text is whole, though it goes over the end of its page.
@@ -362,9 +370,18 @@ mod tests {
         }
     }
 
+    /// A bit of the address in the notes turned over: the kernel's own copy has it right.
+    #[test]
+    fn page_tables_outside_of_the_image_are_not_believed() {
+        let (_dir, dump) = vmcore(0, Some(IMAGE ^ 1 << 41), MOVED);
+        let place = locate(&dump, &Options::default()).unwrap();
+        assert_eq!(place.vmcoreinfo.symbol("swapper_pg_dir"), Some(IMAGE));
+        assert_eq!(place.tables.read_u64(VirtAddr(IMAGE + 0x3100)), Ok(MOVED));
+    }
+
     #[test]
     fn an_image_that_contradicts_itself_is_not_believed() {
-        let (_dir, dump) = vmcore(0, true, MOVED + 1);
+        let (_dir, dump) = vmcore(0, Some(IMAGE), MOVED + 1);
         let error = locate(&dump, &Options::default()).err().unwrap().to_string();
         assert!(error.contains("no NUMBER(phys_base)") && error.contains("--phys-base"), "{error}");
         // The user knows better.
@@ -377,7 +394,7 @@ mod tests {
     fn where_the_name_of_page_offset_base_is_lost_the_tables_tell_it() {
         let version = KernelVersion::parse("6.1.0");
         for (lost, wanted) in [(true, DIRECT), (false, 0xffff_8880_0000_0000)] {
-            let (_dir, dump) = vmcore(0, true, MOVED);
+            let (_dir, dump) = vmcore(0, Some(IMAGE), MOVED);
             let mut tables = locate(&dump, &Options::default()).unwrap().tables;
             let mut names = Builder::new("test");
             if lost {
@@ -391,7 +408,7 @@ mod tests {
     /// As above, and the top of the tables is lost, too.
     #[test]
     fn where_the_tables_are_lost_the_segments_tell_the_direct_map() {
-        let (_dir, dump) = vmcore(DIRECT + (IMAGE - map::KERNEL_MAP) + MOVED, true, MOVED);
+        let (_dir, dump) = vmcore(DIRECT + (IMAGE - map::KERNEL_MAP) + MOVED, Some(IMAGE), MOVED);
         let paging = Paging { levels: Levels::Four, sme_mask: 0 };
         let mut tables = PageTables::new(dump.clone(), PhysAddr(1 << 40), paging);
         let mut names = Builder::new("test");
@@ -403,7 +420,7 @@ mod tests {
     #[test]
     fn headers_and_vmcoreinfo_prove_phys_base_together() {
         for (image_at, proven) in [(IMAGE, true), (IMAGE + 0x1000, false), (0, false)] {
-            let (_dir, dump) = vmcore(image_at, true, MOVED);
+            let (_dir, dump) = vmcore(image_at, Some(IMAGE), MOVED);
             assert_eq!(said_twice(&dump, MOVED.cast_signed()), proven, "{image_at:#x}");
         }
     }
