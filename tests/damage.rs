@@ -52,6 +52,12 @@ fn one_bit_of_the_bitmap_costs_what_lies_about_it_alone() {
         let (ones, zeros): (Vec<usize>, Vec<usize>) = (0..blocks / 2 * 4096 * 8).partition(|&bit| set(bit));
         let zeros: Vec<usize> = zeros.into_iter().filter(|bit| Some(bit) < ones.last()).collect();
         let tasks = tasks(&dump.path)?;
+        let names = |dump: &Path| {
+            let sys = output(corestub().args(["sys", "--json"]).arg(dump))?;
+            let sys: Value = serde_json::from_str(&sys).map_err(|e| e.to_string())?;
+            Ok::<_, String>(sys["symbols"].to_string())
+        };
+        let known = names(&dump.path)?;
         for bit in [&ones, &zeros].into_iter().flat_map(|all| (1..4).map(|i| all[all.len() * i / 4])) {
             let mut bytes = sound.clone();
             bytes[bitmap + bit / 8] ^= 1 << (bit % 8);
@@ -59,9 +65,10 @@ fn one_bit_of_the_bitmap_costs_what_lies_about_it_alone() {
             fs::write(&copy, bytes).map_err(|e| e.to_string())?;
             let still = self::tasks(&copy)?;
             let wrong: Vec<_> = still.difference(&tasks).collect();
-            if !wrong.is_empty() || still.len() * 10 < tasks.len() * 9 {
+            let names = names(&copy)?;
+            if !wrong.is_empty() || still.len() * 10 < tasks.len() * 9 || names != known {
                 let (n, of) = (still.len(), tasks.len());
-                return Err(format!("bit {bit:#x}: {n} of {of} tasks, not there before: {wrong:?}"));
+                return Err(format!("bit {bit:#x}: {n} of {of} tasks, not there before: {wrong:?}; {names}"));
             }
         }
         Ok(true)

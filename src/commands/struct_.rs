@@ -218,7 +218,10 @@ impl Writer<'_> {
             let known = !member.name.is_empty() || self.btf.strip(member.type_id).is_none();
             let name = if known { member.name } else { LOST };
             let value = self.shown(name, inner, depth, indent);
-            values.insert(if name.is_empty() { LOST } else { name }.to_owned(), value);
+            let key = if name.is_empty() { LOST } else { name };
+            // Several may have lost their names.
+            let again = key == LOST && values.contains_key(key);
+            values.insert(if again { format!("{LOST} {bit_offset}") } else { key.to_owned() }, value);
         }
         values.into()
     }

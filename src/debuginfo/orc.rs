@@ -228,10 +228,10 @@ pub(crate) fn foreign(ip: &[u8], holes: &[Range<usize>], ip_address: u64) -> Opt
     let mut before = 0;
     for (i, (page, span)) in spans.iter().enumerate() {
         // In a row with the neighbours; of that behind it may be the one that is in none.
-        let mut after = spans.iter().skip(i + 1).filter_map(|(_, span)| *span).map(|(first, _)| first);
-        let behind = [after.next(), after.next()];
+        let after = spans.iter().skip(i + 1).filter_map(|(_, span)| *span).map(|(first, _)| first);
+        let behind: Vec<u64> = after.take(2).collect();
         let fits = |(first, last): &(u64, u64)| {
-            before <= *first && behind.iter().any(|next| next.is_none_or(|next| *last <= next))
+            before <= *first && (behind.is_empty() || behind.iter().any(|next| *last <= *next))
         };
         if let Some((_, last)) = span.filter(|span| fits(span)) {
             before = last;

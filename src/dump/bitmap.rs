@@ -288,6 +288,26 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn runs_of_two_maps_agree_with_counting(
+            data in proptest::collection::vec(prop_oneof![Just(0u8), Just(0xff), any::<u8>()], 0..600),
+            other in 0usize..300, bits in 0u64..2400, from in 0u64..2500, to in 0u64..2500,
+        ) {
+            let source = InMemory::new("m", data.clone());
+            let (own, all) = (Bitmap::new(0, bits), Bitmap::new(other as u64, bits));
+            let bit = |at: u64| data.get((at / 8) as usize).is_some_and(|byte| byte >> (at % 8) & 1 == 1);
+            let wanted: Vec<u64> = (from..to.min(bits)).filter(|&n| bit(n) && !bit(n + 8 * other as u64)).collect();
+            let runs = own.runs_with(&all, &source, from..to, 1000, |own, all| own & !all);
+            let there = from < to.min(bits) && (other as u64 + to.min(bits).div_ceil(8)) as usize <= data.len();
+            prop_assert!(!there || runs.is_some());
+            if let Some(runs) = runs {
+                let found: Vec<u64> = runs.iter().flat_map(|&(first, count)| first..first + count).collect();
+                prop_assert_eq!(found, wanted);
+            }
+        }
+    }
+
     #[test]
     fn the_rank_at_the_very_end_counts_all() {
         let source = InMemory::new("m", vec![0xff; 1024]);

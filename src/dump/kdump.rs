@@ -495,7 +495,10 @@ impl Piece {
         // A descriptor that is damaged has no page right behind its own.
         let next = first.checked_add(size.into())?;
         let bytes = pages.iter().any(|(offset, ..)| *offset == next).then_some(first - from)?;
-        bytes.is_multiple_of(DESCRIPTOR_BYTES).then_some(bytes / DESCRIPTOR_BYTES)
+        let count = bytes / DESCRIPTOR_BYTES;
+        let is_last =
+            bytes.is_multiple_of(DESCRIPTOR_BYTES) && self.stored(count.checked_sub(1)?, PhysAddr(0)).is_ok();
+        is_last.then_some(count)
     }
 
     /// What is said of a damaged bitmap.
@@ -512,7 +515,7 @@ impl Piece {
     fn turned_back(&self) -> Option<String> {
         let turned = self.shifts()?.turned_back().iter().map(|pfn| format!("{pfn:#x}"));
         Some(format!(
-            "{}: its bitmap is wrong about page frame {}, by what is in the pages: no page is lost by that",
+            "{}: its bitmap is wrong about page frame {}, by what is in the pages",
             self.source.path().display(),
             few(turned)?,
         ))

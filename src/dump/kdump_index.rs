@@ -7,14 +7,14 @@
 //! 1 GiB, and the physical address. A few pages are asked when the dump is opened, and
 //! many when those, or the headers, contradict the bitmap. Between two pages that are as
 //! far beside their places all others are as well; between two that are not, a bit is
-//! wrong. Where no other bit can be the wrong one it is turned back; else which page is
-//! which is not known from the first to the last that can. There the pages of the kernel's
-//! image are asked, too ([`super::kdump_image`]).
+//! wrong, and the pages of the kernel's image are asked, too ([`super::kdump_image`]). Where
+//! no other bit can be the wrong one it is turned back; else which page is which is not
+//! known from the first to the last that can.
 //!
 //! Sources: `include/linux/list.h`, `arch/x86/mm/kaslr.c`; the order of what is in the
 //! file: makedumpfile `write_kdump_pages_and_bitmap_cyclic()`, QEMU `dump/dump.c`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::kdump_image::Pointers;
@@ -37,8 +37,6 @@ const DIRECT_MAP: Range<u64> = 0xff11_0000_0000_0000..0xffff_e000_0000_0000;
 const DIRECT_MAP_ALIGN: u64 = 1 << 30;
 /// Runs of bits between two pages that are looked at.
 pub(super) const RUNS_MAX: usize = 1 << 12;
-/// A bit that has so many set ones on both sides was not added: a page that is left out alone is rare.
-const DEEP: u64 = 8;
 
 /// A piece of a dump, as its bitmap has it.
 pub(super) trait Ranked {
@@ -177,14 +175,12 @@ impl Shifts {
             }
             return;
         }
-        let first_and_last = match wrong {
-            Wrong::Lost => runs.first().zip(runs.last()).map(|(&(first, _), &(at, len))| (first, at + len)),
-            Wrong::Added if more == 1 => shallow(&runs, &between),
-            Wrong::Added => None,
-        };
-        if let Some((first, end)) = first_and_last.filter(|_| count > more.unsigned_abs()) {
+        // A bit that was added may be any that is set; one that is lost is among the others.
+        if let (Wrong::Lost, Some(&(first, _)), Some(&(last, len))) = (wrong, runs.first(), runs.last())
+            && count > more.unsigned_abs()
+        {
             before.end = first;
-            pfns.start = end;
+            pfns.start = last + len;
         }
         self.known.push((pfns, shift));
     }
@@ -291,11 +287,15 @@ impl Asking<'_> {
     /// More pages, between those that are not as far beside their places.
     fn narrow(&mut self, told: Vec<Told>) -> Vec<Told> {
         let own = self.between(told, |asking, last, next| {
-            let more = (last.index.saturating_add(1)..next.index).filter_map(|index| {
-                let own = asking.claim(index)?;
-                told_by(asking.piece, asking.base?, index, own)
-            });
-            more.collect()
+            let mut more = Vec::new();
+            for index in last.index.saturating_add(1)..next.index {
+                if asking.left == 0 {
+                    break;
+                }
+                let told = asking.claim(index).zip(asking.base);
+                more.extend(told.and_then(|(own, base)| told_by(asking.piece, base, index, own)));
+            }
+            more
         });
         self.between(own, Self::in_image)
     }
@@ -319,8 +319,7 @@ impl Asking<'_> {
     fn in_image(&mut self, last: Told, next: Told) -> Vec<Told> {
         let places = self.places(last, next);
         let mut told: Vec<Told> = Vec::new();
-        for index in last.index.saturating_add(1)..next.index {
-            let Some(places) = places.get(&index) else { continue };
+        for (&index, places) in places.range(last.index.saturating_add(1)..next.index.max(last.index + 1)) {
             let Some(page) = self.page(index) else { continue };
             let place = self.pointers.as_ref().and_then(|all| all.place(&page, places));
             told.extend(place.map(|(pfn, shift)| Told { index, pfn, shift }));
@@ -342,8 +341,8 @@ impl Asking<'_> {
     }
 
     /// Which page frames of the kernel's image a descriptor between `last` and `next` may be of, by its index.
-    fn places(&self, last: Told, next: Told) -> HashMap<u64, Vec<(u64, i64)>> {
-        let mut places: HashMap<u64, Vec<(u64, i64)>> = HashMap::new();
+    fn places(&self, last: Told, next: Told) -> BTreeMap<u64, Vec<(u64, i64)>> {
+        let mut places: BTreeMap<u64, Vec<(u64, i64)>> = BTreeMap::new();
         let between = last.pfn..next.pfn.max(last.pfn);
         for pfn in self.pointers.iter().flat_map(|all| all.pfns(between.clone())) {
             let Some(rank) = set_rank(self.piece, pfn) else { continue };
@@ -374,19 +373,6 @@ fn end(piece: &dyn Ranked) -> Option<Told> {
     let (index, pfn) = piece.end()?;
     let shift = piece.count()?.cast_signed().checked_sub(index.cast_signed())?;
     (shift.unsigned_abs() <= SHIFT_MAX).then_some(Told { index, pfn, shift })
-}
-
-/// From the first to the last of the bits in `runs` that are not deep within set ones; those beside `between`
-/// are set.
-fn shallow(runs: &[(u64, u64)], between: &Range<u64>) -> Option<(u64, u64)> {
-    let mut edges = runs.iter().flat_map(|&(first, len)| {
-        let end = first + len;
-        let front = (first > between.start).then(|| first..end.min(first + DEEP));
-        let back = (end < between.end).then(|| first.max(end.saturating_sub(DEEP))..end);
-        [front, back].into_iter().flatten()
-    });
-    let first = edges.next()?;
-    Some((first.start, edges.last().unwrap_or(first).end))
 }
 
 /// Without those that are not where their neighbours let them be.

@@ -278,6 +278,17 @@ fn a_bit_that_is_the_only_one_to_be_wrong_is_turned_back() {
     assert!(dump.incomplete().unwrap().contains("which are lost"), "any page may have been left out");
 }
 
+/// Pages that are left out alone are common where a machine ran for a while.
+#[test]
+fn a_bit_that_was_added_among_set_ones_makes_no_page_another() {
+    let made = |pfn: u64| if pfn.is_multiple_of(300) { telling(pfn) } else { pattern(pfn) };
+    let stored = |pfn: &u64| pfn % 20 != 3;
+    let dump = turned_of(stored, made, &[1003]);
+    let wrong = (0..4000).filter(stored).find(|&pfn| page(&dump, pfn).is_ok_and(|page| page != made(pfn)));
+    assert_eq!(wrong, None);
+    assert!(dump.incomplete().unwrap().contains("0x385..0x4b0, which are lost"), "{:?}", dump.incomplete());
+}
+
 /// Too few pages tell their addresses, until the kernel says where all memory is mapped.
 #[test]
 fn pages_are_held_against_the_direct_map_of_the_kernel() {

@@ -97,9 +97,9 @@ fn vmcoreinfo(dump: &Arc<Vmcore>, options: &Options) -> Result<Arc<VmcoreInfo>> 
         return Ok(Arc::new(note.clone()));
     }
     tracing::warn!(
-        "no {}VMCOREINFO note in {}; looking for the kernel's own copy in memory",
-        if note.is_some() { "whole " } else { "" },
-        dump.path().display()
+        "no VMCOREINFO note in {}{}; looking for the kernel's own copy in memory",
+        dump.path().display(),
+        if note.is_some() { " that tells of page tables in the kernel's image" } else { "" }
     );
     // One that breaks off early is still better than none to say what is missing.
     let found = search(dump).or_else(|| note.cloned());

@@ -181,7 +181,8 @@ fn parse(
     }
     if let Some(all) = orc::foreign(&ips.bytes, &ip_holes, ip.0) {
         let pages = all.len() - ip_holes.len();
-        lost.get_or_insert(format!("in the place of {pages} of its pages stand others"));
+        let others = format!("in the place of {pages} of its pages stand others");
+        lost = Some(lost.map_or_else(|| others.clone(), |lost| format!("{lost}; {others}")));
         ip_holes = all;
     }
     let (ips, entries) = ((&ips.bytes[..], &ip_holes[..]), (&entries.bytes[..], &entry_holes[..]));

@@ -31,11 +31,12 @@ pub(super) fn mended(
     };
     let at = symbols.address("vmcoreinfo_note")?;
     let own = text_at(at).or_else(|| text_at(space.read_u64(VirtAddr(at)).ok()?))?;
-    let lengths = (note.text().len(), own.text().len());
-    if lengths.0 < lengths.1 && own.text().starts_with(note.text()) {
+    let whole = own.text().trim_end().len();
+    if note.text().trim_end().len() < whole && own.text().starts_with(note.text()) {
         let said = format!(
             "VMCOREINFO in the dump's notes breaks off after {} of {} bytes; the kernel's own copy is used",
-            lengths.0, lengths.1
+            note.text().len(),
+            own.text().len()
         );
         return Some((own, said));
     }

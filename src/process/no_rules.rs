@@ -89,12 +89,14 @@ impl<'p> Callers<'p> {
             next.set(Rsp, rbp.checked_add(16));
             next.get(Rip).map(|_| (next, Kind::FramePointer))
         };
+        if let Some(caller) = self.aligned(regs, lookup) {
+            return Some(caller);
+        }
+        let Some(frame) = by_pointer() else { return scan(process, regs, sp) };
         // What made a call has most likely a frame of its own.
         let exact = matches!(kind, Kind::Regs | Kind::Signal);
-        let owner = |frame: (Registers, Kind)| {
-            Some(()).filter(|()| exact).and_then(|()| owner(process, regs, lookup, &frame.0)).unwrap_or(frame)
-        };
-        self.aligned(regs, lookup).or_else(|| by_pointer().map(owner)).or_else(|| scan(process, regs, sp))
+        let owner = if exact { owner(process, regs, lookup, &frame.0, &mut self.tries) } else { None };
+        Some(owner.unwrap_or(frame))
     }
 
     /// Gaps between functions are filled: of the places that look so, the nearest whose
@@ -124,6 +126,7 @@ fn owner(
     regs: &Registers,
     lookup: u64,
     by_pointer: &Registers,
+    tries: &mut usize,
 ) -> Option<(Registers, Kind)> {
     /// Callers without frame pointers, on the way to one that has one.
     const STEPS: usize = 8;
@@ -159,7 +162,11 @@ fn owner(
         caller.set(Rsp, at.checked_add(8));
         caller
     });
-    callers.find(|caller| leads_there(caller)).map(|caller| (caller, Kind::Scan))
+    let caller = callers.find_map(|caller| {
+        let left = tries.checked_sub(1).map(|left| *tries = left);
+        (left.is_none() || leads_there(&caller)).then_some(left.map(|()| caller))
+    });
+    Some((caller??, Kind::Scan))
 }
 
 /// Whether the call that ends at `ra` can have led to the function around `pc`: to one of the same

@@ -88,12 +88,12 @@ fn step(
         (Some(Step::End), None) => Err(End::Outermost),
         _ => match callers.by_code(regs, lookup) {
             Some(next) => Ok((next, Kind::Code)),
+            None if starts_here(process, lookup) => Err(End::Outermost),
             // The psABI marks the outermost frame by a frame pointer of zero; code without frame
             // pointers may have a zero in it.
             None if matches!(kind, Kind::FramePointer | Kind::Code) && regs.get(Rbp) == Some(0) => {
                 callers.aligned(regs, lookup).ok_or(End::Outermost)
             }
-            None if starts_here(process, lookup) => Err(End::Outermost),
             None => callers.guess(regs, lookup, kind).ok_or(End::NoRules),
         },
     }

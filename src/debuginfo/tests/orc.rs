@@ -175,6 +175,9 @@ fn pages_of_others_among_the_addresses_are_found() {
         ip[16384..32768].fill(fill);
         assert_eq!(found(&ip, &[12288..12300]), None, "too many");
     }
+    let mut last = ip.clone();
+    last[40_960..45_056].fill(0x41);
+    assert_eq!(found(&last, &[]), Some(vec![40_960..45_056]), "the one before the last");
     // Rows of the same table, which ascend, too.
     for (from, to) in [(8, 3), (3, 8), (5, 0), (0, 9)] {
         let mut ip = ip.clone();

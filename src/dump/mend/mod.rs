@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::bytes::source::Source;
 
+pub(super) mod blocks;
 mod elf;
 mod kdump;
 pub(super) mod segments;
