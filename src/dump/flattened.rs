@@ -36,10 +36,6 @@ pub(super) const SIGNATURE: &[u8; 16] = b"makedumpfile\0\0\0\0";
 const HEADER_BYTES: u64 = 4096;
 /// More pieces than this would take more memory than putting the file in order takes time.
 const PIECES_MAX: usize = 1 << 24;
-/// So many pieces are looked at before their size is held against them ...
-const PIECES_FREE: usize = 1 << 20;
-/// ... which is this at least: writers write 16 to 64 KiB at once.
-const PIECE_BYTES: u64 = 1024;
 /// In place of a stream offset: nothing was written here.
 const GAP: u64 = u64::MAX;
 
@@ -133,8 +129,7 @@ fn index(
             Some(offset) => write(map, offset, there, data),
             None => lost.push(format!("{at:#x} ({size} bytes)")),
         }
-        let small = map.len() > PIECES_FREE && data / (map.len() as u64) < PIECE_BYTES;
-        if small || map.len() > PIECES_MAX {
+        if blocks::are_small(map.len(), data) || map.len() > PIECES_MAX {
             return Err(Error::Unsupported {
                 path: path.to_owned(),
                 what: format!("a flattened dump in so many small blocks ({} in {data:#x} bytes)", map.len()),

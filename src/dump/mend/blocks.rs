@@ -22,6 +22,16 @@ const BLOCK_MAX: u64 = 1 << 20;
 /// Headers that are read to find those behind damaged ones.
 const READ_MAX: u32 = 1 << 16;
 
+/// So many blocks are looked at before their size is held against them ...
+const FREE: usize = 1 << 20;
+/// ... which is this at least: writers write 16 to 64 KiB at once.
+const BLOCK_MIN: u64 = 1024;
+
+/// Whether `count` blocks within `bytes` are none that a writer made.
+pub(in crate::dump) fn are_small(count: usize, bytes: u64) -> bool {
+    count > FREE && bytes / (count as u64) < BLOCK_MIN
+}
+
 /// Offset and size in front of a block.
 pub(in crate::dump) const RECORD_BYTES: u64 = 16;
 
@@ -100,7 +110,8 @@ pub(in crate::dump) fn mended(stream: &dyn Source, mut at: u64) -> Mended {
         left: Cell::new(READ_MAX),
     };
     let mut before: Option<Header> = None;
-    while let Some(record) = Record::read(stream, at) {
+    for count in 0.. {
+        let Some(record) = Record::read(stream, at).filter(|_| !are_small(count, at)) else { break };
         let data = at + RECORD_BYTES;
         let there = |size: u64| data.checked_add(size).is_some_and(|end| end <= stream.len());
         let offset = match record {
