@@ -26,8 +26,10 @@ const FEW: u64 = 32;
 const MANY: u64 = 4096;
 /// How many pages from there on are tried for one that tells its address.
 const TRIES: u64 = 8;
-/// Pages that are decoded in all.
-const BUDGET: u32 = 1 << 16;
+/// Pages that are decoded in all ...
+const BUDGET: u32 = 3 << 14;
+/// ... and those of the kernel's image besides.
+const IMAGE_BUDGET: u32 = 1 << 14;
 /// So many bits more or less than there were are believed.
 const SHIFT_MAX: u64 = 64;
 /// So many of the kernel's pages may be mistaken where they change their minds.
@@ -297,6 +299,7 @@ impl Asking<'_> {
             }
             more
         });
+        self.left = self.left.max(IMAGE_BUDGET);
         self.between(own, Self::in_image)
     }
 
