@@ -29,6 +29,15 @@ fn is_plain(byte: u8) -> bool {
     byte == b'\t' || !byte.is_ascii_control() && byte != 0xc2
 }
 
+/// The first of `all`, in a list; `None` if there are none.
+pub(crate) fn few(all: impl Iterator<Item = String>) -> Option<String> {
+    const SHOWN: usize = 8;
+    let mut all = all.peekable();
+    all.peek()?;
+    let shown: Vec<_> = all.by_ref().take(SHOWN).collect();
+    Some(shown.join(", ") + if all.next().is_some() { " and more" } else { "" })
+}
+
 /// Where text for people goes, row by row. What is formatted cannot end a row.
 pub(crate) struct Screen<'w> {
     to: &'w mut dyn Write,

@@ -29,6 +29,7 @@ use super::mend::blocks::{self, Mended, RECORD_BYTES, Record};
 use crate::bytes::array_at;
 use crate::bytes::source::Source;
 use crate::error::{Error, Result};
+use crate::text::few;
 
 /// The first bytes of the stream.
 pub(super) const SIGNATURE: &[u8; 16] = b"makedumpfile\0\0\0\0";
@@ -117,7 +118,7 @@ fn index(
             (Some(&(offset, size)), _) => (offset, size),
             (None, None) => break Some(format!("breaks off at {at:#x} without an end mark")),
             (None, Some(Record::End)) => break None,
-            (None, Some(Record::Unsound)) => {
+            (None, Some(Record::Unsound { .. })) => {
                 break Some(format!("has no sound block at {at:#x}: what follows is lost"));
             }
             (None, Some(Record::Block { offset, size })) => (Some(offset), size),
@@ -127,7 +128,7 @@ fn index(
         let there = size.min(stream.len().saturating_sub(data));
         match offset {
             Some(offset) => write(map, offset, there, data),
-            None => lost.push(format!("{at:#x} ({size} bytes)")),
+            None => lost.push((at, size)),
         }
         if blocks::are_small(map.len(), data) || map.len() > PIECES_MAX {
             return Err(Error::Unsupported {
@@ -141,9 +142,8 @@ fn index(
         }
         at = data + size;
     };
-    let lost = (!lost.is_empty()).then(|| {
-        format!("has damaged headers, which do not tell where the blocks at {} belong", lost.join(", "))
-    });
+    let lost = few(lost.iter().map(|(at, size)| format!("{at:#x} ({size} bytes)")))
+        .map(|blocks| format!("has damaged headers, which do not tell where the blocks at {blocks} belong"));
     let all: Vec<String> =
         [end, lost].into_iter().flatten().map(|what| format!("{} {what}", path.display())).collect();
     Ok((!all.is_empty()).then(|| all.join("; ")))
@@ -151,12 +151,10 @@ fn index(
 
 fn mended_words(path: &Path, mended: &Mended) -> Option<String> {
     let right = mended.iter().filter(|(_, (offset, _))| offset.is_some()).map(|(at, _)| format!("{at:#x}"));
-    let right: Vec<String> = right.collect();
-    (!right.is_empty()).then(|| {
+    few(right).map(|blocks| {
         format!(
-            "{}: the headers of blocks at {} were damaged; what they said is known by the blocks about them",
-            path.display(),
-            right.join(", ")
+            "{}: the headers of blocks at {blocks} were damaged; what they said is known by the blocks about them",
+            path.display()
         )
     })
 }

@@ -35,6 +35,7 @@ use crate::bytes;
 use crate::bytes::source::Source;
 use crate::direct_mapped::DirectMapped;
 use crate::error::{Error, ReadFault, Result};
+use crate::text::few;
 
 /// Most bytes of a compressed page. makedumpfile and QEMU store a page as it is when
 /// compressing does not make it smaller; libkdumpfile's makers of test files do not.
@@ -277,6 +278,9 @@ fn decode(
     decoders: &Decoders,
     page: &mut [u8; PAGE_BYTES],
 ) -> Result<(), Option<io::Error>> {
+    if codec == Codec::Raw {
+        return Ok(source.read_exact_at(offset, page)?);
+    }
     let mut data = [0; PACKED_MAX];
     let data = data.get_mut(..size).ok_or(None)?;
     source.read_exact_at(offset, data)?;
@@ -339,15 +343,6 @@ impl Ranked for Indexed<'_> {
             },
         }
     }
-}
-
-/// The first of `all`, in a list; `None` if there are none.
-fn few(all: impl Iterator<Item = String>) -> Option<String> {
-    const SHOWN: usize = 8;
-    let mut all = all.peekable();
-    all.peek()?;
-    let shown: Vec<_> = all.by_ref().take(SHOWN).collect();
-    Some(shown.join(", ") + if all.next().is_some() { " and more" } else { "" })
 }
 
 /// Several files must be different pieces of the same dump.

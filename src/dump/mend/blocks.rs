@@ -6,6 +6,7 @@
 //!
 //! Sources: makedumpfile `write_buffer()` and `write_cache()`, QEMU `dump/dump.c`.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -43,8 +44,10 @@ pub(in crate::dump) enum Record {
         size: u64,
     },
     End,
-    /// Neither can be so.
-    Unsound,
+    /// No block is at such an offset, or so large.
+    Unsound {
+        size: Option<u64>,
+    },
 }
 
 impl Record {
@@ -61,9 +64,9 @@ impl Record {
         let number = |at| array_at(raw, at).map_or(-1, i64::from_be_bytes);
         match (number(0), number(8)) {
             (-1, -1) => Self::End,
-            (offset, size) => match (u64::try_from(offset), u64::try_from(size)) {
-                (Ok(offset), Ok(size)) => Self::Block { offset, size },
-                _ => Self::Unsound,
+            (offset, size) => match (u64::try_from(offset), u64::try_from(size).ok()) {
+                (Ok(offset), Some(size)) => Self::Block { offset, size },
+                (_, size) => Self::Unsound { size },
             },
         }
     }
@@ -114,7 +117,7 @@ pub(in crate::dump) fn mended(stream: &dyn Source, mut at: u64) -> Mended {
         let Some(record) = Record::read(stream, at).filter(|_| !are_small(count, at)) else { break };
         let data = at + RECORD_BYTES;
         let there = |size: u64| data.checked_add(size).is_some_and(|end| end <= stream.len());
-        let offset = match record {
+        let (offset, size) = match record {
             Record::End => break,
             Record::Block { offset, size } if there(size) && (offset, size) != (0, 0) => {
                 // What begins elsewhere may be what stands within a block whose size is wrong.
@@ -125,13 +128,14 @@ pub(in crate::dump) fn mended(stream: &dyn Source, mut at: u64) -> Mended {
                 at = data + size;
                 continue;
             }
-            Record::Block { offset, .. } => Some(offset).filter(|offset| walk.ends.contains(offset)),
-            Record::Unsound => None,
+            Record::Block { offset, .. } => (Some(offset).filter(|offset| walk.ends.contains(offset)), None),
+            // Where the offset alone is wrong the size tells where the next one is.
+            Record::Unsound { size } => (None, size.filter(|&size| is_written(size))),
         };
         if walk.found.len() >= STRAY_MAX {
             break;
         }
-        match walk.damaged(at, offset, before) {
+        match walk.damaged(at, (offset, size), before) {
             Some(next) => at = next,
             None => break,
         }
@@ -142,7 +146,9 @@ pub(in crate::dump) fn mended(stream: &dyn Source, mut at: u64) -> Mended {
 impl Walk<'_> {
     /// A header that may be right.
     fn block(&mut self, at: u64, offset: u64, size: u64) {
-        if let Some(stray) = self.strays.iter().position(|stray| self.goes_on(stray, offset)) {
+        let full = self.found.len() >= STRAY_MAX;
+        let stray = self.strays.iter().position(|stray| !full && self.goes_on(stray, offset));
+        if let Some(stray) = stray {
             let Stray { at, size, .. } = self.strays.remove(stray);
             self.ends.retain(|&end| end != offset - size);
             self.rows.retain(|&end| end != offset - size);
@@ -170,15 +176,19 @@ impl Walk<'_> {
         add(&mut self.ends, offset, end);
     }
 
-    /// The header at `at` is damaged, whose `offset` may be right, or the size in that `before` it; where
-    /// the next is.
-    fn damaged(&mut self, at: u64, offset: Option<u64>, before: Option<Header>) -> Option<u64> {
+    /// The header at `at` is damaged, whose `offset` or `size` may be right, or the size in that `before`
+    /// it; where the next is.
+    fn damaged(
+        &mut self,
+        at: u64,
+        (offset, size): (Option<u64>, Option<u64>),
+        before: Option<Header>,
+    ) -> Option<u64> {
         let data = at + RECORD_BYTES;
         let from = before.map_or(data, |before| before.at + RECORD_BYTES) + 1;
         let starts = offset.map_or_else(|| self.ends.clone(), |offset| vec![offset]);
-        // Where the offset alone is wrong the size tells where the next one is.
-        let said = self.size_said(at).map(|size| data + size);
-        let (next, header, offset) = said.into_iter().chain(self.headers(from)?).find_map(|next| {
+        let said = size.map(|size| data + size);
+        let (next, header, offset) = said.into_iter().chain(self.headers(from)).find_map(|next| {
             let end = |start: u64, data: u64| start.checked_add(next.checked_sub(data)?);
             let of_before = before.and_then(|before| end(before.offset, before.at + RECORD_BYTES));
             let mut ends: Vec<u64> = starts.iter().filter_map(|&start| end(start, data)).collect();
@@ -202,23 +212,23 @@ impl Walk<'_> {
         Some(next)
     }
 
-    /// The size in the header at `at`, if it may be one.
-    fn size_said(&self, at: u64) -> Option<u64> {
-        let mut raw = [0; 8];
-        self.stream.read_exact_at(at + 8, &mut raw).ok()?;
-        Some(u64::from_be_bytes(raw)).filter(|size| (1..=BLOCK_MAX).contains(size))
-    }
-
     /// What may be headers from `from` on.
-    fn headers(&self, from: u64) -> Option<impl Iterator<Item = u64>> {
-        let n = (2 * BLOCK_MAX).min(self.stream.len().checked_sub(from)?);
-        let bytes = self.stream.bytes(from, usize::try_from(n).ok()?).ok()?.into_owned();
-        let may_be = move |at: usize| match Record::parse(bytes.get(at..at + 16)?) {
-            Record::Block { size, .. } if (1..=BLOCK_MAX).contains(&size) => Some(from + at as u64),
-            Record::End => Some(from + at as u64),
-            _ => None,
-        };
-        Some((0..usize::try_from(n).ok()?).filter_map(may_be))
+    fn headers(&self, from: u64) -> impl Iterator<Item = u64> {
+        /// Most are near: the rest is not read.
+        const STEP: usize = 1 << 16;
+        let read =
+            |at: u64| self.stream.bytes_up_to(at, STEP + 15).map_or_else(|_| Vec::new(), Cow::into_owned);
+        (from..from.saturating_add(2 * BLOCK_MAX)).step_by(STEP).flat_map(move |step| {
+            let bytes = read(step);
+            (0..bytes.len().saturating_sub(15)).filter_map(move |at| {
+                let may_be = match Record::parse(bytes.get(at..at + 16)?) {
+                    Record::Block { size, .. } => is_written(size),
+                    Record::End => true,
+                    Record::Unsound { .. } => false,
+                };
+                may_be.then_some(step + at as u64)
+            })
+        })
     }
 
     /// The offsets that headers say which follow each other from `at` on, if the first and another are where a
@@ -232,7 +242,7 @@ impl Walk<'_> {
         while begin.len() < FOLLOWED {
             self.left.set(self.left.get().checked_sub(1)?);
             match Record::read(self.stream, at) {
-                Some(Record::Block { offset, size }) if (1..=BLOCK_MAX).contains(&size) => {
+                Some(Record::Block { offset, size }) if is_written(size) => {
                     go_on += u32::from(ends.contains(&offset));
                     if go_on == 0 && known {
                         return None;
@@ -252,6 +262,11 @@ impl Walk<'_> {
     }
 }
 
+/// Whether a writer may have written so many bytes at once.
+fn is_written(size: u64) -> bool {
+    (1..=BLOCK_MAX).contains(&size)
+}
+
 /// A block that began at `offset` ends at `end`.
 fn add(ends: &mut Vec<u64>, offset: u64, end: u64) {
     ends.retain(|&known| known != offset && known != end);
@@ -269,10 +284,10 @@ mod tests {
     use crate::bytes::source::InMemory;
 
     /// As makedumpfile writes: headers, then descriptors and pages by turns, and where each header is.
-    fn stream() -> (Vec<u8>, Vec<(usize, u64, u64)>) {
+    fn stream(pages_of: u64) -> (Vec<u8>, Vec<(usize, u64, u64)>) {
         let mut blocks = vec![(0, 464), (0x1068, 4020), (0x1000, 104), (0x3000, 14332), (0x7000, 1104)];
         let (mut rows, mut pages) = (0x7450, 0x1_0000);
-        for i in 0..12u64 {
+        for i in 0..pages_of {
             blocks.extend([(pages, 3000 + i), (rows, 360)]);
             (rows, pages) = (rows + 360, pages + 3000 + i);
         }
@@ -295,12 +310,12 @@ mod tests {
 
     #[test]
     fn sound_headers_stay_as_they_are() {
-        assert_eq!(of(stream().0), Mended::new());
+        assert_eq!(of(stream(12).0), Mended::new());
     }
 
     #[test]
     fn a_wrong_size_or_offset_is_told_by_the_blocks_about_it() {
-        let (sound, headers) = stream();
+        let (sound, headers) = stream(12);
         // Where two were before, and one is behind.
         for &(at, offset, size) in headers.get(8..headers.len() - 3).unwrap() {
             for bit in [0, 3, 9, 17, 20, 40, 60, 63] {
@@ -319,10 +334,19 @@ mod tests {
         assert_eq!(of(bytes).get(&4096).unwrap().1, 464, "its place is not known: nothing was before it");
     }
 
+    #[test]
+    fn no_more_are_mended_than_a_person_would_read_of() {
+        let (mut bytes, headers) = stream(400);
+        for &(at, ..) in headers.get(8..).unwrap().iter().step_by(4) {
+            bytes[at + 3] ^= 1;
+        }
+        assert_eq!(of(bytes).len(), STRAY_MAX);
+    }
+
     proptest! {
         #[test]
         fn hostile_streams_end(at in 4096usize..60_000, to in any::<[u8; 16]>(), n in 1usize..16, cut in 4096usize..60_000) {
-            let mut bytes = stream().0;
+            let mut bytes = stream(12).0;
             let at = at.min(bytes.len() - 16);
             bytes[at..at + n].copy_from_slice(&to[..n]);
             bytes.truncate(cut);
