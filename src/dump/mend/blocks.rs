@@ -176,33 +176,9 @@ impl Walk<'_> {
         add(&mut self.ends, offset, end);
     }
 
-    /// The header at `at` is damaged, whose `offset` or `size` may be right, or the size in that `before`
-    /// it; where the next is.
-    fn damaged(
-        &mut self,
-        at: u64,
-        (offset, size): (Option<u64>, Option<u64>),
-        before: Option<Header>,
-    ) -> Option<u64> {
-        let data = at + RECORD_BYTES;
-        let from = before.map_or(data, |before| before.at + RECORD_BYTES) + 1;
-        let starts = offset.map_or_else(|| self.ends.clone(), |offset| vec![offset]);
-        let said = size.map(|size| data + size);
-        let (next, header, offset) = said.into_iter().chain(self.headers(from)).find_map(|next| {
-            let end = |start: u64, data: u64| start.checked_add(next.checked_sub(data)?);
-            let of_before = before.and_then(|before| end(before.offset, before.at + RECORD_BYTES));
-            let mut ends: Vec<u64> = starts.iter().filter_map(|&start| end(start, data)).collect();
-            ends.extend(of_before);
-            let begin = self.follow(next, ends)?;
-            let goes_on = |end: Option<u64>| end.is_some_and(|end| begin.contains(&end));
-            let found = match before {
-                Some(before) if next < data || offset.is_none() && goes_on(of_before) => {
-                    (before.at, Some(before.offset))
-                }
-                _ => (at, offset.or_else(|| starts.iter().copied().find(|&start| goes_on(end(start, data))))),
-            };
-            Some((next, found.0, found.1))
-        })?;
+    /// The header at `at` is damaged, or that `before` it; where the next is.
+    fn damaged(&mut self, at: u64, said: (Option<u64>, Option<u64>), before: Option<Header>) -> Option<u64> {
+        let (header, offset, next) = self.told(at, said, before)?;
         let size = next - header - RECORD_BYTES;
         self.found.insert(header, (offset, size));
         match offset {
@@ -212,8 +188,40 @@ impl Walk<'_> {
         Some(next)
     }
 
+    /// What the next blocks tell of the header at `at`, of which the `offset` or the `size` may be right, or
+    /// of that `before` it: which is damaged, its offset, and where the next is.
+    fn told(
+        &self,
+        at: u64,
+        (offset, size): (Option<u64>, Option<u64>),
+        before: Option<Header>,
+    ) -> Option<(u64, Option<u64>, u64)> {
+        let data = at + RECORD_BYTES;
+        let from = before.map_or(data, |before| before.at + RECORD_BYTES) + 1;
+        let starts = offset.map_or_else(|| self.ends.clone(), |offset| vec![offset]);
+        let said = size.and_then(|size| Some((data + size, Record::read(self.stream, data + size)?)));
+        let mut all = said.into_iter().chain(self.headers(from)).take_while(|_| self.left.get() > 0);
+        all.find_map(|(next, record)| {
+            let end = |start: u64, data: u64| start.checked_add(next.checked_sub(data)?);
+            let of_before = before.and_then(|before| end(before.offset, before.at + RECORD_BYTES));
+            let mut ends: Vec<u64> = starts.iter().filter_map(|&start| end(start, data)).collect();
+            ends.extend(of_before);
+            let begin = self.follow(next, record, ends)?;
+            let goes_on = |end: Option<u64>| end.is_some_and(|end| begin.contains(&end));
+            Some(match before {
+                Some(before) if next < data || offset.is_none() && goes_on(of_before) => {
+                    (before.at, Some(before.offset), next)
+                }
+                _ => {
+                    let going_on = || starts.iter().copied().find(|&start| goes_on(end(start, data)));
+                    (at, offset.or_else(going_on), next)
+                }
+            })
+        })
+    }
+
     /// What may be headers from `from` on.
-    fn headers(&self, from: u64) -> impl Iterator<Item = u64> {
+    fn headers(&self, from: u64) -> impl Iterator<Item = (u64, Record)> {
         /// Most are near: the rest is not read.
         const STEP: usize = 1 << 16;
         let read =
@@ -221,27 +229,29 @@ impl Walk<'_> {
         (from..from.saturating_add(2 * BLOCK_MAX)).step_by(STEP).flat_map(move |step| {
             let bytes = read(step);
             (0..bytes.len().saturating_sub(15)).filter_map(move |at| {
-                let may_be = match Record::parse(bytes.get(at..at + 16)?) {
+                let record = Record::parse(bytes.get(at..at + 16)?);
+                let may_be = match record {
                     Record::Block { size, .. } => is_written(size),
                     Record::End => true,
                     Record::Unsound { .. } => false,
                 };
-                may_be.then_some(step + at as u64)
+                may_be.then_some((step + at as u64, record))
             })
         })
     }
 
     /// The offsets that headers say which follow each other from `at` on, if the first and another are where a
     /// block ended, at one of `ends` or of these, or the stream ends with them.
-    fn follow(&self, mut at: u64, mut ends: Vec<u64>) -> Option<Vec<u64>> {
+    fn follow(&self, mut at: u64, first: Record, mut ends: Vec<u64>) -> Option<Vec<u64>> {
         /// So many begin elsewhere at first.
         const FOLLOWED: usize = 16;
         ends.extend(&self.ends);
         let known = !ends.is_empty();
         let (mut begin, mut go_on, mut ended) = (Vec::new(), 0, false);
+        let mut record = Some(first);
         while begin.len() < FOLLOWED {
             self.left.set(self.left.get().checked_sub(1)?);
-            match Record::read(self.stream, at) {
+            match record {
                 Some(Record::Block { offset, size }) if is_written(size) => {
                     go_on += u32::from(ends.contains(&offset));
                     if go_on == 0 && known {
@@ -257,6 +267,7 @@ impl Walk<'_> {
                 }
                 _ => break,
             }
+            record = Record::read(self.stream, at);
         }
         (go_on > 1 || ended).then_some(begin)
     }
