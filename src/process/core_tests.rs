@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use gimli::UnwindContext;
 use proptest::prelude::*;
 
 use super::*;
+use crate::arch::{Register, Registers};
 use crate::bytes::source::InMemory;
+use crate::debuginfo::cfi::Step;
+use crate::elf::{PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader};
+use crate::process::rules::Rules;
 use crate::process::{Options, Process, skeleton};
 
 fn note(name: &str, kind: u32, desc: &[u8]) -> Vec<u8> {
@@ -296,4 +301,60 @@ fn complaints_have_an_end() {
     assert_eq!(core.threads.len(), 1);
     assert_eq!(core.complaints.len(), 101);
     assert_eq!(core.complaints[100], "more is wrong with the notes, and not listed");
+}
+
+/// The table that finds an image's unwind rules comes from the core's memory.
+#[test]
+fn a_table_of_unwind_rules_that_lies_is_not_followed() {
+    const AT: u32 = 0x40_0000;
+    const FRAMES: u32 = AT + 0x100;
+    const CODE: u32 = AT + 0x800;
+    let relative = |to: u32, from: u32| to.wrapping_sub(from).to_le_bytes();
+    // DWARF's words for: the caller's stack is 8 above `rsp`, its address right below.
+    let cie = b"\x14\0\0\0\0\0\0\0\x01zR\0\x01\x78\x10\x01\x1b\x0c\x07\x08\x90\x01\0\0";
+    let of_fde = FRAMES + 24;
+    let parts: [&[u8]; 7] = [
+        cie,
+        &16u32.to_le_bytes(),
+        &relative(of_fde + 4, FRAMES),
+        &relative(CODE, of_fde + 8),
+        &0x100u32.to_le_bytes(),
+        &[0; 4],
+        &[0; 4],
+    ];
+    let frames = parts.concat();
+    // What one step finds where the entry is said to be at `entry`, and `count` is how many there are.
+    let step = |entry: u32, count: (u8, &[u8])| {
+        let row = [relative(CODE, AT), relative(entry, AT)].concat();
+        let head = [&[1, 0x1b, count.0, 0x3b][..], &relative(FRAMES, AT + 4), count.1, &row].concat();
+        let mut memory = head;
+        memory.resize(0x100, 0);
+        memory.extend(&frames);
+        memory.resize(0x1000, 0);
+        let raw = core(&prstatus(7, 11), &[(AT.into(), 0x1000, &memory)], 2);
+        let process = Process::new(parse(raw).unwrap(), &Options::default());
+        let load = ProgramHeader {
+            kind: PT_LOAD,
+            flags: 5,
+            offset: 0,
+            vaddr: AT.into(),
+            paddr: 0,
+            filesz: 0x1000,
+            memsz: 0x1000,
+            align: 0,
+        };
+        let table = ProgramHeader { kind: PT_GNU_EH_FRAME, filesz: 0x100, memsz: 0x100, ..load };
+        let rules = Rules::read(&process, &[load, table], 0, None);
+        let mut regs = Registers::default();
+        regs.set(Register::Rsp, Some(0x7000));
+        let pc = u64::from(CODE) + 4;
+        let found = rules.step(&process, None, &mut UnwindContext::new(), &regs, pc, &mut |at| Some(at + 1));
+        matches!(found, Step::To(caller, _) if caller.get(Register::Rip) == Some(0x7001))
+    };
+    let one = 1u32.to_le_bytes();
+    assert!(step(of_fde, (3, &one)));
+    assert!(!step(AT, (3, &one)), "before the rules");
+    assert!(!step(0xffff_fff0, (3, &one)), "behind them");
+    assert!(!step(of_fde, (0x0b, &[0xff; 4])), "-1 of them");
+    assert!(!step(of_fde, (4, &[0xff; 8])), "2^64 of them");
 }

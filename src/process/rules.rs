@@ -6,7 +6,10 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gimli::{BaseAddresses, EhFrame, EhFrameHdr, EhHdrTable, LittleEndian, UnwindContext, UnwindSection};
+use gimli::{
+    BaseAddresses, DW_EH_PE_omit, DW_EH_PE_udata2, DW_EH_PE_udata4, DwEhPe, EhFrame, EhFrameHdr, EhHdrTable,
+    LittleEndian, UnwindContext, UnwindSection,
+};
 
 use super::Process;
 use super::files::MappedFile;
@@ -95,9 +98,12 @@ impl Table {
         let phdr = phdrs.iter().find(|p| p.kind == PT_GNU_EH_FRAME)?;
         let header_at = bias.wrapping_add(phdr.vaddr);
         let header = read_up_to(process, header_at, phdr.memsz.min(RULES_MAX))?;
+        // With a count of any other kind gimli's search can overflow; linkers write the last.
+        let counts = [DW_EH_PE_omit, DW_EH_PE_udata2, DW_EH_PE_udata4];
+        counts.contains(&DwEhPe(*header.get(2)?)).then_some(())?;
         let bases = BaseAddresses::default().set_eh_frame_hdr(header_at);
         let parsed = EhFrameHdr::new(&header, LittleEndian).parse(&bases, 8).ok()?;
-        let gimli::Pointer::Direct(frames_at) = parsed.eh_frame_ptr() else { return None };
+        let frames_at = parsed.eh_frame_ptr().direct().ok()?;
         let holds = |p: &&ProgramHeader| {
             let start = bias.wrapping_add(p.vaddr);
             p.kind == PT_LOAD && start <= frames_at && frames_at - start < p.filesz
@@ -138,19 +144,25 @@ impl Table {
             .get_or_init(|| read_up_to(process, self.frames_at, self.frames_len).unwrap_or_default());
         let section: EhFrame<Slice<'_>> = EhFrame::new(frames, LittleEndian);
         let entry = match header.table() {
-            Some(table) => table.fde_for_address(&section, &bases, pc, EhFrame::cie_from_offset),
-            None => section.fde_for_address(&bases, pc, EhFrame::cie_from_offset),
+            Some(table) => self.place(&table, pc).and_then(|at| {
+                let offset = usize::try_from(at.checked_sub(self.frames_at)?).ok()?;
+                section.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).ok()
+            }),
+            None => section.fde_for_address(&bases, pc, EhFrame::cie_from_offset).ok(),
         };
-        let Some(fde) = entry.ok().filter(|fde| fde.contains(pc)) else { return Step::NoRules };
+        let Some(fde) = entry.filter(|fde| fde.contains(pc)) else { return Step::NoRules };
         cfi::step(&section, &bases, &fde, context, regs, pc, word)
+    }
+
+    /// Where the entry is that may be for `pc`.
+    fn place(&self, table: &EhHdrTable<'_, Slice<'_>>, pc: u64) -> Option<u64> {
+        table.lookup(pc, &self.bases(self.frames_at)).ok()?.direct().ok()
     }
 
     /// The entry for `pc` and what it refers to, as a section of their own: of node's
     /// 2.8 MB a stack needs some hundred bytes.
     fn alone(&self, process: &Process, table: &EhHdrTable<'_, Slice<'_>>, pc: u64) -> Option<Alone> {
-        let gimli::Pointer::Direct(at) = table.lookup(pc, &self.bases(self.frames_at)).ok()? else {
-            return None;
-        };
+        let at = self.place(table, pc)?;
         let end = self.frames_at.checked_add(self.frames_len)?;
         let piece = |at: u64| {
             let mut len = [0; 4];
