@@ -80,6 +80,12 @@ impl Kernel {
         Self { opened, kept: Kept::default() }
     }
 
+    /// The same kernel, read through another space; nothing that was read of this one is kept.
+    #[must_use]
+    pub fn through(&self, space: Arc<dyn AddressSpace>) -> Self {
+        Self { opened: self.opened.through(space), kept: Kept::default() }
+    }
+
     /// What is missing for anything more than memory, symbols and the log.
     #[must_use]
     pub fn lack(&self) -> Option<&Error> {

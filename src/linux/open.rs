@@ -62,6 +62,26 @@ pub(super) struct Opened {
     pub(super) mended: Option<String>,
 }
 
+impl Opened {
+    /// The same, read through another space; what it lacks is not told again.
+    pub(super) fn through(&self, space: Arc<dyn AddressSpace>) -> Self {
+        let Self { dump, options, vmcoreinfo, tables, vmlinux, btf, mended, .. } = self;
+        Self {
+            dump: dump.clone(),
+            options: options.clone(),
+            vmcoreinfo: vmcoreinfo.clone(),
+            kaslr_offset: self.kaslr_offset,
+            phys_base: self.phys_base,
+            tables: tables.clone(),
+            vmlinux: vmlinux.clone(),
+            btf: btf.clone(),
+            view: self.view.through(space),
+            lack: None,
+            mended: mended.clone(),
+        }
+    }
+}
+
 #[cfg(test)]
 impl Opened {
     /// An opened dump without a byte of memory, whose kernel is read through `view`.

@@ -1,15 +1,17 @@
 //! The kernel's log, as a ring that is changed.
 
-use corestub::linux::{View, log};
+use std::sync::LazyLock;
+
+use corestub::linux::{Kernel, log};
 
 use super::patches::Sound;
 
-static SOUND: Sound = Sound::new(read);
+static SOUND: LazyLock<Sound> = LazyLock::new(|| Sound::new(read));
 
 pub fn run(bytes: &[u8]) {
     SOUND.run(bytes);
 }
 
-fn read(view: &View) {
-    let _ = log::read(view).records.len();
+fn read(kernel: &Kernel) {
+    let _ = log::read(kernel).records.len();
 }

@@ -4,6 +4,7 @@
 //! test run. An input is the bytes of the file or table, or a list of changes to a real one ([`patches`]).
 
 mod btf;
+mod commands;
 mod core;
 mod elf;
 mod flattened;
@@ -35,8 +36,9 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     Target { name: "btf", run: btf::run, seeds: btf::seeds },
+    Target { name: "commands", run: commands::run, seeds: commands::seeds },
     Target { name: "core", run: core::run, seeds: core::seeds },
     Target { name: "elf", run: elf::run, seeds: elf::seeds },
     Target { name: "flattened", run: flattened::run, seeds: flattened::seeds },

@@ -2,11 +2,12 @@
 //! that a reader touches, some words become others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use corestub::addr::VirtAddr;
 use corestub::error::ReadFault;
-use corestub::linux::{Kernel, Options, View};
+use corestub::linux::{Kernel, Options};
 use corestub::memory::AddressSpace;
 
 const PAGE: u64 = 4096;
@@ -28,11 +29,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The kernel of a fixture, opened once for all that read it.
+/// The kernel of a fixture, or of the dump that CORESTUB_FUZZ_DUMP names, opened once for all that read it.
 fn kernel() -> &'static Kernel {
     static KERNEL: OnceLock<Kernel> = OnceLock::new();
     KERNEL.get_or_init(|| {
-        let path = super::fixture_file("k6.1-zstd.kdump");
+        let other = std::env::var_os("CORESTUB_FUZZ_DUMP").map(PathBuf::from);
+        let path = other.unwrap_or_else(|| super::fixture_file("k6.1-zstd.kdump"));
         let dump = corestub::dump::Vmcore::open(&[path]).expect("the fixture");
         Kernel::open(dump, Options::default()).expect("the fixture")
     })
@@ -41,7 +43,7 @@ fn kernel() -> &'static Kernel {
 /// A reader of sound memory, and the pages that it reads there, so that they are neither
 /// translated nor unpacked again for each input.
 pub struct Sound {
-    reader: fn(&View),
+    reader: Box<dyn Fn(&Kernel) + Send + Sync>,
     pages: OnceLock<Pages>,
 }
 
@@ -52,8 +54,8 @@ struct Pages {
 }
 
 impl Sound {
-    pub const fn new(reader: fn(&View)) -> Self {
-        Self { reader, pages: OnceLock::new() }
+    pub fn new(reader: impl Fn(&Kernel) + Send + Sync + 'static) -> Self {
+        Self { reader: Box::new(reader), pages: OnceLock::new() }
     }
 
     fn pages(&self) -> &Pages {
@@ -81,7 +83,8 @@ impl Sound {
     fn change(&self, pages: &mut BTreeMap<u64, Option<Vec<u8>>>, change: &[u8]) {
         let &[p0, p1, o0, o1, how, ref word @ ..] = change else { return };
         let all = &self.pages().starts;
-        let Some(&page) = all.get(usize::from(u16::from_le_bytes([p0, p1])) % all.len()) else { return };
+        let page = usize::from(u16::from_le_bytes([p0, p1])).checked_rem(all.len());
+        let Some(&page) = page.and_then(|page| all.get(page)) else { return };
         let bytes = pages.entry(page).or_insert_with(|| whole(page));
         if how == 0xff {
             *bytes = None;

@@ -1,15 +1,17 @@
 //! Tasks by every way that leads to them, in lists that are changed.
 
-use corestub::linux::{View, tasks};
+use std::sync::LazyLock;
+
+use corestub::linux::{Kernel, tasks};
 
 use super::patches::Sound;
 
-static SOUND: Sound = Sound::new(read);
+static SOUND: LazyLock<Sound> = LazyLock::new(|| Sound::new(read));
 
 pub fn run(bytes: &[u8]) {
     SOUND.run(bytes);
 }
 
-fn read(view: &View) {
-    let _ = tasks::listed(view).all().len();
+fn read(kernel: &Kernel) {
+    let _ = tasks::listed(kernel).all().len();
 }
