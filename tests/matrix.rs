@@ -297,6 +297,17 @@ fn a_late_page_of_kallsyms_is_lost() {
     });
 }
 
+/// With the names go the run queues, or which CPU panicked: the task says that it was running, its stack which
+/// note is its own, and the log who it was.
+#[test]
+fn who_panicked_is_known_without_the_names_that_tell() {
+    for (how, page) in [("lost-run-queues", 0), ("lost-cpus", 50), ("lost-panic-cpu", 61)] {
+        damaged(how, &["triage", "bt"], |kdump, sound| {
+            lose(kdump, sound, kdump.in_vmcoreinfo("kallsyms_offsets") + page * 0x1000);
+        });
+    }
+}
+
 /// No name can be decoded: tasks and unwind rules are found by content.
 #[test]
 fn the_tokens_of_kallsyms_are_lost() {

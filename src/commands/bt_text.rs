@@ -206,7 +206,8 @@ fn saved(kernel: &Kernel, task: &Task, frame: &Frame, first: bool) -> Option<Sav
         return None;
     }
     let regs = registers::of(kernel, task);
-    let noted = matches!(regs.source, Source::PrStatus | Source::PrStatusByPosition);
+    let noted =
+        matches!(regs.source, Source::PrStatus | Source::PrStatusByStack | Source::PrStatusByPosition);
     (first && !matches!(regs.source, Source::Nowhere(_))).then_some(Saved { regs, partial: false, noted })
 }
 

@@ -51,7 +51,7 @@ pub(super) fn current<'k>(kernel: &'k Kernel, context: Context<'_>) -> Result<&'
         return Ok(task);
     }
     let selected = match kernel.panicked() {
-        Panicked::Task(task) => Some(task),
+        Panicked::Task(task) | Panicked::Reported(task, _) => Some(task),
         Panicked::Nobody => kernel.tasks().all().iter().find(|t| t.on_cpu),
         Panicked::Unreadable(why) => {
             return Err(CommandError::Failed(format!(

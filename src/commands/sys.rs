@@ -68,7 +68,7 @@ struct Sys<'a> {
 /// The task to show: the one that panicked, and if none did what the first CPU was running.
 fn shown(kernel: &Kernel) -> Option<&Task> {
     match kernel.panicked() {
-        Panicked::Task(task) => Some(task),
+        Panicked::Task(task) | Panicked::Reported(task, _) => Some(task),
         Panicked::Unreadable(_) => None,
         Panicked::Nobody => super::select::first(kernel).map(AsRef::as_ref),
     }
@@ -83,8 +83,10 @@ fn remarks(kernel: &Kernel) -> Vec<String> {
         out.push(format!("only memory, symbols and the log can be shown: {}", lack.what()));
         return out;
     }
-    if let Panicked::Unreadable(why) = kernel.panicked() {
-        out.push(format!("who panicked is not known: {why}"));
+    match kernel.panicked() {
+        Panicked::Unreadable(why) => out.push(format!("who panicked is not known: {why}")),
+        Panicked::Reported(_, why) => out.push(format!("who panicked is known by the log alone: {why}")),
+        Panicked::Task(_) | Panicked::Nobody => {}
     }
     out.extend(tasks.remarks.iter().cloned());
     if tasks.skipped > 0 {

@@ -198,6 +198,7 @@ pub(super) fn source(source: &Source) -> String {
         Source::NewBorn => "of its start: it has not run yet".to_owned(),
         Source::CrashNote => "saved by its CPU in the crash (crash_notes)".to_owned(),
         Source::PrStatus => "the dump's note for its CPU".to_owned(),
+        Source::PrStatusByStack => "the dump's note whose stack pointer lies on its stack".to_owned(),
         Source::PrStatusByPosition => "a note taken for its CPU's by position: a guess".to_owned(),
         Source::Nowhere(why) => format!("none: {why}"),
     }

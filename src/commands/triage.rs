@@ -166,7 +166,7 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
     let crashed = kernel.panic_task().map(AsRef::as_ref);
     let shown = match kernel.panicked() {
         Panicked::Unreadable(_) => None,
-        Panicked::Task(_) | Panicked::Nobody => {
+        Panicked::Task(_) | Panicked::Reported(..) | Panicked::Nobody => {
             crashed.or_else(|| super::select::first(kernel).map(AsRef::as_ref))
         }
     };
@@ -256,12 +256,18 @@ impl Triage<'_> {
             (None, None) if *panicked != Panicked::Nobody => None,
             (None, None) => Some("No crash: the dump was taken of a running machine."),
         };
-        let who = match panicked {
-            Panicked::Unreadable(why) => Some(format!("WHO PANICKED IS NOT KNOWN: {why}")),
+        let reported = || log::last_report(self.more.kernel.log()).map(|report| report.text.to_owned());
+        let unknown = |why: &str| {
+            let says = reported().map(|text| format!("THE LOG'S LAST REPORT SAYS {text}"));
+            [Some(format!("WHO PANICKED IS NOT KNOWN: {why}")), says].into_iter().flatten().collect()
+        };
+        let who: Vec<String> = match panicked {
+            Panicked::Unreadable(why) => unknown(why),
             Panicked::Task(task) if task.unread => {
-                Some(format!("WHO PANICKED IS NOT KNOWN: the task_struct at {} cannot be read", task.addr))
+                unknown(&format!("the task_struct at {} cannot be read", task.addr))
             }
-            _ => None,
+            Panicked::Reported(_, why) => vec![format!("WHO PANICKED IS KNOWN BY THE LOG ALONE: {why}")],
+            Panicked::Task(_) | Panicked::Nobody => Vec::new(),
         };
         let overflow =
             self.more.shown.as_ref().is_some_and(|(task, trace)| {

@@ -160,17 +160,31 @@ impl Kernel {
         })
     }
 
-    /// Who panicked. Does not need the list of tasks.
+    /// Who panicked. Needs the list of tasks only where the run queue is lost.
     #[must_use]
     pub fn panicked(&self) -> &Panicked {
-        self.kept.panicked.get_or_init(|| tasks::panicked(self))
+        self.kept.panicked.get_or_init(|| match tasks::panicked(self, |cpu| self.tasks().running_on(cpu)) {
+            Panicked::Unreadable(why) => match self.reported() {
+                Some(task) => Panicked::Reported(task, why),
+                None => Panicked::Unreadable(why),
+            },
+            known => known,
+        })
+    }
+
+    /// The task of the log's last report, if the log tells of a crash and the task was still running there.
+    fn reported(&self) -> Option<Arc<Task>> {
+        log::panic_message(self.log())?;
+        let report = log::last_report(self.log())?;
+        let task = self.tasks().running_on(report.cpu)?;
+        (task.known_pid() == Some(report.pid) && task.comm == report.comm).then_some(task)
     }
 
     /// The task that was running where the kernel panicked, if it did and that can be read.
     #[must_use]
     pub fn panic_task(&self) -> Option<&Arc<Task>> {
         match self.panicked() {
-            Panicked::Task(task) => Some(task),
+            Panicked::Task(task) | Panicked::Reported(task, _) => Some(task),
             Panicked::Nobody | Panicked::Unreadable(_) => None,
         }
     }

@@ -273,20 +273,54 @@ pub(crate) fn panic_message(log: &Log) -> Option<&str> {
     PANIC.iter().find_map(|words| lines().find(|line| line.contains(words)))
 }
 
+/// Of whom a report in the log is (`dump_stack_print_info()`, `lib/dump_stack.c`).
+pub(crate) struct Report<'l> {
+    pub(crate) cpu: u32,
+    pub(crate) pid: u32,
+    pub(crate) comm: &'l str,
+    /// `CPU: 0 PID: 1 Comm: init`
+    pub(crate) text: &'l str,
+}
+
+/// The last report.
+#[must_use]
+pub(crate) fn last_report(log: &Log) -> Option<Report<'_>> {
+    const BEHIND: [&str; 3] = [" Kdump: loaded", " Tainted: ", " Not tainted"];
+    let lines = log.records.iter().rev().flat_map(|record| record.text.lines());
+    lines.into_iter().find_map(|line| {
+        let (cpu, rest) = line.strip_prefix("CPU: ")?.split_once(' ')?;
+        // 6.13 and later have the user's id between.
+        let (pid, rest) = rest.split_once("PID: ")?.1.split_once(" Comm: ")?;
+        let comm = rest.get(..BEHIND.into_iter().filter_map(|behind| rest.find(behind)).min()?)?;
+        let text = line.get(..line.len() - rest.len() + comm.len())?;
+        Some(Report { cpu: cpu.parse().ok()?, pid: pid.parse().ok()?, comm, text })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn record(text: &str) -> Record {
+        Record { seq: None, time: None, level: None, facility: None, caller: None, text: text.to_owned() }
+    }
+
+    #[test]
+    fn the_last_report_names_a_task() {
+        let of = |texts: &[&str]| {
+            let log = Log { records: texts.iter().map(|text| record(text)).collect(), ..Log::default() };
+            last_report(&log).map(|r| (r.cpu, r.pid, r.comm.to_owned(), r.text.to_owned()))
+        };
+        let old = "CPU: 3 PID: 1 Comm: init Kdump: loaded Tainted: G OE 6.1.0 #1";
+        let new = "CPU: 0 UID: 5 PID: 99 Comm: a b: c Not tainted 6.13.1 #1";
+        let wanted = |cpu, pid, comm: &str, text: &str| Some((cpu, pid, comm.to_owned(), text.to_owned()));
+        assert_eq!(of(&[new, old, "CPU: 7 is off"]), wanted(3, 1, "init", "CPU: 3 PID: 1 Comm: init"));
+        assert_eq!(of(&[old, new]), wanted(0, 99, "a b: c", "CPU: 0 UID: 5 PID: 99 Comm: a b: c"));
+        assert_eq!(of(&["CPU: 3 PID: x Comm: init Tainted: G", "PID: 1"]), None);
+    }
+
     #[test]
     fn the_surest_word_wins_not_the_first_line() {
-        let record = |text: &str| Record {
-            seq: None,
-            time: None,
-            level: None,
-            facility: None,
-            caller: None,
-            text: text.to_owned(),
-        };
         let mut log =
             Log { records: vec![record("Oops: 0000 [#1]\nmore"), record("nothing")], ..Log::default() };
         assert_eq!(panic_message(&log), Some("Oops: 0000 [#1]"));

@@ -2,14 +2,14 @@
 //!
 //! * switched out: the frame of `__switch_to_asm` at `thread.sp`;
 //! * on a CPU: that CPU's `crash_notes` after a real crash, else the dump's own
-//!   PRSTATUS and QEMU notes;
+//!   PRSTATUS and QEMU notes, by their CPU or by the task's stack;
 //! * of user mode: `pt_regs` at the top of the kernel stack.
 //!
 //! What is not known is absent, never zero. Sources: `arch/x86/include/asm/switch_to.h`,
 //! `arch/x86/include/asm/ptrace.h`, `include/linux/elfcore.h`, `kernel/crash_core.c`.
 
 use super::system_registers::SystemRegisters;
-use super::{Kernel, Task, View, object, old_switch, switch_frame, syscall_entry};
+use super::{Kernel, Task, View, object, old_switch, stacks, switch_frame, syscall_entry};
 use crate::addr::VirtAddr;
 use crate::arch::{Register, Registers, pt_regs};
 use crate::bytes::u64_at;
@@ -27,6 +27,8 @@ pub enum Source {
     CrashNote,
     /// A PRSTATUS note of the dump that names this CPU.
     PrStatus,
+    /// The only PRSTATUS note whose stack pointer lies on the task's stack.
+    PrStatusByStack,
     /// A PRSTATUS note taken for this CPU's by its position only: a guess.
     PrStatusByPosition,
     /// Nowhere, and why.
@@ -64,7 +66,7 @@ impl TaskRegisters {
 #[must_use]
 pub fn of(kernel: &Kernel, task: &Task) -> TaskRegisters {
     match task.running_on() {
-        Some(cpu) => on_cpu(kernel, cpu),
+        Some(cpu) => on_cpu(kernel, task, cpu),
         None if task.on_cpu => TaskRegisters::nowhere("it was running, on which CPU is not known"),
         None => switched_out(kernel, task),
     }
@@ -87,7 +89,7 @@ pub fn with_system(kernel: &Kernel, task: &Task) -> TaskRegisters {
 pub fn user(kernel: &Kernel, task: &Task) -> Option<TaskRegisters> {
     task.mm?;
     if let Some(cpu) = task.running_on() {
-        let now = on_cpu(kernel, cpu);
+        let now = on_cpu(kernel, task, cpu);
         if now.in_user_mode() {
             return Some(now);
         }
@@ -186,7 +188,7 @@ pub(super) fn switched_out(view: &View, task: &Task) -> TaskRegisters {
     TaskRegisters { values, source }
 }
 
-fn on_cpu(kernel: &Kernel, cpu: u32) -> TaskRegisters {
+fn on_cpu(kernel: &Kernel, task: &Task, cpu: u32) -> TaskRegisters {
     // Only a kernel that crashed on its own fills crash_notes; they name their
     // CPU by place, where the dump's notes skip CPUs that were offline or deaf.
     if kernel.vmcoreinfo().crash_time().is_some()
@@ -199,6 +201,13 @@ fn on_cpu(kernel: &Kernel, cpu: u32) -> TaskRegisters {
     let numbered = notes.iter().enumerate().all(|(i, n)| n.pid as usize == i + 1);
     if numbered && let Some(note) = notes.get(cpu as usize) {
         return TaskRegisters { values: note.regs, source: Source::PrStatus };
+    }
+    if let Some(own) = stacks::of_task(kernel, task) {
+        let there = |note: &&PrStatus| note.regs.get(Register::Rsp).is_some_and(|sp| own.range.contains(&sp));
+        let mut all = notes.iter().filter(there);
+        if let (Some(note), None) = (all.next(), all.next()) {
+            return TaskRegisters { values: note.regs, source: Source::PrStatusByStack };
+        }
     }
     let online = kernel.percpu().online();
     if notes.len() == online.len()

@@ -64,6 +64,12 @@ impl TaskList {
     pub fn by_pid(&self, pid: u32) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.iter().filter(move |t| t.pid == pid && !t.unread)
     }
+
+    /// The task that says itself that it was running on `cpu`, if it is the only one.
+    pub(super) fn running_on(&self, cpu: u32) -> Option<Arc<Task>> {
+        let mut all = self.tasks.iter().filter(|t| t.running_on() == Some(cpu));
+        all.next().filter(|_| all.next().is_none()).cloned()
+    }
 }
 
 /// `rq->curr` or `rq->idle` of a CPU.
@@ -119,6 +125,8 @@ pub enum Panicked {
     Nobody,
     /// This task.
     Task(Arc<Task>),
+    /// This task by the log, and why nothing else tells.
+    Reported(Arc<Task>, String),
     /// Somebody of whom not enough is in the dump, and why.
     Unreadable(String),
 }
@@ -128,7 +136,7 @@ const PANIC_CPU_INVALID: u32 = u32::MAX;
 
 /// The task on the CPU that panicked (`panic_cpu`, else `crashing_cpu`, which starts as 0 in
 /// kernels that distributions gave the first, 3.10 of RHEL 7.3).
-pub(super) fn panicked(view: &View) -> Panicked {
+pub(super) fn panicked(view: &View, listed: impl FnOnce(u32) -> Option<Arc<Task>>) -> Panicked {
     let mut unread = None;
     let mut number = |name: &str| {
         let Some(at) = view.symbol(name) else {
@@ -147,7 +155,12 @@ pub(super) fn panicked(view: &View) -> Panicked {
     };
     let Some(cpu) = cpu else { return unread.map_or(Panicked::Nobody, Panicked::Unreadable) };
     let Some((at, found_by)) = running(view, cpu) else {
-        return Panicked::Unreadable(format!("CPU {cpu} panicked, and its run queue is not in the dump"));
+        let why = || {
+            format!(
+                "CPU {cpu} panicked, its run queue is not in the dump, and no task says that it was there"
+            )
+        };
+        return listed(cpu).map_or_else(|| Panicked::Unreadable(why()), Panicked::Task);
     };
     match read(view, at) {
         Some(mut task) => {

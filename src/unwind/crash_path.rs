@@ -23,7 +23,7 @@ const TRIES: usize = 64;
 
 pub(super) fn find(kernel: &Kernel, task: &Task, known: &Trace) -> Option<Trace> {
     let regs = registers::of(kernel, task);
-    if !task.on_cpu || regs.source != Source::CrashNote {
+    if !task.on_cpu || !matches!(regs.source, Source::CrashNote | Source::PrStatusByStack) {
         return None;
     }
     let ends = ENDS.iter().filter_map(|name| kernel.symbols().by_name(name));

@@ -116,7 +116,8 @@ fn a_panicked_task_that_is_lost_is_said_to_be() {
         m.symbol("current_task", NAMESPACE + 0x9000);
         m.word(NAMESPACE + 0x9000, task_at(2));
         damage(&mut m);
-        tasks::panicked(&m.view())
+        let view = m.view();
+        tasks::panicked(&view, |cpu| tasks::listed(&view).running_on(cpu))
     };
     let named = |found: Panicked| match found {
         Panicked::Task(task) => Some((task.pid, task.found_by)),
@@ -128,6 +129,14 @@ fn a_panicked_task_that_is_lost_is_said_to_be() {
     };
     assert_eq!(named(panicked(&|_| ())), Some((2, FoundBy::RunQueue)));
     assert_eq!(named(panicked(&|m| m.forget(RUNQUEUES, 0x1000))), Some((2, FoundBy::PerCpu)));
+    let no_queue = |m: &mut Machine| {
+        m.forget(RUNQUEUES, 0x1000);
+        m.forget(NAMESPACE + 0x9000, 8);
+    };
+    assert_eq!(named(panicked(&no_queue)), Some((2, FoundBy::PidMap)));
+    // Another that is about to run there, too: nothing tells which.
+    let two = why(panicked(&|m| (no_queue(m), m.set(task_at(70), "task_struct", "on_cpu", 1)).1));
+    assert!(two.starts_with("CPU 0 panicked, its run queue is not in the dump"), "{two}");
     let nobody = |m: &mut Machine| m.write(NAMESPACE + 0x8000, &[0xff; 4]);
     assert_eq!(panicked(&nobody), Panicked::Nobody);
     // 3.10 begins with 0 in the other, be there a panic or not.
