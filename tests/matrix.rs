@@ -308,6 +308,14 @@ fn who_panicked_is_known_without_the_names_that_tell() {
     }
 }
 
+/// The modules lead to their list, and their names, rules and types are known again.
+#[test]
+fn the_name_of_the_list_of_modules_is_lost() {
+    damaged("lost-module-list", &["mod", "bt"], |kdump, sound| {
+        lose(kdump, sound, kdump.in_vmcoreinfo("kallsyms_offsets") + 63 * 0x1000);
+    });
+}
+
 /// No name can be decoded: tasks and unwind rules are found by content.
 #[test]
 fn the_tokens_of_kallsyms_are_lost() {

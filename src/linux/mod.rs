@@ -23,6 +23,7 @@ pub(crate) mod locks;
 pub mod log;
 pub(crate) mod maple;
 pub(crate) mod memory;
+mod module_scan;
 pub mod modules;
 pub(crate) mod net;
 pub(crate) mod object;

@@ -17,6 +17,7 @@ use object::elf::SHN_UNDEF;
 
 use super::View;
 use super::list;
+use super::module_scan;
 use super::object::Object;
 use crate::addr::VirtAddr;
 use crate::bytes::{array_at, cstr};
@@ -24,7 +25,7 @@ use crate::debuginfo::symbols::{Builder, SymbolTable};
 use crate::elf::{BuildId, Symbols};
 
 /// More modules than this are not believed.
-const MAX_MODULES: usize = 10_000;
+pub(super) const MAX_MODULES: usize = 10_000;
 /// Sections of one module; large ones have about 60.
 const MAX_SECTIONS: u64 = 1024;
 /// Symbols of one module.
@@ -121,9 +122,13 @@ impl Module {
 #[must_use]
 pub fn collect(view: &View) -> Vec<Module> {
     let mut out = Vec::new();
-    let (Some(head), Some(link)) = (view.symbol("modules"), view.types().field("module", "list")) else {
-        return out;
+    let Some(link) = view.types().field("module", "list") else { return out };
+    let searched = || {
+        let head = view.symbols().lacks_names().then(|| module_scan::head(view, link.offset))??;
+        tracing::warn!("the name `modules` is lost: the list was found by a search of the modules' memory");
+        Some(head)
     };
+    let Some(head) = view.symbol("modules").or_else(searched) else { return out };
     let walked = list::both_ways(view, head, link.offset, MAX_MODULES);
     for at in walked.elements {
         match read(view, at) {
@@ -140,7 +145,7 @@ pub fn collect(view: &View) -> Vec<Module> {
     out
 }
 
-fn read(view: &View, addr: VirtAddr) -> Option<Module> {
+pub(super) fn read(view: &View, addr: VirtAddr) -> Option<Module> {
     let object = Object::new(view, "module", addr);
     let name_len = view.types().field("module", "name")?.size.min(256);
     let raw = view.space().read_vec(object.address("name")?, usize::try_from(name_len).ok()?).ok()?;
