@@ -44,6 +44,15 @@ pub(super) fn by_words<'k>(kernel: &'k Kernel, words: &[String]) -> Result<Vec<&
     Ok(out)
 }
 
+/// The task to show: the one that panicked, and if none did what the first CPU was running.
+pub(super) fn shown(kernel: &Kernel) -> Option<&Task> {
+    match kernel.panicked() {
+        Panicked::Task(task) | Panicked::Reported(task, _) => Some(task),
+        Panicked::Unreadable(_) => None,
+        Panicked::Nobody => first(kernel).map(AsRef::as_ref),
+    }
+}
+
 /// The task that is selected: gdb's, else the one that panicked, else what CPU
 /// 0 was running.
 pub(super) fn current<'k>(kernel: &'k Kernel, context: Context<'_>) -> Result<&'k Task> {

@@ -65,15 +65,6 @@ struct Sys<'a> {
     remarks: Vec<String>,
 }
 
-/// The task to show: the one that panicked, and if none did what the first CPU was running.
-fn shown(kernel: &Kernel) -> Option<&Task> {
-    match kernel.panicked() {
-        Panicked::Task(task) | Panicked::Reported(task, _) => Some(task),
-        Panicked::Unreadable(_) => None,
-        Panicked::Nobody => super::select::first(kernel).map(AsRef::as_ref),
-    }
-}
-
 /// What was found damaged on the way.
 fn remarks(kernel: &Kernel) -> Vec<String> {
     let tasks = kernel.tasks();
@@ -101,7 +92,7 @@ fn remarks(kernel: &Kernel) -> Vec<String> {
 
 fn of_kernel<'d>(kernel: &'d Kernel, _: NoArguments, _: Context<'d>) -> Result<Answer<'d>> {
     let uts = kernel.utsname();
-    let task = shown(kernel);
+    let task = super::select::shown(kernel);
     let clock = clock::read(kernel);
     let files = kernel.debug_files();
     let vmlinux = files.vmlinux.as_ref().or(kernel.vmlinux());

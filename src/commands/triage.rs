@@ -164,13 +164,7 @@ pub(super) fn of<'d>(kernel: &'d Kernel, full: bool, context: Context<'d>) -> Re
     let log = kernel.log();
     let active: Vec<&Task> = super::select::active(kernel).into_iter().map(AsRef::as_ref).collect();
     let crashed = kernel.panic_task().map(AsRef::as_ref);
-    let shown = match kernel.panicked() {
-        Panicked::Unreadable(_) => None,
-        Panicked::Task(_) | Panicked::Reported(..) | Panicked::Nobody => {
-            crashed.or_else(|| super::select::first(kernel).map(AsRef::as_ref))
-        }
-    };
-    let shown = shown.map(|t| (t, unwind::with_crash_path(kernel, t)));
+    let shown = super::select::shown(kernel).map(|t| (t, unwind::with_crash_path(kernel, t)));
     let trace = shown.as_ref().map(|(_, trace)| trace);
     let mended = trace.is_some_and(|t| mended(kernel, t));
     let exception = trace.filter(|_| !mended).and_then(|t| exception(kernel, t));
@@ -256,9 +250,9 @@ impl Triage<'_> {
             (None, None) if *panicked != Panicked::Nobody => None,
             (None, None) => Some("No crash: the dump was taken of a running machine."),
         };
-        let reported = || log::last_report(self.more.kernel.log()).map(|report| report.text.to_owned());
         let unknown = |why: &str| {
-            let says = reported().map(|text| format!("THE LOG'S LAST REPORT SAYS {text}"));
+            let report = log::last_report(self.more.kernel.log());
+            let says = report.map(|report| format!("THE LOG'S LAST REPORT SAYS {}", report.text));
             [Some(format!("WHO PANICKED IS NOT KNOWN: {why}")), says].into_iter().flatten().collect()
         };
         let who: Vec<String> = match panicked {

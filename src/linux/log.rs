@@ -286,8 +286,8 @@ pub(crate) struct Report<'l> {
 #[must_use]
 pub(crate) fn last_report(log: &Log) -> Option<Report<'_>> {
     const BEHIND: [&str; 3] = [" Kdump: loaded", " Tainted: ", " Not tainted"];
-    let lines = log.records.iter().rev().flat_map(|record| record.text.lines());
-    lines.into_iter().find_map(|line| {
+    let mut lines = log.records.iter().rev().flat_map(|record| record.text.lines());
+    lines.find_map(|line| {
         let (cpu, rest) = line.strip_prefix("CPU: ")?.split_once(' ')?;
         // 6.13 and later have the user's id between.
         let (pid, rest) = rest.split_once("PID: ")?.1.split_once(" Comm: ")?;

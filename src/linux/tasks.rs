@@ -135,7 +135,8 @@ pub enum Panicked {
 const PANIC_CPU_INVALID: u32 = u32::MAX;
 
 /// The task on the CPU that panicked (`panic_cpu`, else `crashing_cpu`, which starts as 0 in
-/// kernels that distributions gave the first, 3.10 of RHEL 7.3).
+/// kernels that distributions gave the first, 3.10 of RHEL 7.3); `listed` finds the one that says itself that it ran
+/// there.
 pub(super) fn panicked(view: &View, listed: impl FnOnce(u32) -> Option<Arc<Task>>) -> Panicked {
     let mut unread = None;
     let mut number = |name: &str| {
