@@ -4,12 +4,12 @@
 //! arguments (`AT_RANDOM`, `AT_EXECFN`). The stack of another thread is the mapping
 //! that holds what `fs_base` points to: glibc and musl put a thread's control block
 //! at its top, so that it is found also where the thread runs on another stack. If that is
-//! one for signal handlers, a frame on it tells where it is ([`super::signal_stack`]).
+//! one for signal handlers, a frame on it tells where it is ([`super::sigframe`]).
 
 use std::ops::Range;
 
-use super::Process;
-use super::signal_stack::{self, SignalStack};
+use super::sigframe::SigFrame;
+use super::{Process, ThreadNotes, unwind};
 use crate::addr::PAGE_SIZE;
 use crate::arch::{Register, map};
 use crate::memory::segments::Segment;
@@ -26,6 +26,8 @@ const GO_HEAP: Range<u64> = 0xc0_0000_0000..0xc4_0000_0000;
 
 /// Threads off their stacks that are walked to learn why: all of Go's may be.
 const WALKED: usize = 200;
+/// Frames that are looked through for the handler's.
+const FRAMES: usize = 100;
 
 /// The stack of one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,23 @@ pub struct Stack {
     pub range: Range<u64>,
     /// The mapping directly below it that allows no access.
     pub guard: Option<Range<u64>>,
+}
+
+/// A stack for signal handlers, and a thread that stands on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SignalStack {
+    tid: u32,
+    range: Range<u64>,
+}
+
+impl SignalStack {
+    fn of(process: &Process, thread: &ThreadNotes) -> Option<Self> {
+        let frames = unwind::stack(process, thread, FRAMES).frames;
+        let top = frames.first()?.sp;
+        let frame = (0..frames.len()).find_map(|i| SigFrame::before(process, &frames, i))?;
+        let range = frame.own_stack().filter(|r| r.contains(&top) && r.contains(&frame.at))?;
+        Some(Self { tid: thread.tid, range })
+    }
 }
 
 /// What is known of the mappings.
@@ -87,7 +106,7 @@ impl Labels {
         stacks.sort_by_key(|s| s.range.start);
         stacks.dedup_by_key(|s| s.range.start);
         let signal_stacks =
-            off.into_iter().take(WALKED).filter_map(|t| signal_stack::of(process, t)).collect();
+            off.into_iter().take(WALKED).filter_map(|t| SignalStack::of(process, t)).collect();
         Self { stacks, signal_stacks, vdso: process.auxv_entry(AT_SYSINFO_EHDR), go }
     }
 
@@ -121,8 +140,8 @@ impl Labels {
 
     /// The stack for signal handlers on which a thread stands.
     #[must_use]
-    pub fn signal_stack(&self, tid: u32) -> Option<&SignalStack> {
-        self.signal_stacks.iter().find(|s| s.tid == tid)
+    pub fn signal_stack(&self, tid: u32) -> Option<&Range<u64>> {
+        self.signal_stacks.iter().find(|s| s.tid == tid).map(|s| &s.range)
     }
 
     /// In words, what an address in a mapping without a file is in.

@@ -12,7 +12,7 @@
 //!              a list of them                   python      frames of Python
 //!  names       of functions, as in the source    labels      of mappings without a file
 //!  last_words  abort's message, an exception    skeleton    stands for a file that is missing
-//!  found       a file that a name led to     signal_stack sigaltstack
+//!  found       a file that a name led to     sigframe    what a handler interrupted
 //!  no_rules    callers without unwind rules    functions    symbol tables
 //!  go          a program of Go, its calls to C  disasm      one instruction
 //! ```
@@ -53,8 +53,8 @@ pub mod procfs;
 pub mod proof;
 pub mod python;
 pub mod rules;
+pub mod sigframe;
 pub mod signal;
-pub mod signal_stack;
 pub mod skeleton;
 pub mod unwind;
 pub mod verify;

@@ -8,13 +8,11 @@ use gimli::UnwindContext;
 
 use super::frames::{End, Frame, Kind, Stack};
 use super::no_rules::{Callers, returns_from_a_signal, scan};
+use super::sigframe::SigFrame;
 use super::{Process, ThreadNotes, go};
 use crate::addr::VirtAddr;
-use crate::arch::Register::{
-    self, R8, R9, R10, R11, R12, R13, R14, R15, Rax, Rbp, Rbx, Rcx, Rdi, Rdx, Rip, Rsi, Rsp,
-};
+use crate::arch::Register::{Rbp, Rip, Rsp};
 use crate::arch::Registers;
-use crate::bytes::u64_at;
 use crate::debuginfo::cfi::Step;
 use crate::memory::AddressSpace;
 
@@ -100,24 +98,13 @@ fn step(
 }
 
 /// Where a signal handler returns to, if that is `mov $15, %eax; syscall`
-/// (`rt_sigreturn`): glibc describes its own by rules, Go and musl do not. What
-/// was interrupted lies in the `ucontext` on the stack
-/// (`arch/x86/include/uapi/asm/sigcontext.h`, `struct sigcontext_64`).
+/// (`rt_sigreturn`): glibc describes its own by rules, Go and musl do not.
 fn by_sigreturn(process: &Process, regs: &Registers, kind: Kind) -> Option<Registers> {
-    const GREGS: u64 = 40;
-    const ORDER: [Register; 17] =
-        [R8, R9, R10, R11, R12, R13, R14, R15, Rdi, Rsi, Rbp, Rbx, Rdx, Rax, Rcx, Rsp, Rip];
     // A thread that stands there is about to leave the handler: its rules serve.
     if kind == Kind::Regs || !returns_from_a_signal(process, regs.get(Rip)?) {
         return None;
     }
-    let at = VirtAddr(regs.get(Rsp)?.checked_add(GREGS)?);
-    let saved = process.memory().read_vec(at, ORDER.len() * 8).ok()?;
-    let mut next = *regs;
-    for (i, &register) in ORDER.iter().enumerate() {
-        next.set(register, u64_at(&saved, i * 8));
-    }
-    Some(next)
+    Some(SigFrame::read(process, regs.get(Rsp)?)?.registers(regs))
 }
 
 /// Whether `pc` is in the first function of the program or of the dynamic linker, which

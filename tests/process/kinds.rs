@@ -245,6 +245,33 @@ fn a_stack_for_signal_handlers_is_labelled() {
     assert!(json(&["sys", text(&ends.core("overflow", DEFAULT))])["signal_stack"].is_null());
 }
 
+/// A handler that gives up hides what it was called for; the frame that the kernel made for it tells.
+#[test]
+fn what_a_handler_was_called_for_is_told() {
+    for (compiler, flags) in
+        [("gcc", &["-O1", "ends.c"][..]), ("musl-gcc", &["-O1", "-static", "-DPLAIN", "ends.c"])]
+    {
+        let Some(ends) = Ends::compiled(compiler, flags) else { return };
+        for (way, last, returned) in [("report", "SIGABRT", false), ("again", "SIGSEGV", true)] {
+            let core = ends.core(way, DEFAULT);
+            let sys = json(&["sys", text(&core)]);
+            let [was] = sys["handling"].as_array().unwrap().as_slice() else { panic!("{way}: {sys}") };
+            assert_eq!((&sys["signal"], &was["returned"]), (&last.into(), &returned.into()), "{way}: {sys}");
+            assert_eq!((&was["symbol"], &was["siginfo"]["address"]), (&"add".into(), &"0x8".into()), "{way}");
+            assert!(was["code"].as_str().unwrap().contains("(%rdi)"), "{way}: {was}");
+            let (_, shown, _) = corestub(&["bt", text(&core)]);
+            assert_eq!(shown.contains("<interrupted by SIGSEGV at 0x8>"), !returned, "{way}: {shown}");
+        }
+        // Without SA_SIGINFO the processor's own state is all that is known.
+        let sys = json(&["sys", text(&ends.core("handler", DEFAULT))]);
+        assert_eq!(sys["handling"][0]["address"], "0x8", "{sys}");
+        assert!(sys["handling"][0]["siginfo"].is_null(), "{sys}");
+        for way in ["divide", "kill", "read-only"] {
+            assert!(json(&["sys", text(&ends.core(way, DEFAULT))])["handling"].is_null(), "{way}");
+        }
+    }
+}
+
 #[test]
 fn a_damaged_file_is_told_from_a_damaged_core() {
     use std::os::unix::fs::FileExt;

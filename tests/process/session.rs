@@ -24,6 +24,13 @@ fn the_greeting_is_of_a_process_and_kernel_helpers_stay_away() {
         assert!(shown.contains(wanted), "no {wanted}: {shown}");
     }
     assert!(shown.contains("Undefined command: \"user-bt\""), "{shown}");
+    let report = session(&ends.core("report", DEFAULT), &[], &[]);
+    assert!(
+        report.contains(
+            "It was handling SIGSEGV (segmentation fault), SEGV_MAPERR (no mapping there) at 0x8, at add in /"
+        ),
+        "{report}"
+    );
     assert!(!shown.contains("Linux of an unknown release") && !shown.contains("triage"), "{shown}");
 }
 

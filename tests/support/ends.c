@@ -35,6 +35,16 @@ __attribute__((noinline)) void handler(int s) {
 	signal(s, SIG_DFL);
 	abort();
 }
+__attribute__((noinline)) void report(int s, siginfo_t *info, void *context) {
+	(void)info, (void)context;
+	signal(s, SIG_DFL);
+	abort();
+}
+__attribute__((noinline)) void again(int s, siginfo_t *info, void *context) {
+	(void)info, (void)context;
+	signal(s, SIG_DFL);
+	raise(s); /* blocked until the handler has returned */
+}
 
 __attribute__((noinline)) int call(void *code) { return ((int (*)(void))code)() + 1; }
 __attribute__((noinline)) int add(int *p) { return *(volatile int *)p + 1; }
@@ -61,6 +71,11 @@ int main(int argc, char **argv) {
 	if (strcmp(way, "handler") == 0) {
 		signal(SIGSEGV, handler);
 		*(volatile int *)8 = 1;
+	}
+	if (strcmp(way, "report") == 0 || strcmp(way, "again") == 0) {
+		struct sigaction act = {.sa_sigaction = *way == 'r' ? report : again, .sa_flags = SA_SIGINFO};
+		sigaction(SIGSEGV, &act, 0);
+		return add((int *)8);
 	}
 	if (strcmp(way, "double-free") == 0) {
 		char *volatile p = malloc(24);

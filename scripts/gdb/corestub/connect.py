@@ -109,6 +109,11 @@ def of_kernel(what):
                    ("info threads", f"every task, as Thread {pid}.PID: gdb wants a process, {pid} is the kernel")]
 
 
+def place(where):
+    """A function and its file, as far as they are known."""
+    return " in ".join(w for w in (where.get("function") or where.get("symbol"), where.get("module")) if w)
+
+
 def of_process(what):
     """The same for the core of a process."""
     threads = what.get("threads", 1)
@@ -123,9 +128,11 @@ def of_process(what):
         lines.append("Message: {}".format(what["abort_message"]))
     if what.get("exception"):
         lines.append("Exception, not caught: " + ": ".join(w for w in what["exception"] if w))
-    where = " in ".join(w for w in (what.get("function") or what.get("symbol"), what.get("module")) if w)
+    where = place(what)
     if where:
         lines.append(f"Thread {what.get('tid', '?')} was at {where}")
+    for was in what.get("handling") or []:
+        lines.append("It was handling {}, at {}".format(was["what"], place(was) or was["pc"]))
     lines += [f"warning: {text}" for text in what.get("warnings") or []]
     following = [("bt", "the stack of the thread that died")]
     if what.get("python"):

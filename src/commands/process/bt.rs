@@ -1,5 +1,7 @@
 //! `bt`: the stack of one thread, or of all.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::{Place, threads};
@@ -9,8 +11,10 @@ use crate::commands::{Answer, Context, Result, Text};
 use crate::process::core_file::ThreadNotes;
 use crate::process::files::Lookup;
 use crate::process::frames::{self, End, Frame, Kind};
+use crate::process::sigframe::SigFrame;
+use crate::process::signal::{self, SigInfo};
 use crate::process::unwind;
-use crate::process::{Process, python, signal};
+use crate::process::{Process, python};
 use crate::text::{Screen, put, row};
 
 #[derive(Serialize)]
@@ -46,6 +50,9 @@ struct Row {
     /// What the code is, where no symbol says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<&'static str>,
+    /// The signal that interrupted it, if its handler was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<SigInfo>,
     /// The Python functions that this call of the interpreter runs, innermost first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     python: Vec<python::Frame>,
@@ -83,6 +90,7 @@ fn of_thread<'a>(process: &'a Process, thread: &ThreadNotes) -> Stack<'a> {
             kind: f.kind,
             place,
             note: if handler { Some("signal handler called") } else { generated(process, lookup) },
+            signal: SigFrame::before(process, &stack.frames, i).and_then(|frame| frame.info()),
             python: Vec::new(),
         }
     };
@@ -174,6 +182,25 @@ impl Text for Stacks<'_> {
     }
 }
 
+impl Row {
+    /// How it was found, if that is worth a word.
+    fn how(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match (self.kind, &self.signal) {
+            (Kind::Regs | Kind::Call, _) => "",
+            (Kind::Signal, None) => "  <interrupted by a signal>",
+            (Kind::Signal, Some(info)) => {
+                let at = info.address.map(|at| format!(" at {at:#x}")).unwrap_or_default();
+                return format!("  <interrupted by {}{at}>", signal::name(info.signal)).into();
+            }
+            (Kind::Code, _) => "  <by the callee's code>",
+            (Kind::Switch, _) => "  <on its own stack>",
+            (Kind::FramePointer, _) => "  <guess: frame pointer>",
+            (Kind::StackTop, _) => "  <guess: top of the stack>",
+            (Kind::Scan, _) => "  <guess: found on the stack>",
+        })
+    }
+}
+
 impl Text for Stack<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         put!(screen, "thread {}", self.tid);
@@ -185,15 +212,7 @@ impl Text for Stack<'_> {
         }
         row!(screen)?;
         for (i, f) in self.frames.iter().enumerate() {
-            let how = match f.kind {
-                Kind::Regs | Kind::Call => "",
-                Kind::Signal => "  <interrupted by a signal>",
-                Kind::Code => "  <by the callee's code>",
-                Kind::Switch => "  <on its own stack>",
-                Kind::FramePointer => "  <guess: frame pointer>",
-                Kind::StackTop => "  <guess: top of the stack>",
-                Kind::Scan => "  <guess: found on the stack>",
-            };
+            let how = f.how();
             let text = match f.note {
                 Some(note) if f.place.symbol.is_none() && f.place.module.is_none() => format!("<{note}>"),
                 Some(note) => format!("<{note}>  {}", f.place.text()),

@@ -2,6 +2,7 @@
 
 pub(super) mod bt;
 mod fault;
+mod handling;
 pub(super) mod maps;
 pub(super) mod ps;
 pub(super) mod sys;

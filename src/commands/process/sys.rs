@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::handling::Handling;
 use super::{Place, REINSTALL, fault, spaced};
 use crate::addr::VirtAddr;
 use crate::arch::Register;
@@ -51,6 +52,9 @@ struct Sys {
     place: Option<Place>,
     code_in_core: Option<String>,
     code_in_file: Option<String>,
+    /// The signals whose handlers ran, innermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    handling: Vec<Handling>,
     mappings: usize,
     files_missing: Vec<String>,
     lost_bytes: u64,
@@ -106,6 +110,7 @@ impl Text for Sys {
         if let Some(code) = &self.code_in_file {
             line(if self.code_in_core.is_some() { "IN THE FILE" } else { "CODE AT PC" }, code)?;
         }
+        self.handling.iter().try_for_each(|handling| handling.lines(&mut line))?;
         line("MAPPINGS", &self.mappings.to_string())?;
         for (i, file) in self.files_missing.iter().enumerate() {
             line(if i == 0 { "NOT FOUND" } else { "" }, file)?;
@@ -144,7 +149,8 @@ fn collect(process: &Process) -> Sys {
     }
     let signal_stack = first.and_then(|t| process.labels().signal_stack(t.tid));
     // A handler that gave up has hidden what it was called for.
-    let fault = siginfo.as_ref().and_then(|i| i.address).or_else(|| signal_stack?.fault);
+    let handling = first.map(|t| Handling::of(process, t, siginfo.as_ref())).unwrap_or_default();
+    let fault = siginfo.as_ref().and_then(|i| i.address).or_else(|| handling.iter().find_map(|h| h.fault));
     if let Some((at, stack)) = fault.and_then(|at| Some((at, process.labels().overflowed(at)?))) {
         warnings.push(format!(
             "{at:#x} is just below the stack of thread {}: a stack overflow (too deep a recursion, or too large a \
@@ -183,12 +189,13 @@ fn collect(process: &Process) -> Sys {
         refused,
         abort_message: aborted.then(|| last_words::abort_message(process)).flatten(),
         exception: first.filter(|_| aborted).and_then(|t| last_words::exception(process, t)),
-        signal_stack: signal_stack.map(|s| format!("{:#x}-{:#x}", s.range.start, s.range.end)),
+        signal_stack: signal_stack.map(|s| format!("{:#x}-{:#x}", s.start, s.end)),
         python: process.python().and_then(Result::ok).map(|p| format!("{}.{}", p.version.0, p.version.1)),
         go: go::version(process),
         place: pc.map(|pc| Place::of(process, pc, pc)),
         code_in_core: in_core,
         code_in_file,
+        handling,
         mappings: procfs::mappings(process).len(),
         files_missing: process.files().iter().filter(lost_file).map(why).collect(),
         lost_bytes: core.lost,
@@ -211,7 +218,7 @@ fn unread_page(process: &Process, info: &SigInfo) -> Option<String> {
 }
 
 /// The instruction bytes at `pc`: in the core, or if it left them out in the file.
-fn code_at(process: &Process, pc: u64) -> (Option<String>, Option<String>) {
+pub(super) fn code_at(process: &Process, pc: u64) -> (Option<String>, Option<String>) {
     let mut code = [0; CODE];
     let Ok(n) = process.memory().read(VirtAddr(pc), &mut code) else { return (None, None) };
     let shown = |source| Some(with_instruction(code.get(..n)?, pc, source));
