@@ -194,7 +194,7 @@ fn debug_files(snapshot: &Snapshot) -> Vec<(BuildId, PathBuf)> {
         Snapshot::Kernel(kernel) => kernel,
         Snapshot::Process(process) => {
             let of =
-                |f: &Arc<MappedFile>| Some((f.expected()?.clone(), process.debug_file_of(f)?.path.clone()));
+                |f: &Arc<MappedFile>| Some((f.build_id()?.clone(), process.debug_file_of(f)?.path.clone()));
             return process.files().iter().filter_map(of).collect();
         }
     };

@@ -131,7 +131,7 @@ impl ProcessInferior {
     /// their debug files share (dwz).
     fn build_ids(&self) -> &HashSet<BuildId> {
         self.build_ids.get_or_init(|| {
-            let own = self.process.files().iter().filter_map(|f| f.expected());
+            let own = self.process.files().iter().filter_map(|f| f.build_id());
             own.flat_map(|id| {
                 let shared = self.process.debug_file(id).and_then(|f| f.elf.shared_debug_build_id());
                 std::iter::once(id.clone()).chain(shared)

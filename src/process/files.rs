@@ -102,6 +102,12 @@ impl MappedFile {
         self.image()?.build_id()
     }
 
+    /// The build-id in the core, else that of the file that was found.
+    #[must_use]
+    pub fn build_id(&self) -> Option<&BuildId> {
+        self.expected().or_else(|| self.served()?.elf.build_id())
+    }
+
     /// Finds the file; the search is made once.
     #[must_use]
     pub fn lookup(&self) -> &Lookup {

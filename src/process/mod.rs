@@ -181,7 +181,7 @@ impl Process {
     pub fn find_files(&self) {
         for file in &self.files {
             let _ = file.lookup();
-            file.expected().map(|id| self.places.locator.debug_file(id));
+            file.build_id().map(|id| self.places.locator.debug_file(id));
         }
     }
 
@@ -195,7 +195,7 @@ impl Process {
     #[must_use]
     pub fn debug_file_of<'f>(&self, file: &'f MappedFile) -> Option<&'f FoundFile> {
         file.debug_file(|| {
-            let by_id = file.expected().and_then(|id| self.debug_file(id));
+            let by_id = file.build_id().and_then(|id| self.debug_file(id));
             by_id.or_else(|| debug_link::find(&self.places, file))
         })
     }

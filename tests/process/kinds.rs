@@ -140,6 +140,15 @@ fn without_elf_headers_files_are_found_by_path_and_called_unproven() {
     assert!(told.contains("/ends: the core holds none of its ") && told.contains(" 0 data files"), "{told}");
     let trusted = json(&["sys", text(&core), "--trust-paths"]);
     assert!(trusted["code_in_file"].as_str().unwrap().contains("idiv"), "{trusted}");
+    // The build-id of the file that was found leads to its debug file.
+    let run = |tool: &str, args: &[&str]| assert!(Command::new(tool).args(args).status().unwrap().success());
+    let (program, id) = (ends.program(), crate::support::dumps::build_id(&ends.program()).unwrap());
+    let debugs = ends.dir.path().join("debug");
+    let debug = debugs.join(format!(".build-id/{}/{}.debug", &id[..2], &id[2..]));
+    fs::create_dir_all(debug.parent().unwrap()).unwrap();
+    run("objcopy", &["--only-keep-debug", text(&program), text(&debug)]);
+    run("strip", &[text(&program)]);
+    assert_eq!(symbols(&stack(&[text(&core), "--debug-dir", text(&debugs)]))[..2], ["divide", "main"]);
 }
 
 /// A copy of the core in which the list of files is none.

@@ -298,7 +298,7 @@ fn label(path: &Path) -> String {
 }
 
 /// A build-id, as `readelf -n` prints it.
-fn build_id(elf: &Path) -> Option<String> {
+pub fn build_id(elf: &Path) -> Option<String> {
     let out = Command::new("readelf").arg("-n").arg(elf).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     text.lines().find_map(|l| l.trim().strip_prefix("Build ID: ").map(str::to_owned))
