@@ -91,6 +91,7 @@ mod list;
 mod locks;
 mod log;
 mod mod_;
+mod mount;
 mod net;
 mod orc_switch_rows;
 mod process;
@@ -103,6 +104,7 @@ mod search;
 mod select;
 mod signature;
 mod struct_;
+mod swap;
 mod sym;
 mod sys;
 mod task;
@@ -110,6 +112,7 @@ mod threads;
 mod timer;
 mod tree;
 mod triage;
+mod vm;
 mod vtop;
 mod walk;
 mod why;
@@ -207,6 +210,8 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         bt::command(),
         task::command(),
         files::command(),
+        vm::command(),
+        mount::command(),
         threads::command(),
         runq::command(),
         locks::command(),
@@ -227,6 +232,7 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         walk::command(),
         tree::command(),
         kmem::command(),
+        swap::command(),
         kmem::whatis(),
         why::command(),
         orc_switch_rows::command(),

@@ -13,8 +13,7 @@ use crate::addr::{PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::arch::paging::{Entry, Mapping};
 use crate::dump::PhysicalMemory;
 use crate::error::ReadFault;
-use crate::linux::object::Object;
-use crate::linux::{Kernel, paths};
+use crate::linux::{Kernel, swap};
 use crate::memory::paging::{PageTables, Step};
 use crate::text::{Screen, row};
 
@@ -193,7 +192,7 @@ impl Walk<'_> {
 fn swap_entry(kernel: &Kernel, entry: Entry, screen: &mut Screen<'_>) -> io::Result<()> {
     let (area, offset) = entry.swap();
     let pte = format!("{:x}", entry.0);
-    let name = swap_name(kernel, area).unwrap_or_else(|| format!("swap area {area}"));
+    let name = swap::name(kernel, area).unwrap_or_else(|| format!("swap area {area}"));
     let (a, b) = (pte.len().max(3), name.len().max(4));
     row!(screen)?;
     row!(screen, "{:^a$}  {:^b$}  OFFSET", "PTE", "SWAP")?;
@@ -201,11 +200,4 @@ fn swap_entry(kernel: &Kernel, entry: Entry, screen: &mut Screen<'_>) -> io::Res
     let offset = offset.to_string();
     let c = offset.len() + 6usize.saturating_sub(offset.len()).div_ceil(2);
     row!(screen, "{pte:>a$}  {name:>b$}  {offset:>c$}")
-}
-
-/// Path of the file or device of a swap area: `swap_info[area]->swap_file`.
-fn swap_name(kernel: &Kernel, area: u64) -> Option<String> {
-    let slot = kernel.symbol("swap_info")?.checked_add(area.checked_mul(8)?)?;
-    let info = VirtAddr(kernel.space().read_u64(slot).ok().filter(|&p| p >= kernel.user_limit())?);
-    paths::of_file(kernel, Object::new(kernel, "swap_info_struct", info).pointer("swap_file")?)
 }

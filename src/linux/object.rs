@@ -62,12 +62,13 @@ impl<'a> Object<'a> {
         number(self.view, self.base.checked_add(field.offset)?, field)
     }
 
-    /// A signed number of 4 or 8 bytes.
+    /// A signed number of 2, 4 or 8 bytes.
     #[must_use]
     pub(crate) fn signed(&self, path: &str) -> Option<i64> {
         let size = self.field(path)?.size;
         let raw = self.number(path)?;
         Some(match size {
+            2 => i64::from(u16::try_from(raw).ok()?.cast_signed()),
             4 => i64::from(u32::try_from(raw).ok()?.cast_signed()),
             _ => raw.cast_signed(),
         })

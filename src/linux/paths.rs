@@ -29,10 +29,19 @@ pub(crate) fn path_in(file: &Object<'_>) -> Option<VirtAddr> {
 #[must_use]
 pub(crate) fn of_path(view: &View, path: VirtAddr) -> Option<String> {
     let path = Object::new(view, "path", path);
-    let mut dentry = path.follow("dentry", "dentry")?;
     let vfsmount = view.types().field("mount", "mnt")?.offset;
-    let mount_of = |mnt: VirtAddr| Object::new(view, "mount", VirtAddr(mnt.0.wrapping_sub(vfsmount)));
-    let mut mount = mount_of(path.pointer("mnt")?);
+    let mount = VirtAddr(path.pointer("mnt")?.0.wrapping_sub(vfsmount));
+    up_from(path.follow("dentry", "dentry")?, Object::new(view, "mount", mount))
+}
+
+/// Where `mount` (a `struct mount`) is mounted.
+#[must_use]
+pub(crate) fn of_mount(mount: Object<'_>) -> Option<String> {
+    up_from(mount.follow("mnt.mnt_root", "dentry")?, mount)
+}
+
+fn up_from<'v>(mut dentry: Object<'v>, mut mount: Object<'v>) -> Option<String> {
+    let view = dentry.view();
     // Unlinked: its name is no longer hashed, and it is no root.
     let alone = |d: &Object<'_>| d.pointer("d_parent") == Some(d.base);
     let deleted = dentry.pointer("d_hash.pprev").is_none() && !alone(&dentry);

@@ -25,6 +25,8 @@ const VM_SHARED: u64 = 8;
 /// One mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Vma {
+    /// Its `vm_area_struct`.
+    pub(crate) at: VirtAddr,
     pub(crate) start: u64,
     pub(crate) end: u64,
     /// `vm_flags`.
@@ -89,6 +91,7 @@ fn read(view: &View, mm: Object<'_>, at: VirtAddr) -> Option<Vma> {
     let inode = file.and_then(|f| f.follow("f_inode", "inode"));
     let device = inode.and_then(|i| i.follow("i_sb", "super_block")?.number("s_dev"));
     Some(Vma {
+        at,
         start,
         end,
         flags: area.number("vm_flags")?,

@@ -57,6 +57,15 @@ fn with_crash(what: &str, test: impl Fn(&Dump, &Parts<'_>) -> Result<(), String>
     with_crash_of(what, &dumps::all(), test);
 }
 
+/// The same, of dumps from which no page was cut.
+fn with_whole(what: &str, test: impl Fn(&Dump, &Parts<'_>) -> Result<(), String>) {
+    let dumps = dumps::whole();
+    if dumps.is_empty() {
+        return crate::support::not_here("a dump that is no fixture");
+    }
+    with_crash_of(what, &dumps, test);
+}
+
 fn with_crash_of(what: &str, dumps: &[Dump], test: impl Fn(&Dump, &Parts<'_>) -> Result<(), String>) {
     each(what, dumps, |dump| {
         let Some(text) = dump.crash() else { return Ok(false) };
@@ -319,5 +328,49 @@ fn rd_is_crashs() {
             return Err(format!("the last line is {last}"));
         }
         verdict(differ, whole)
+    });
+}
+
+/// The memory of the guest's process with many kinds of mappings.
+#[test]
+fn vm_is_crashs() {
+    with_whole("vm", |dump, parts| {
+        let head = parts.rest.iter().rposition(|l| l.starts_with("       MM               PGD"));
+        let (Some(head), Some(pid)) =
+            (head, parts.rest.iter().rev().find_map(|l| l.strip_prefix("    PID: ")))
+        else {
+            return Ok(());
+        };
+        let words = |l: &str| l.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let is_row = |l: &&&str| l.starts_with("ff") || l.starts_with("      VMA ");
+        let theirs = parts.rest.iter().skip(head + 1).take_while(is_row);
+        let theirs: Vec<_> = theirs.filter(|l| l.starts_with("ff")).map(|l| words(l)).collect();
+        let ours = run(&dump.path, &["vm", pid])?;
+        let mut ours: Vec<_> = ours.lines().filter(|l| l.starts_with("ff")).map(words).collect();
+        for row in ours.iter_mut().skip(1) {
+            // Ours alone: the permissions, and the names of what has no file.
+            row.remove(4);
+            row.truncate(if row.get(4).is_some_and(|name| name.starts_with('[')) { 4 } else { 5 });
+        }
+        let join = |rows: Vec<Vec<String>>| rows.into_iter().map(|row| row.join(" ")).collect::<Vec<_>>();
+        let (ours, theirs) = (join(ours), join(theirs));
+        assert!(theirs.len() > 20, "{theirs:?}");
+        let differ = differences(ours.iter().map(String::as_str), theirs.iter().map(String::as_str));
+        verdict(differ, theirs.len())
+    });
+}
+
+#[test]
+fn swap_is_crashs() {
+    with_whole("swap", |dump, parts| {
+        let Some(head) = parts.rest.iter().position(|l| l.starts_with("SWAP_INFO_STRUCT")) else {
+            return Ok(());
+        };
+        let words = |l: &&str| l.split_whitespace().collect::<Vec<_>>().join(" ");
+        let theirs: Vec<_> =
+            parts.rest[head..].iter().take_while(|l| !l.starts_with(' ')).map(words).collect();
+        let ours: Vec<_> = run(&dump.path, &["swap"])?.lines().map(|l| words(&l)).collect();
+        let differ = differences(ours.iter().map(String::as_str), theirs.iter().map(String::as_str));
+        verdict(differ, theirs.len())
     });
 }

@@ -1,10 +1,12 @@
-//! `files`, `irq`, `timer` and `dev -d` against what crash 8.0.6 said of the same dump.
+//! `files`, `irq`, `timer` and `dev -d` against what crash 8.0.6 said of the same dump; `mount`
+//! against what the guest does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::dumps;
 use crate::support::program::{corestub, output};
 use crate::support::{files, not_here};
 
@@ -159,4 +161,27 @@ fn dev_is_crashs() {
         rows
     };
     each("dev -d", |dump, crash| assert_eq!(sorted(rows(dump, &["dev", "-d"])), sorted(crash)));
+}
+
+/// What the lab's guests mount (`scripts/lab/guest/init`).
+#[test]
+fn mounts_are_the_guests() {
+    const MOUNTED: [[&str; 3]; 5] = [
+        ["proc", "proc", "/proc"],
+        ["sysfs", "sysfs", "/sys"],
+        ["devtmpfs", "dev", "/dev"],
+        ["tmpfs", "tmp", "/tmp"],
+        ["devpts", "pts", "/dev/pts"],
+    ];
+    let dumps = dumps::whole();
+    if dumps.is_empty() {
+        return not_here("a dump that is no fixture");
+    }
+    dumps::each("mount", &dumps, |dump| {
+        let found = json(&dump.path, &["mount"]);
+        let words = |m: &Value| ["type", "device", "path"].map(|word| m[word].as_str().unwrap().to_owned());
+        let found: Vec<_> = found["mounts"].as_array().unwrap().iter().map(words).collect();
+        let all = MOUNTED.iter().all(|wanted| found.iter().any(|have| have == wanted));
+        if all && found.iter().any(|have| have[2] == "/") { Ok(true) } else { Err(format!("{found:?}")) }
+    });
 }

@@ -49,6 +49,9 @@ snapshots! {
     rd_slabs: "k6.1-oops.kdump", ["rd", "-S", "ffffd0780061bc20", "16"];
     why_slab: "k6.1-oops.kdump", ["why", "ffff8d4361c50010"];
     task: "k6.1-oops.kdump", ["task", "1"];
+    vm: "k6.1-oops.kdump", ["vm", "1"];
+    mount: "k6.12-oops.kdump", ["mount"];
+    swap: "k6.12-oops.kdump", ["swap"];
     ps_states: "k6.1-oops.kdump", ["ps", "-S"];
     ps_parents: "k6.1-oops.kdump", ["ps", "-p", "288"];
     threads_blocked: "k6.1-oops.kdump", ["threads", "D"];

@@ -356,6 +356,11 @@ pub fn all() -> Vec<Dump> {
     found
 }
 
+/// Those that hold all their pages, as fixtures do not.
+pub fn whole() -> Vec<Dump> {
+    all().into_iter().filter(|dump| !dump.path.starts_with(fixtures::folder())).collect()
+}
+
 /// One dump of each moment of each guest, for what is slow and does not depend on the
 /// file format; with `CORESTUB_ALL` set, all.
 pub fn one_of_each() -> Vec<Dump> {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::super::list::List;
 use super::super::object::Object;
-use super::super::{Kernel, View};
+use super::super::{Kernel, View, swap};
 use super::pages::PageMap;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::bytes::u32_at;
@@ -193,22 +193,10 @@ fn swap_cache(view: &View) -> Option<u64> {
 
 /// Pages of swap, and those in use.
 fn swap(view: &View) -> Option<(u64, u64)> {
-    let files = view.space().read_u32(view.symbol("nr_swapfiles")?).ok()?;
-    let array = view.symbol("swap_info")?;
-    let (mut all, mut used) = (0u64, 0u64);
-    for i in 0..u64::from(files).min(MAX_SWAPS) {
-        let at = view.space().read_u64(array.checked_add(i * 8)?).ok().filter(|p| *p >= view.user_limit())?;
-        let info = Object::new(view, "swap_info_struct", VirtAddr(at));
-        // `SWP_WRITEOK`: what was switched off keeps its place.
-        if info.number("flags")? & 2 == 0 {
-            continue;
-        }
-        all = all.checked_add(info.number("pages")? & 0xffff_ffff)?;
-        let in_use = info.number("inuse_pages.counter").or_else(|| info.number("inuse_pages"))?;
-        // Its highest bit says something else since 6.13 (`SWAP_USAGE_OFFLIST_BIT`).
-        used = used.checked_add(in_use & 0xffff_ffff)?;
-    }
-    Some((all, used))
+    swap::areas(view)?.into_iter().try_fold((0, 0), |(all, used), area| {
+        let area = area?;
+        Some((all + area.pages, used + area.used))
+    })
 }
 
 /// Pages of `MAP_HUGETLB` and its like, and those that are free. Nothing of them is no lack.

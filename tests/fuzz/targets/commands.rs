@@ -10,7 +10,7 @@ use corestub::session::CommandContext;
 use super::patches::{self, Sound};
 
 /// Each reads what no other does.
-const LINES: [&str; 32] = [
+const LINES: [&str; 35] = [
     "triage",
     "sys",
     "log -T -c",
@@ -21,6 +21,9 @@ const LINES: [&str; 32] = [
     "bt --summary",
     "task 1",
     "files -a",
+    "vm -a",
+    "mount",
+    "swap",
     "threads",
     "runq",
     "locks -a",
