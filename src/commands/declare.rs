@@ -39,6 +39,8 @@ pub struct Command {
     /// Whether it has something to say of a dump whose kernel is not recognised.
     partly: bool,
     verbose: bool,
+    /// The command for the other kind of dump.
+    other: Option<&'static str>,
     arguments: fn(clap::Command) -> clap::Command,
     kernel: Option<Erased<Kernel>>,
     process: Option<Erased<Process>>,
@@ -86,6 +88,7 @@ impl Command {
             hidden: false,
             partly: false,
             verbose: false,
+            other: None,
             arguments: A::augment_args,
             kernel: None,
             process: None,
@@ -100,6 +103,11 @@ impl Command {
     /// The command, which works but is in no list: for helpers, not for people.
     pub(super) fn hidden(self) -> Self {
         Self { hidden: true, ..self }
+    }
+
+    /// The command, of which `name` is the like for the other kind of dump.
+    pub(super) fn likewise(self, name: &'static str) -> Self {
+        Self { other: Some(name), ..self }
     }
 
     /// The command, whose own `-v` stands for the program's, too.
@@ -186,9 +194,16 @@ impl Command {
                 self.refuse(given, FOR_VMCORES)?;
                 run(process, given, context)
             }
-            (Subject::Kernel(_), None, _) => Err(works_only("", "process cores", "a vmcore")),
-            (Subject::Process(_), _, None) => Err(works_only("", "vmcores", "a process core")),
+            (Subject::Kernel(_), None, _) => Err(works_only("", "process cores", &self.other_of("a vmcore"))),
+            (Subject::Process(_), _, None) => {
+                Err(works_only("", "vmcores", &self.other_of("a process core")))
+            }
         }
+    }
+
+    fn other_of(&self, kind: &str) -> String {
+        kind.to_owned()
+            + &self.other.map(|name| format!(", of which `{name}` tells the like")).unwrap_or_default()
     }
 
     /// An error if an option of this heading was given.

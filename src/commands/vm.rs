@@ -24,6 +24,7 @@ pub(super) fn command() -> Command {
          Examples:\n  (gdb) monitor vm\n  $ corestub vm vmcore 1\n  $ corestub vm vmcore -a -R libssl",
         run,
     )
+    .likewise("maps")
 }
 
 #[derive(Args)]

@@ -168,7 +168,7 @@ fn failures_have_their_exit_codes() {
         (vec!["search", dump, "-s", text, "-l", "1000", "-c", "no such text"], 1, "not found"),
         (vec!["sym", dump, "no_such_symbol"], 1, "is no symbol"),
         (vec!["ps", dump, "no_such_task"], 1, "is no pid"),
-        (vec!["maps", dump], 2, "for process cores only; this is a vmcore"),
+        (vec!["maps", dump], 2, "for process cores only; this is a vmcore, of which `vm` tells the like"),
         (vec!["rd", dump, text, "ffffffff"], 1, "ffffffff is not a number"),
         (vec!["rd", dump, text, "0xffffffff"], 2, "read them in parts"),
         (vec!["why", dump], 1, "why ADDRESS asks for one"),

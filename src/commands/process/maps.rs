@@ -21,6 +21,7 @@ pub(in crate::commands) fn command() -> Command {
          build-id supplies. MISSING is neither: `why ADDRESS` says why.",
         run,
     )
+    .likewise("vm")
 }
 
 #[derive(Serialize)]
