@@ -68,7 +68,7 @@ impl SigFrame {
         let regs = process.general_regs(thread)?;
         let sp = regs.get(Rsp)?;
         let stack = process.memory().stored().segment(sp)?;
-        let from = sp.saturating_sub(BELOW).max(stack.start).next_multiple_of(16);
+        let from = sp.saturating_sub(BELOW).max(stack.start).checked_next_multiple_of(16)?;
         let below =
             process.memory().read_vec(VirtAddr(from), usize::try_from(sp.checked_sub(from)?).ok()?).ok()?;
         let same =
