@@ -38,18 +38,17 @@ struct Answered {
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, _: Context<'d>) -> Result<Answer<'d>> {
     let asked = args.task.map(|word| by_words(kernel, &[word])).transpose()?;
-    let found = match asked.as_ref().and_then(|tasks| tasks.first()) {
-        Some(task) => mounts::of(kernel, task.addr),
+    let task = match asked.as_ref().and_then(|tasks| tasks.first()) {
+        Some(task) => task.addr,
         None => {
             let first = kernel.tasks().by_pid(1).next().map(|task| task.addr);
-            first.or_else(|| kernel.symbol("init_task")).and_then(|at| mounts::of(kernel, at))
+            first
+                .or_else(|| kernel.symbol("init_task"))
+                .ok_or_else(|| CommandError::failed("name a task by pid"))?
         }
     };
-    let Some(Mounts { namespace, list, broken }) = found else {
-        return Err(CommandError::failed(
-            "what is mounted cannot be read: the task has ended, or its nsproxy is not in the dump; name another by pid",
-        ));
-    };
+    let Mounts { namespace, list, broken } = mounts::of(kernel, task)
+        .map_err(|why| CommandError::Failed(format!("what is mounted cannot be told: {why}")))?;
     Ok(Answered { namespace, mounts: list, broken }.into())
 }
 

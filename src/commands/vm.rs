@@ -51,7 +51,8 @@ struct Memory<'d> {
     pgd: Option<VirtAddr>,
     rss_kib: Option<u64>,
     total_kib: Option<u64>,
-    mappings: Vec<Mapping>,
+    /// `None`: they cannot be read.
+    mappings: Option<Vec<Mapping>>,
     /// Mappings that the kernel counted and that cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread: Option<u64>,
@@ -90,8 +91,8 @@ struct Memories<'d> {
     context: Context<'d>,
     tasks: Vec<&'d Task>,
     path: Option<String>,
-    /// Of which not all mappings could be read: how many could not.
-    unread: RefCell<Vec<(u64, String)>>,
+    /// Which mappings could not be read.
+    unread: RefCell<Vec<String>>,
 }
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
@@ -111,9 +112,13 @@ impl<'d> Memories<'d> {
         let some = self.path.is_some() && self.tasks.len() > 1;
         self.tasks.iter().filter_map(move |task| {
             let row = of_task(self.kernel, task, usages.of(task), self.path.as_deref());
-            let lost = row.unread.map(|lost| (lost, task.pid_text()));
+            let lost = match (&row.mappings, row.unread) {
+                (None, _) => Some(format!("those of pid {}", task.pid_text())),
+                (_, lost) => lost.map(|lost| format!("{lost} of pid {}", task.pid_text())),
+            };
             self.unread.borrow_mut().extend(lost);
-            (!some || !row.mappings.is_empty()).then_some(row)
+            let has_any = row.mappings.as_ref().is_none_or(|all| !all.is_empty());
+            (!some || has_any).then_some(row)
         })
     }
 }
@@ -129,6 +134,8 @@ fn of_task<'d>(kernel: &'d Kernel, task: &'d Task, usage: Option<Usage>, part: O
     let lost = counted.map(|n| n.saturating_sub(list.len() as u64)).filter(|&n| n > 0);
     let wanted = |vma: &vmas::Vma| part.is_none_or(|part| vma.name.contains(part));
     let usage = usage.filter(|_| task.mm.is_some());
+    // Neither a mapping nor how many there are.
+    let unknown = task.unread || task.mm.is_some() && counted.is_none() && list.is_empty();
     Memory {
         of: task,
         pid: task.known_pid(),
@@ -138,7 +145,7 @@ fn of_task<'d>(kernel: &'d Kernel, task: &'d Task, usage: Option<Usage>, part: O
         pgd: task.mm.and_then(|mm| Object::new(kernel, "mm_struct", mm).pointer("pgd")),
         rss_kib: usage.map(|usage| usage.rss),
         total_kib: usage.map(|usage| usage.vsz),
-        mappings: list.into_iter().filter(wanted).map(Mapping::from).collect(),
+        mappings: (!unknown).then(|| list.into_iter().filter(wanted).map(Mapping::from).collect()),
         unread: lost,
     }
 }
@@ -157,8 +164,7 @@ impl Text for Memories<'_> {
 
     fn failure(&self) -> Option<String> {
         let unread = self.unread.borrow();
-        let lost = few(unread.iter().map(|(count, pid)| format!("{count} of pid {pid}")));
-        lost.map(|lost| format!("these mappings cannot be read: {lost}"))
+        few(unread.iter().cloned()).map(|lost| format!("these mappings cannot be read: {lost}"))
     }
 }
 
@@ -166,6 +172,9 @@ impl Text for Memory<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         heading(self.of, screen)?;
         let Some(mm) = self.mm else {
+            if self.mappings.is_none() {
+                return Ok(row!(screen, "(cannot be read)")?);
+            }
             return Ok(row!(screen, "No memory of its own: a thread of the kernel, or it has ended")?);
         };
         let kib = |size: Option<u64>| or_unknown(size.map(|kib| format!("{kib}k")));
@@ -178,11 +187,9 @@ impl Text for Memory<'_> {
             kib(self.rss_kib),
             kib(self.total_kib)
         )?;
-        if self.mappings.is_empty() {
-            return Ok(());
-        }
+        let Some(mappings) = self.mappings.as_ref().filter(|all| !all.is_empty()) else { return Ok(()) };
         row!(screen, "      VMA           START       END     FLAGS    PERM FILE")?;
-        for m in &self.mappings {
+        for m in mappings {
             row!(
                 screen,
                 "{:016x} {:>12} {:>12} {:<8} {} {}",

@@ -43,23 +43,31 @@ pub(crate) struct Mounts {
     pub(crate) broken: Option<String>,
 }
 
-/// What the task at `task` sees mounted; `None` once it has left its namespace, or where that cannot
-/// be read.
-#[must_use]
-pub(crate) fn of(view: &View, task: VirtAddr) -> Option<Mounts> {
-    let namespaces = Object::new(view, "task_struct", task).follow("nsproxy", "nsproxy")?;
-    let namespace = namespaces.follow("mnt_ns", "mnt_namespace")?;
+/// What the task at `task` sees mounted, or why that is not known.
+pub(crate) fn of(view: &View, task: VirtAddr) -> Result<Mounts, String> {
+    let field = |ty: &str, name| {
+        view.types().field(ty, name).ok_or_else(|| format!("the layout of struct {ty} is not known"))
+    };
+    let task = Object::new(view, "task_struct", task);
+    field("task_struct", "nsproxy")?;
+    let namespaces = match task.number("nsproxy") {
+        Some(0) => return Err("the task has ended, and left its namespace of mounts".to_owned()),
+        _ => task.follow("nsproxy", "nsproxy"),
+    };
+    let namespace = namespaces.and_then(|all| all.follow("mnt_ns", "mnt_namespace"));
+    let namespace = namespace.ok_or("the task's namespace of mounts (nsproxy.mnt_ns) cannot be read")?;
     let (all, broken) = match namespace.number("mounts.rb_node") {
         Some(root) => {
-            let node = view.types().field("mount", "mnt_node")?.offset;
+            let node = field("mount", "mnt_node")?.offset;
             let root = (root != 0).then_some(VirtAddr(root));
             let mut tree = RbTree::new(view, root, MOST);
             let all: Vec<_> = tree.by_ref().map(|at| VirtAddr(at.0.wrapping_sub(node))).collect();
             (all, tree.broken().then(|| "a branch of the tree of mounts cannot be followed".to_owned()))
         }
         None => {
-            let link = view.types().field("mount", "mnt_list")?.offset;
-            let mut list = List::circular(view, namespace.address("list")?, link, MOST);
+            let link = field("mount", "mnt_list")?.offset;
+            let head = namespace.address("list").ok_or("the layout of struct mnt_namespace is not known")?;
+            let mut list = List::circular(view, head, link, MOST);
             (
                 list.by_ref().collect(),
                 list.broken().map(|why| format!("the list of mounts is damaged: {why}")),
@@ -68,7 +76,7 @@ pub(crate) fn of(view: &View, task: VirtAddr) -> Option<Mounts> {
     };
     let all = all.into_iter().map(|at| Object::new(view, "mount", at));
     let marks = |m: &Object<'_>| m.number("mnt.mnt_flags").is_some_and(|flags| flags & MNT_CURSOR != 0);
-    Some(Mounts { namespace: namespace.base, list: all.filter(|m| !marks(m)).map(read).collect(), broken })
+    Ok(Mounts { namespace: namespace.base, list: all.filter(|m| !marks(m)).map(read).collect(), broken })
 }
 
 fn read(mount: Object<'_>) -> Mount {
