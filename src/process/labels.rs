@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::sigframe::SigFrame;
+use super::sigframe::{FRAMES, SigFrame};
 use super::{Process, ThreadNotes, unwind};
 use crate::addr::PAGE_SIZE;
 use crate::arch::{Register, map};
@@ -26,8 +26,6 @@ const GO_HEAP: Range<u64> = 0xc0_0000_0000..0xc4_0000_0000;
 
 /// Threads off their stacks that are walked to learn why: all of Go's may be.
 const WALKED: usize = 200;
-/// Frames that are looked through for the handler's.
-const FRAMES: usize = 100;
 
 /// The stack of one thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +51,7 @@ impl SignalStack {
     fn of(process: &Process, thread: &ThreadNotes) -> Option<Self> {
         let frames = unwind::stack(process, thread, FRAMES).frames;
         let top = frames.first()?.sp;
-        let frame = (0..frames.len()).find_map(|i| SigFrame::before(process, &frames, i))?;
+        let frame = SigFrame::running(process, &frames).next()?;
         let range = frame.own_stack().filter(|r| r.contains(&top) && r.contains(&frame.at))?;
         Some(Self { tid: thread.tid, range })
     }

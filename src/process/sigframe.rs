@@ -38,6 +38,9 @@ const LENGTH: usize = SIGINFO + 48;
 /// registers (11 KiB with AMX), what aligns them.
 const BELOW: u64 = 16 << 10;
 
+/// Frames of a thread's stack that are looked through for handlers.
+pub const FRAMES: usize = 100;
+
 /// One of them.
 #[derive(Debug, Clone)]
 pub struct SigFrame {
@@ -59,6 +62,11 @@ impl SigFrame {
         frames.get(index).filter(|frame| frame.kind == Kind::Signal)?;
         // Once the handler has returned, the stack pointer is at the `ucontext`.
         Self::read(process, frames.get(index.checked_sub(1)?)?.sp)
+    }
+
+    /// Those of the handlers that run in `frames`, innermost first.
+    pub fn running(process: &Process, frames: &[Frame]) -> impl Iterator<Item = Self> {
+        (0..frames.len()).filter_map(|index| Self::before(process, frames, index))
     }
 
     /// The one of a handler that has returned to where `thread` still stands: it raised the

@@ -8,12 +8,9 @@ use serde::Serialize;
 use super::{Place, fault};
 use crate::arch::Register;
 use crate::process::core_file::ThreadNotes;
-use crate::process::sigframe::SigFrame;
+use crate::process::sigframe::{FRAMES, SigFrame};
 use crate::process::signal::SigInfo;
 use crate::process::{Process, unwind};
-
-/// Frames that are looked through for those of handlers.
-const FRAMES: usize = 100;
 
 /// A signal whose handler ran, and where it came.
 #[derive(Serialize)]
@@ -43,7 +40,7 @@ impl Handling {
     /// Those of `thread`, which died by `last`: what the innermost handler was called for first.
     pub(super) fn of(process: &Process, thread: &ThreadNotes, last: Option<&SigInfo>) -> Vec<Self> {
         let frames = unwind::stack(process, thread, FRAMES).frames;
-        let running = (0..frames.len()).filter_map(|i| SigFrame::before(process, &frames, i));
+        let running = SigFrame::running(process, &frames);
         let mut all: Vec<Self> =
             running.filter_map(|frame| Self::from(process, thread, &frame, false)).collect();
         // What a thread sent to itself, and not by a call, was blocked before.
