@@ -38,6 +38,12 @@ pub(crate) fn few(all: impl Iterator<Item = String>) -> Option<String> {
     Some(shown.join(", ") + if all.next().is_some() { " and more" } else { "" })
 }
 
+/// The names of those bits of `value` that have one: `SA_SIGINFO|SA_RESTART`.
+pub(crate) fn flag_names(value: u64, names: &[(u64, &str)]) -> Option<String> {
+    let set: Vec<_> = names.iter().filter(|(bit, _)| value & bit != 0).map(|&(_, name)| name).collect();
+    (!set.is_empty()).then(|| set.join("|"))
+}
+
 /// Where text for people goes, row by row. What is formatted cannot end a row.
 pub(crate) struct Screen<'w> {
     to: &'w mut dyn Write,

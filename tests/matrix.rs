@@ -61,6 +61,8 @@ const VMCORE: &[&str] = &[
     "vm 1",
     "mount",
     "swap --json",
+    "sig 1",
+    "sig -p --json",
     "dev -d",
     "dev -d --json",
     "irq",

@@ -2,7 +2,7 @@
 # The scenarios: what each guest does, and which dumps are made of it.
 
 VMCI=(-device vmcoreinfo)
-LAST_MADE=oracle/labipc.txt # by ci and kernel: a cache of an older version lacks it
+LAST_MADE=oracle/signals # by ci and kernel: a cache of an older version lacks it
 LAST_MADE_BY_CORESTUB=oracle/kcore.json # likewise
 
 live_guest() { # live_guest "KERNEL PARAMETERS" "DUMPS" QEMU-OPTIONS...: a running guest, dumped by QEMU; SETTLE: seconds before

@@ -102,6 +102,7 @@ mod report;
 mod runq;
 mod search;
 mod select;
+mod sig;
 mod signature;
 mod struct_;
 mod swap;
@@ -212,6 +213,7 @@ pub static COMMANDS: LazyLock<Vec<Command>> = LazyLock::new(|| {
         files::command(),
         vm::command(),
         mount::command(),
+        sig::command(),
         threads::command(),
         runq::command(),
         locks::command(),

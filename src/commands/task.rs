@@ -11,7 +11,7 @@ use crate::linux::object::Object;
 use crate::linux::registers::{self, Source};
 use crate::linux::system_registers::{DescriptorTables, REGISTERS, SystemRegisters};
 use crate::linux::{Kernel, Task, stacks, usage};
-use crate::text::{Screen, or_unknown, row};
+use crate::text::{Screen, flag_names, or_unknown, row};
 
 pub(super) fn command() -> Command {
     Command::of_kernel(
@@ -218,6 +218,5 @@ fn flags(value: u64) -> String {
         (0x0020_0000, "PF_KTHREAD"),
         (0x0002_0000, "PF_KSWAPD"),
     ];
-    let words: Vec<&str> = NAMES.iter().filter(|(bit, _)| value & bit != 0).map(|&(_, n)| n).collect();
-    if words.is_empty() { format!("{value:#x}") } else { format!("{value:#x} ({})", words.join("|")) }
+    flag_names(value, &NAMES).map_or_else(|| format!("{value:#x}"), |names| format!("{value:#x} ({names})"))
 }

@@ -39,6 +39,7 @@ mod pid_hash;
 mod place;
 pub(crate) mod rbtree;
 pub mod registers;
+pub(crate) mod signals;
 pub(crate) mod sites;
 pub(crate) mod stacks;
 pub(crate) mod swap;

@@ -70,6 +70,7 @@ fn no_command_shows_a_tasks_name_as_it_is() {
         &["vm", "1"],
         &["mount"],
         &["swap"],
+        &["sig", "1"],
         &["irq"],
         &["dev", "-d"],
         &["timer", "-r"],

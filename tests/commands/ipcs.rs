@@ -4,27 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::guest;
 use crate::support::program::{corestub, output};
-use crate::support::{files, skip};
-
-/// A dump of every guest that had IPC objects, with what the guest said of them: of QEMU's
-/// dumps and makedumpfile's one each.
-fn guests() -> Vec<(std::path::PathBuf, std::path::PathBuf)> {
-    let mut found = Vec::new();
-    for oracle in files("labipc.txt") {
-        let folder = oracle.ancestors().nth(2).unwrap();
-        // Of 7.x, the makedumpfile of today leaves slab pages out by -d 31.
-        let by_makedumpfile = ["l17.kdump", "z31.kdump", "l31.kdump"].map(|name| folder.join(name));
-        let by_qemu = folder.join("qemu.elf");
-        let one = by_makedumpfile.into_iter().find(|path| path.exists());
-        let both = one.into_iter().chain(by_qemu.exists().then_some(by_qemu));
-        found.extend(both.map(|dump| (dump, oracle.parent().unwrap().to_owned())));
-    }
-    if found.is_empty() {
-        skip("no dump of a guest with IPC objects (scripts/test makes them)");
-    }
-    found
-}
 
 /// Rows of numbers below a head.
 fn table(oracle: &Path, name: &str) -> Vec<Vec<u64>> {
@@ -54,7 +35,7 @@ fn value(of: &Value) -> u64 {
 
 #[test]
 fn objects_are_those_of_the_guest() {
-    for (dump, oracle) in guests() {
+    for (dump, oracle) in guest::recorded("labipc.txt") {
         let ours = json(&dump, &[]);
         let pick = |name, wanted: &[usize]| -> Vec<Vec<u64>> {
             let column = |row: &[u64], i: usize| if i == 2 { row[2] & 0o777 } else { row[i] };
@@ -103,7 +84,7 @@ fn objects_are_those_of_the_guest() {
 /// One object alone, by ID and by address; one kind; another namespace.
 #[test]
 fn one_of_them_and_others_namespaces() {
-    for (dump, oracle) in guests() {
+    for (dump, oracle) in guest::recorded("labipc.txt") {
         let all = json(&dump, &["-q"]);
         assert!(all["memory"].is_null() && all["semaphores"].is_null());
         let queue = &all["queues"][0];

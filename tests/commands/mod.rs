@@ -11,6 +11,7 @@ mod many;
 mod memory;
 mod report;
 mod shell;
+mod sig;
 mod snapshots;
 
 use std::collections::BTreeMap;

@@ -51,6 +51,7 @@ snapshots! {
     task: "k6.1-oops.kdump", ["task", "1"];
     vm: "k6.1-oops.kdump", ["vm", "1"];
     mount: "k6.12-oops.kdump", ["mount"];
+    sig: "k6.1-oops.kdump", ["sig", "1"];
     swap: "k6.12-oops.kdump", ["swap"];
     ps_states: "k6.1-oops.kdump", ["ps", "-S"];
     ps_parents: "k6.1-oops.kdump", ["ps", "-p", "288"];

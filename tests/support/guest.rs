@@ -2,7 +2,28 @@
 //! scripts/lab/guest/init): no reader of dumps had part in it.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use super::{files, skip};
+
+/// A dump of every guest that left the record `name`, with the folder of that: of QEMU's
+/// dumps and makedumpfile's one each.
+pub fn recorded(name: &str) -> Vec<(PathBuf, PathBuf)> {
+    let mut found = Vec::new();
+    for record in files(name) {
+        let folder = record.ancestors().nth(2).unwrap();
+        // Of 7.x, the makedumpfile of today leaves slab pages out by -d 31.
+        let by_makedumpfile = ["l17.kdump", "z31.kdump", "l31.kdump"].map(|name| folder.join(name));
+        let by_qemu = folder.join("qemu.elf");
+        let one = by_makedumpfile.into_iter().find(|path| path.exists());
+        let both = one.into_iter().chain(by_qemu.exists().then_some(by_qemu));
+        found.extend(both.map(|dump| (dump, record.parent().unwrap().to_owned())));
+    }
+    if found.is_empty() {
+        skip(&format!("no dump of a guest that recorded {name} (scripts/test makes them)"));
+    }
+    found
+}
 
 /// A line of the guest's /proc/kallsyms.
 pub struct Symbol {

@@ -2,6 +2,7 @@
 //! (`include/linux/sched.h`, `fs/proc/array.c: task_state_array`).
 
 use super::KernelVersion;
+use crate::text::flag_names;
 
 impl KernelVersion {
     /// The character that /proc/PID/stat shows for a task's state.
@@ -78,9 +79,8 @@ impl KernelVersion {
         // See above: 3.15.
         let [dead, zombie] = if self.before(3, 15) { [0x20, 0x10] } else { [0x10, 0x20] };
         let exiting = [(dead, "EXIT_DEAD"), (zombie, "EXIT_ZOMBIE")];
-        let set = |bits: u64| move |&(bit, name): &(u64, &'static str)| (bits & bit != 0).then_some(name);
-        let names: Vec<_> =
-            running.iter().filter_map(set(state)).chain(exiting.iter().filter_map(set(exit_state))).collect();
+        let names = [flag_names(state, &running), flag_names(exit_state, &exiting)];
+        let names: Vec<_> = names.into_iter().flatten().collect();
         if names.is_empty() { "TASK_RUNNING".to_owned() } else { names.join("|") }
     }
 }

@@ -10,7 +10,7 @@ use corestub::session::CommandContext;
 use super::patches::{self, Sound};
 
 /// Each reads what no other does.
-const LINES: [&str; 35] = [
+const LINES: [&str; 36] = [
     "triage",
     "sys",
     "log -T -c",
@@ -23,6 +23,7 @@ const LINES: [&str; 35] = [
     "files -a",
     "vm -a",
     "mount",
+    "sig 1 2",
     "swap",
     "threads",
     "runq",
