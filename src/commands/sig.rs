@@ -40,7 +40,12 @@ struct Arguments {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Rows<'d>(Vec<Row<'d>>);
+struct Rows<'d> {
+    list: Vec<Row<'d>>,
+    /// Tasks of which it is not known whether a signal waits.
+    #[serde(skip)]
+    unknown: Vec<String>,
+}
 
 #[derive(Serialize)]
 struct Row<'d> {
@@ -111,16 +116,17 @@ struct Entry {
 
 fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<Answer<'d>> {
     let tasks = all_or_current(kernel, context, args.pending && args.words.is_empty(), &args.words)?;
-    let mut rows = Vec::new();
+    let mut rows = Rows { list: Vec::new(), unknown: Vec::new() };
     // What waits for a process is told once, not of each of its threads.
     let mut told = HashSet::new();
     for task in tasks {
         context.check()?;
         let signals = signals::of(kernel, task.addr);
         if args.pending {
-            let waits = |pending: &Pending| pending.set != Some(0) || !pending.queue.is_empty();
-            let shared = waits(&signals.shared) && told.insert(signals.signal_struct);
-            if !shared && !waits(&signals.private) {
+            let shared = signals.shared.any() && told.insert(signals.signal_struct);
+            if !shared && !signals.private.any() {
+                let known = signals.shared.whole() && signals.private.whole();
+                rows.unknown.extend((!known).then(|| task.pid_text()));
                 continue;
             }
         }
@@ -128,9 +134,9 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
         if !args.pending {
             row.act(signals::actions(kernel, task.addr), args.default);
         }
-        rows.push(row);
+        rows.list.push(row);
     }
-    Ok(Rows(rows).into())
+    Ok(rows.into())
 }
 
 impl<'d> Row<'d> {
@@ -225,16 +231,18 @@ impl From<Pending> for Waiting {
 
 impl Text for Rows<'_> {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
-        if self.0.is_empty() {
-            return Ok(row!(screen, "No signal waits")?);
+        match (self.list.as_slice(), self.unknown.as_slice()) {
+            ([], []) => Ok(row!(screen, "No signal waits")?),
+            (list, _) => apart(list, screen),
         }
-        apart(&self.0, screen)
     }
 
     fn failure(&self) -> Option<String> {
         let of = |row: &Row<'_>| format!("of pid {} {}", row.of.pid_text(), row.lost.join(", "));
-        let lost = self.0.iter().filter(|row| !row.lost.is_empty()).map(of);
-        few(lost).map(|lost| format!("this cannot be read: {lost}"))
+        let lost = few(self.list.iter().filter(|row| !row.lost.is_empty()).map(of));
+        let unknown = few(self.unknown.iter().cloned()).map(|pids| format!("what waits for pid {pids}"));
+        let all: Vec<_> = lost.into_iter().chain(unknown).collect();
+        (!all.is_empty()).then(|| format!("this cannot be read: {}", all.join("; ")))
     }
 }
 

@@ -119,6 +119,16 @@ pub(crate) fn of(view: &View, task: VirtAddr) -> Signals {
 }
 
 impl Pending {
+    /// Whether one waits.
+    pub(crate) fn any(&self) -> bool {
+        self.set.is_some_and(|set| set != 0) || !self.queue.is_empty()
+    }
+
+    /// Whether all of it could be read.
+    pub(crate) fn whole(&self) -> bool {
+        self.set.is_some() && self.broken.is_none()
+    }
+
     fn read(owner: Option<Object<'_>>, member: &str) -> Self {
         let mut pending = Self { set: None, queue: Vec::new(), broken: None };
         let Some(at) = owner.and_then(|owner| owner.address(member)) else { return pending };
