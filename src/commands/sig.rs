@@ -10,7 +10,7 @@ use super::bt::heading;
 use super::select::all_or_current;
 use super::{Answer, Command, Context, Result, Text};
 use crate::addr::VirtAddr;
-use crate::linux::signals::{self, Action, Actions, Pending, Queued, SIGNALS, Signals};
+use crate::linux::signals::{self, Action, Actions, Pending, Queue, Queued, SIGNALS, Signals};
 use crate::linux::{Kernel, Task};
 use crate::process::signal::{self, SigInfo};
 use crate::text::{Screen, few, flag_names, or_unknown, row};
@@ -105,6 +105,8 @@ struct Waiting {
     signal: Option<Set>,
     names: Vec<String>,
     queue: Vec<Entry>,
+    #[serde(skip)]
+    whole: bool,
 }
 
 #[derive(Serialize)]
@@ -119,18 +121,20 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
     let mut rows = Rows { list: Vec::new(), unknown: Vec::new() };
     // What waits for a process is told once, not of each of its threads.
     let mut told = HashSet::new();
+    let mut left = signals::MOST;
     for task in tasks {
         context.check()?;
         let signals = signals::of(kernel, task.addr);
         if args.pending {
-            let shared = signals.shared.any() && told.insert(signals.signal_struct);
-            if !shared && !signals.private.any() {
-                let known = signals.shared.whole() && signals.private.whole();
-                rows.unknown.extend((!known).then(|| task.pid_text()));
+            let sets = [signals.private.set, signals.shared.set];
+            let [private, shared] = sets.map(|set| set.is_some_and(|set| set != 0));
+            let first = shared && told.insert(signals.signal_struct);
+            if !private && !first {
+                rows.unknown.extend(sets.contains(&None).then(|| task.pid_text()));
                 continue;
             }
         }
-        let mut row = Row::new(task, signals);
+        let mut row = Row::new(kernel, task, &signals, &mut left);
         if !args.pending {
             row.act(signals::actions(kernel, task.addr), args.default);
         }
@@ -140,31 +144,27 @@ fn run<'d>(kernel: &'d Kernel, args: Arguments, context: Context<'d>) -> Result<
 }
 
 impl<'d> Row<'d> {
-    fn new(task: &'d Task, signals: Signals) -> Self {
-        let Signals { signal_struct, threads, blocked, private, shared } = signals;
-        let waits = private.set.zip(shared.set).map(|(private, shared)| private | shared);
+    fn new(kernel: &Kernel, task: &'d Task, signals: &Signals, left: &mut usize) -> Self {
+        let [private, shared] = [&signals.private, &signals.shared].map(|all| (all, all.queue(kernel, left)));
+        let waits = private.0.set.zip(shared.0.set).map(|(private, shared)| private | shared);
         let mut lost = Vec::new();
-        lost.extend(blocked.is_none().then(|| "what it blocks".to_owned()));
+        lost.extend(signals.blocked.is_none().then(|| "what it blocks".to_owned()));
         lost.extend(waits.is_none().then(|| "what waits".to_owned()));
-        lost.extend(
-            [&private, &shared]
-                .into_iter()
-                .filter_map(|p| p.broken.as_ref())
-                .map(|why| format!("a queue ({why})")),
-        );
+        let queues = [&private.1, &shared.1].into_iter().filter_map(|queue| queue.broken.as_ref());
+        lost.extend(queues.map(|why| format!("a queue ({why})")));
         Self {
             of: task,
             pid: task.known_pid(),
             task: task.addr,
             comm: task.known_comm(),
-            signal_struct,
-            nr_threads: threads,
+            signal_struct: signals.signal_struct,
+            nr_threads: signals.threads,
             actions: None,
             others: "",
-            sigpending: waits.zip(blocked).map(|(waits, blocked)| waits & !blocked != 0),
-            blocked: blocked.map(Set),
-            private: private.into(),
-            shared: shared.into(),
+            sigpending: waits.zip(signals.blocked).map(|(waits, blocked)| waits & !blocked != 0),
+            blocked: signals.blocked.map(Set),
+            private: Waiting::new(private),
+            shared: Waiting::new(shared),
             lost,
         }
     }
@@ -215,8 +215,8 @@ impl From<&Action> for Shown {
     }
 }
 
-impl From<Pending> for Waiting {
-    fn from(pending: Pending) -> Self {
+impl Waiting {
+    fn new((pending, queue): (&Pending, Queue)) -> Self {
         let entry = |queued: Queued| Entry {
             siginfo: queued.at,
             info: queued.info.as_ref().and_then(|raw| SigInfo::parse(raw)),
@@ -224,7 +224,8 @@ impl From<Pending> for Waiting {
         Self {
             signal: pending.set.map(Set),
             names: pending.set.into_iter().flat_map(|set| Set(set).names()).collect(),
-            queue: pending.queue.into_iter().map(entry).collect(),
+            queue: queue.list.into_iter().map(entry).collect(),
+            whole: queue.broken.is_none(),
         }
     }
 }
@@ -294,7 +295,7 @@ impl Text for Waiting {
     fn text(&self, screen: &mut Screen<'_>) -> Result<()> {
         row!(screen, "    SIGNAL: {}", in_words(self.signal))?;
         if self.queue.is_empty() {
-            return Ok(row!(screen, "  SIGQUEUE: {}", if self.signal.is_some() { "(empty)" } else { "?" })?);
+            return Ok(row!(screen, "  SIGQUEUE: {}", if self.whole { "(empty)" } else { "?" })?);
         }
         row!(screen, "  SIGQUEUE:  SIG  SIGINFO")?;
         for entry in &self.queue {

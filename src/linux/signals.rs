@@ -11,8 +11,8 @@ use crate::addr::VirtAddr;
 
 /// `_NSIG`.
 pub(crate) const SIGNALS: u32 = 64;
-/// Entries of a queue that are looked at; `RLIMIT_SIGPENDING` bounds them, at some 4,000 for each GiB.
-const MOST: usize = 1 << 18;
+/// Entries of queues that are looked at; `RLIMIT_SIGPENDING` bounds them for each user, at some 4,000 for each GiB.
+pub(crate) const MOST: usize = 1 << 18;
 /// What is read of a `siginfo_t`: its head and the members that say who sent it, or where.
 const INFO: usize = 32;
 
@@ -80,11 +80,18 @@ fn unknown(ty: &str) -> String {
     format!("the layout of struct {ty} is not known")
 }
 
-/// Signals that wait, those of a thread or of its process. In a set, signal 1 is bit 0.
+/// Signals that wait, those of a thread or of its process.
 pub(crate) struct Pending {
+    /// Signal 1 is bit 0.
     pub(crate) set: Option<u64>,
-    pub(crate) queue: Vec<Queued>,
-    /// Why the queue is not whole.
+    /// The head of the queue.
+    list: Option<VirtAddr>,
+}
+
+/// What is known of those in a set.
+pub(crate) struct Queue {
+    pub(crate) list: Vec<Queued>,
+    /// Why it is not whole.
     pub(crate) broken: Option<String>,
 }
 
@@ -119,38 +126,29 @@ pub(crate) fn of(view: &View, task: VirtAddr) -> Signals {
 }
 
 impl Pending {
-    /// Whether one waits.
-    pub(crate) fn any(&self) -> bool {
-        self.set.is_some_and(|set| set != 0) || !self.queue.is_empty()
-    }
-
-    /// Whether all of it could be read.
-    pub(crate) fn whole(&self) -> bool {
-        self.set.is_some() && self.broken.is_none()
-    }
-
     fn read(owner: Option<Object<'_>>, member: &str) -> Self {
-        let mut pending = Self { set: None, queue: Vec::new(), broken: None };
-        let Some(at) = owner.and_then(|owner| owner.address(member)) else { return pending };
-        let Some(view) = owner.as_ref().map(Object::view) else { return pending };
-        let all = Object::new(view, "sigpending", at);
-        pending.set = all.number("signal");
+        let at = owner.and_then(|owner| Some((owner.view(), owner.address(member)?)));
+        let all = at.map(|(view, at)| Object::new(view, "sigpending", at));
+        Self { set: all.and_then(|all| all.number("signal")), list: all.and_then(|all| all.address("list")) }
+    }
+
+    /// Of each who sent it, or why, as far as the kernel knows; `left` entries at most, and so many less after it.
+    pub(crate) fn queue(&self, view: &View, left: &mut usize) -> Queue {
+        let mut queue = Queue { list: Vec::new(), broken: None };
         let member = |name| view.types().field("sigqueue", name).map(|field| field.offset);
-        let (Some(head), Some(link), Some(info)) = (all.address("list"), member("list"), member("info"))
-        else {
-            return pending;
+        let (Some(head), Some(link), Some(info)) = (self.list, member("list"), member("info")) else {
+            queue.broken = Some(unknown("sigqueue"));
+            return queue;
         };
-        let mut list = List::circular(view, head, link, MOST);
-        pending.queue = list
-            .by_ref()
-            .map(|entry| {
-                let at = VirtAddr(entry.0.wrapping_add(info));
-                let mut raw = [0; INFO];
-                Queued { at, info: view.space().read_exact(at, &mut raw).is_ok().then_some(raw) }
-            })
-            .collect();
-        pending.broken = list.broken().map(|why| why.to_string());
-        pending
+        let mut list = List::circular(view, head, link, *left);
+        queue.list.extend(list.by_ref().map(|entry| {
+            let at = VirtAddr(entry.0.wrapping_add(info));
+            let mut raw = [0; INFO];
+            Queued { at, info: view.space().read_exact(at, &mut raw).is_ok().then_some(raw) }
+        }));
+        queue.broken = list.broken().map(|why| why.to_string());
+        *left = list.steps_left();
+        queue
     }
 }
 
@@ -204,9 +202,10 @@ mod tests {
         m
     }
 
-    fn pending(p: &Pending) -> (Option<u64>, Vec<Option<u8>>, bool) {
-        let queue = p.queue.iter().map(|q| q.info.map(|info| info[0]));
-        (p.set, queue.collect(), p.broken.is_some())
+    /// The first byte of each entry, and whether there were more.
+    fn queue(view: &View, pending: &Pending) -> (Vec<Option<u8>>, bool) {
+        let queue = pending.queue(view, &mut 8);
+        (queue.list.iter().map(|q| q.info.map(|info| info[0])).collect(), queue.broken.is_some())
     }
 
     #[test]
@@ -214,27 +213,41 @@ mod tests {
         let view = machine().view();
         let signals = of(&view, VirtAddr(TASK));
         assert_eq!((signals.signal_struct, signals.threads), (Some(VirtAddr(PROCESS)), Some(1)));
-        assert_eq!(signals.blocked, Some(1 << 14));
+        assert_eq!((signals.blocked, signals.private.set), (Some(1 << 14), Some(1 << 8)));
         // SIGKILL has no entry.
-        assert_eq!(pending(&signals.private), (Some(1 << 8), vec![], false));
-        assert_eq!(pending(&signals.shared), (Some(1 << 14), vec![Some(15)], false));
-
-        assert_eq!(signals.shared.queue[0].at, VirtAddr(ENTRY + 0x18));
+        assert_eq!(queue(&view, &signals.private), (vec![], false));
+        assert_eq!(queue(&view, &signals.shared), (vec![Some(15)], false));
+        assert_eq!(signals.shared.queue(&view, &mut 8).list[0].at, VirtAddr(ENTRY + 0x18));
 
         let mut machine = machine();
         machine.forget(ENTRY + 0x10, 0x40);
-        let signals = of(&machine.view(), VirtAddr(TASK));
-        assert_eq!(pending(&signals.shared), (Some(1 << 14), vec![None], false));
+        let view = machine.view();
+        assert_eq!(queue(&view, &of(&view, VirtAddr(TASK)).shared), (vec![None], false));
     }
 
     #[test]
     fn a_queue_that_leads_astray_is_said_to_be_broken() {
         let mut lost = machine();
         lost.forget(ENTRY, 0x10);
-        assert!(pending(&of(&lost.view(), VirtAddr(TASK)).shared).2);
+        let view = lost.view();
+        assert!(queue(&view, &of(&view, VirtAddr(TASK)).shared).1);
         let mut lost = machine();
         lost.forget(PROCESS, 0x100);
-        assert_eq!(pending(&of(&lost.view(), VirtAddr(TASK)).shared), (None, vec![], true));
+        let view = lost.view();
+        let shared = of(&view, VirtAddr(TASK)).shared;
+        assert_eq!((shared.set, queue(&view, &shared)), (None, (vec![], true)));
+    }
+
+    /// Many threads share one long queue.
+    #[test]
+    fn entries_are_counted_over_all_queues() {
+        let view = machine().view();
+        let shared = of(&view, VirtAddr(TASK)).shared;
+        let mut left = 3;
+        let whole = |queue: Queue| queue.broken.is_none();
+        assert!(whole(shared.queue(&view, &mut left)) && left < 3);
+        left = 0;
+        assert!(!whole(shared.queue(&view, &mut left)));
     }
 
     #[test]
